@@ -1,0 +1,33 @@
+# Two commands are all a fresh machine needs: `make bench` and `make test`.
+PYTHON ?= $(shell command -v python3.11 >/dev/null 2>&1 && echo python3.11 || echo python3)
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.PHONY: help bench test test-slow lint clean
+
+help:  ## what can be made
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
+
+$(STAMP): pyproject.toml
+	@"$(PYTHON)" -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"vbw-np needs Python 3.11 or newer; {sys.executable} is {v[0]}.{v[1]}. Name another one: make PYTHON=python3.12 ...")'
+	"$(PYTHON)" -m venv "$(VENV)"
+	"$(BIN)/python" -m pip install --quiet --editable ".[test]"
+	@touch "$(STAMP)"
+
+bench: $(STAMP)  ## the main job: train Claude4 on its 62 virtual cards and print the report (ARGS="..." for more)
+	"$(BIN)/python" -m vbw_np bench $(ARGS)
+
+test: $(STAMP)  ## lint, then every test that is fast
+	"$(BIN)/python" -m ruff check .
+	"$(BIN)/python" -m pytest -m "not slow" $(ARGS)
+
+test-slow: $(STAMP)  ## the tests that take minutes
+	"$(BIN)/python" -m pytest -m slow $(ARGS)
+
+lint: $(STAMP)  ## ruff alone
+	"$(BIN)/python" -m ruff check .
+
+clean:  ## remove the environment and the caches
+	rm -rf "$(VENV)" .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
