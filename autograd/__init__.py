@@ -1,0 +1,39 @@
+"""A minimal reverse-mode autograd over NumPy, first order only.
+
+    from autograd import Tensor, no_grad
+    from autograd import functional as F
+    from autograd import nn, optim
+
+Read in this order: `tensor` (the tape and the backward pass), `primitive` (how an operation is declared), `ops`,
+`functional`, then `nn`. Imports nothing but NumPy. This is vbw-np's package, not HIPS/autograd; `__vbw__` marks it.
+"""
+
+from . import functional, nn, ops, optim
+from .gradcheck import gradcheck
+from .primitive import REGISTRY, Primitive, primitive
+from .random import Generator
+from .tensor import Node, Parameter, Tensor, detect_anomaly, is_grad_enabled, no_grad
+from .twin import PROCEDURES, procedure, use_twins
+
+__vbw__ = True
+
+__all__ = [
+    "PROCEDURES",
+    "REGISTRY",
+    "Generator",
+    "Node",
+    "Parameter",
+    "Primitive",
+    "Tensor",
+    "detect_anomaly",
+    "functional",
+    "gradcheck",
+    "is_grad_enabled",
+    "nn",
+    "no_grad",
+    "ops",
+    "optim",
+    "primitive",
+    "procedure",
+    "use_twins",
+]

@@ -1,0 +1,292 @@
+"""The functions that layers are made of. `linear` is the one seam where a device may take over.
+
+Readable NumPy throughout; where the formula would be slow or overflow, it says what it does instead.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import ops
+from .memory import empty
+from .ops import matmul_arrays
+from .primitive import primitive
+from .random import random_bits
+from .tensor import Parameter, Tensor, is_grad_enabled
+
+# ----------------------------------------------------------------------------------------------------------- linear
+
+
+def _rows(x: NDArray) -> NDArray:
+    """All leading axes as one: (..., D) to (N, D)."""
+    return x.reshape(-1, x.shape[-1])
+
+
+def check_linear(x: NDArray, weight: NDArray, bias: NDArray | None) -> None:
+    """Raise if x (..., in), weight (out, in) and bias (out,) do not fit each other."""
+    if weight.ndim != 2 or x.ndim < 1 or x.shape[-1] != weight.shape[1]:
+        raise ValueError(
+            f"linear: the input has shape {x.shape}, the weight {weight.shape} (out, in): "
+            f"the input's last axis must be {weight.shape[-1]}"
+        )
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"linear: bias {bias.shape} does not fit weight {weight.shape}: it must be {weight.shape[:1]}")
+
+
+@primitive(
+    name="linear",
+    samples=lambda rng: [
+        ((rng.normal(size=(2, 3, 4)), rng.normal(size=(5, 4)), rng.normal(size=5)), {}),
+        ((rng.normal(size=(3, 4)), rng.normal(size=(5, 4)), None), {}),
+    ],
+)
+def dense_linear(x, weight, bias):
+    """x W^T + b with all three right here: what `linear` does when the weight lives on no card"""
+    check_linear(x, weight, bias)
+    y = matmul_arrays(_rows(x), weight.T)
+    if bias is not None:
+        y += bias
+    return y.reshape(*x.shape[:-1], weight.shape[0]), (
+        lambda g: matmul_arrays(_rows(g), weight).reshape(x.shape),
+        lambda g: matmul_arrays(_rows(g).T, _rows(x)),
+        lambda g: _rows(g).sum(axis=0),
+    )
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """y = x W^T + b.
+
+    The one seam between models and devices: if `weight` lives on a card (`weight.card`), the card computes.
+
+    Parameters
+    ----------
+    x : Tensor, (..., in)
+    weight : Tensor, (out, in)
+    bias : Tensor, (out,), optional
+
+    Returns
+    -------
+    Tensor, (..., out)
+    """
+    card = weight.card if isinstance(weight, Parameter) else None
+    if card is not None:
+        return card.linear(x, weight, bias)
+    return dense_linear(x, weight, bias)
+
+
+# ------------------------------------------------------------------------------------------------------ activations
+
+
+def _erf(x: NDArray) -> NDArray:
+    """The error function, element by element from the standard library (NumPy has none)."""
+    return np.frompyfunc(math.erf, 1, 1)(x).astype(x.dtype)
+
+
+@primitive(samples=lambda rng: [((rng.normal(size=(3, 4)),), {})])
+def gelu(x):
+    """Gaussian error linear unit, exact: x Phi(x), Phi(x) = (1 + erf(x / sqrt 2)) / 2 (arXiv 1606.08415)"""
+    one = x.dtype.type(1)
+    cdf = (one + _erf(x * x.dtype.type(math.sqrt(0.5)))) * x.dtype.type(0.5)
+
+    def vjp(g: NDArray) -> NDArray:
+        density = np.exp(x * x * x.dtype.type(-0.5)) * x.dtype.type(1 / math.sqrt(2 * math.pi))
+        return g * (cdf + x * density)
+
+    return x * cdf, (vjp,)
+
+
+@primitive(samples=lambda rng: [((rng.normal(size=(2, 3, 4)),), {"axis": axis}) for axis in (-1, 1)])
+def softmax(x, *, axis=-1):
+    """e ** x over its sum along `axis`; the largest x is subtracted first, so it cannot overflow
+
+    A row of -inf only would divide by zero; such rows are the caller's mistake.
+    """
+    y = np.exp(x - x.max(axis=axis, keepdims=True))
+    y /= y.sum(axis=axis, keepdims=True)
+    return y, (lambda g: y * (g - (g * y).sum(axis=axis, keepdims=True)),)
+
+
+@primitive(samples=lambda rng: [((rng.normal(size=(3, 4)),), {"axis": -1})])
+def log_softmax(x, *, axis=-1):
+    """log of softmax, computed as x - logsumexp(x)"""
+    shifted = x - x.max(axis=axis, keepdims=True)
+    y = shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True))
+    return y, (lambda g: g - np.exp(y) * g.sum(axis=axis, keepdims=True),)
+
+
+# ---------------------------------------------------------------------------------------------------- normalization
+
+
+@primitive(
+    samples=lambda rng: [((rng.normal(size=(2, 3, 4)), rng.normal(size=4), rng.normal(size=4)), {"eps": 1e-5})]
+)
+def layer_norm(x, weight, bias, *, eps=1e-5):
+    """(x - mean) / sqrt(variance + eps) over the last axis, times weight, plus bias (arXiv 1607.06450)"""
+    centred = x - x.mean(axis=-1, keepdims=True)
+    variance = (centred * centred).mean(axis=-1, keepdims=True)
+    rstd = 1 / np.sqrt(variance + x.dtype.type(eps))
+    normal = centred * rstd  # (..., D), mean 0 and variance 1
+
+    def vjp_x(g: NDArray) -> NDArray:
+        # Moving x along the mean or along itself changes nothing: take these two directions out of the gradient.
+        g = g * weight
+        along_mean = g.mean(axis=-1, keepdims=True)
+        along_self = (g * normal).mean(axis=-1, keepdims=True)
+        return (g - along_mean - normal * along_self) * rstd
+
+    return normal * weight + bias, (
+        vjp_x,
+        lambda g: _rows(g * normal).sum(axis=0),
+        lambda g: _rows(g).sum(axis=0),
+    )
+
+
+@primitive(samples=lambda rng: [((rng.normal(size=(3, 4)),), {"p": 0.4, "key": (1, 2)})])
+def dropout_by_key(x, *, p, key):
+    """Zero each element with probability `p` and scale the rest by 1 / (1 - p); `key` names the draw
+
+    An element is kept where its 32 random bits, read as a fraction of 2 ** 32, are at least p.
+    """
+    keep = (random_bits(key, x.size) >= np.uint32(p * 2**32)).reshape(x.shape)
+    scale = x.dtype.type(1 / (1 - p))
+    return x * keep * scale, (lambda g: g * keep * scale,)
+
+
+def dropout(x: Tensor, p: float, key: tuple[int, int] | None) -> Tensor:
+    """Zero elements at random and scale the others up, so that the expectation stays (arXiv 1207.0580).
+
+    Parameters
+    ----------
+    x : Tensor
+    p : float
+        Probability of zero, 0 <= p < 1.
+    key : tuple of two ints, or None
+        Names the random draw (`random.Generator.next_key`); None: keep everything (evaluation).
+    """
+    if not 0 <= p < 1:
+        raise ValueError(f"a dropout probability lies in [0, 1), not {p}")
+    return x if key is None or p == 0 else dropout_by_key(x, p=p, key=key)
+
+
+# -------------------------------------------------------------------------------------------------- tokens and losses
+
+
+def check_ids(name: str, ids: NDArray, count: int) -> NDArray:
+    """`ids` as an integer array with 0 <= id < `count`, or a clear error."""
+    ids = np.asarray(ids)
+    if ids.dtype.kind not in "iu":
+        raise TypeError(f"{name}: ids are integers, not {ids.dtype}")
+    if ids.size and (ids.min() < 0 or ids.max() >= count):
+        bad = ids[(ids < 0) | (ids >= count)].flat[0]
+        raise IndexError(f"{name}: id {bad} is outside 0 ... {count - 1}")
+    return ids
+
+
+def embedding(weight: Tensor, ids: NDArray) -> Tensor:
+    """Rows of `weight` (V, D) by token number: ids of any shape, to ids.shape + (D,)."""
+    return ops.take_rows(weight, rows=check_ids("embedding", ids, weight.shape[0]))
+
+
+def _nll(logits: NDArray, targets: NDArray) -> tuple[NDArray, NDArray]:
+    """Per row -log softmax(logits)[target], and softmax(logits); logits (N, V), targets (N,)."""
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    probabilities = np.exp(shifted)
+    total = probabilities.sum(axis=-1, keepdims=True)
+    probabilities /= total
+    return np.log(total[:, 0]) - shifted[np.arange(len(targets)), targets], probabilities
+
+
+@primitive(
+    name="cross_entropy",
+    samples=lambda rng: [((rng.normal(size=(5, 7)),), {"targets": np.array([0, 6, 3, 3, 1])})],
+)
+def cross_entropy_rows(logits, *, targets):
+    """Mean over rows of -log softmax(logits)[target]"""
+    losses, probabilities = _nll(logits, targets)
+
+    def vjp(g: NDArray) -> NDArray:
+        gradient = probabilities * (g / g.dtype.type(len(targets)))
+        gradient[np.arange(len(targets)), targets] -= g / g.dtype.type(len(targets))
+        return gradient
+
+    return np.asarray(losses.mean(dtype=np.float64), logits.dtype), (vjp,)
+
+
+def cross_entropy(logits: Tensor, targets: NDArray) -> Tensor:
+    """Mean cross-entropy of logits (..., V) against integer targets (...), in nats."""
+    if logits.shape[:-1] != np.shape(targets):
+        raise ValueError(f"cross_entropy: logits {logits.shape} do not go with targets {np.shape(targets)}")
+    if not np.size(targets):
+        raise ValueError("cross_entropy: no targets, so there is no mean")
+    targets = check_ids("cross_entropy", targets, logits.shape[-1]).reshape(-1)
+    return cross_entropy_rows(logits.reshape(-1, logits.shape[-1]), targets=targets)
+
+
+CHUNK_LOGITS = 1 << 24  # logits held at once by linear_cross_entropy: 64 MiB of float32
+
+
+def chunks_of_rows(rows: int, columns: int) -> list[slice]:
+    """Equal slices of `rows`, each with at most about `CHUNK_LOGITS` entries over `columns` columns."""
+    count = -(-rows * columns // CHUNK_LOGITS)
+    size = -(-rows // count)
+    return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
+
+
+@primitive(
+    name="linear_cross_entropy",
+    samples=lambda rng: [
+        ((rng.normal(size=(5, 4)), rng.normal(size=(7, 4))), {"targets": np.array([0, 6, 3, 3, 1])}),
+    ],
+)
+def dense_linear_cross_entropy(x, weight, *, targets):
+    """cross_entropy(x W^T, targets) without ever holding all logits: x (N, D), weight (V, D), targets (N,)
+
+    The gradient needs the same softmax as the loss, so both are made while a chunk of logits is at hand; the
+    gradients wait, scaled by the incoming one, until backward.
+    """
+    total = 0.0
+    if not is_grad_enabled():
+        for rows in chunks_of_rows(len(x), len(weight)):
+            total += _nll(matmul_arrays(x[rows], weight.T), targets[rows])[0].sum(dtype=np.float64)
+        return np.asarray(total / len(targets), x.dtype), ()
+    grad_x = empty(x.shape, x.dtype)
+    grad_weight = None
+    for rows in chunks_of_rows(len(x), len(weight)):
+        losses, gradient = _nll(matmul_arrays(x[rows], weight.T), targets[rows])
+        total += losses.sum(dtype=np.float64)
+        gradient[np.arange(len(losses)), targets[rows]] -= 1
+        gradient /= x.dtype.type(len(targets))
+        np.matmul(gradient, weight, out=grad_x[rows])
+        part = matmul_arrays(gradient.T, x[rows])
+        grad_weight = part if grad_weight is None else np.add(grad_weight, part, out=grad_weight)
+    return np.asarray(total / len(targets), x.dtype), (
+        lambda g: grad_x if g == 1 else grad_x * g,
+        lambda g: grad_weight if g == 1 else grad_weight * g,
+    )
+
+
+def linear_cross_entropy(x: Tensor, weight: Tensor, targets: NDArray) -> Tensor:
+    """Mean cross-entropy of the logits x W^T against integer targets, in nats, without holding all logits.
+
+    The same seam as `linear`: a weight that lives on a card is computed there.
+
+    Parameters
+    ----------
+    x : Tensor, (..., D)
+    weight : Tensor, (V, D)
+    targets : integer array, (...)
+    """
+    check_linear(x.data, weight.data, None)
+    if x.shape[:-1] != np.shape(targets):
+        raise ValueError(f"linear_cross_entropy: {x.shape} goes with targets {x.shape[:-1]}, not {np.shape(targets)}")
+    if not np.size(targets):
+        raise ValueError("linear_cross_entropy: no targets, so there is no mean")
+    targets = check_ids("linear_cross_entropy", targets, weight.shape[0]).reshape(-1)
+    x = x.reshape(-1, x.shape[-1])
+    card = weight.card if isinstance(weight, Parameter) else None
+    if card is not None:
+        return card.linear_cross_entropy(x, weight, targets)
+    return dense_linear_cross_entropy(x, weight, targets=targets)

@@ -1,0 +1,92 @@
+"""Large arrays from a pool: a freed one is handed out again instead of going back to the system.
+
+A fresh large array costs more than the arithmetic on it: the system maps and zeroes its pages one by one at the first
+touch. A training step makes the same large arrays every time, so `empty` keeps the buffers of arrays that nobody uses
+any more and hands them out again. An array from the pool is an ordinary ndarray; its buffer returns to the pool when
+the last array that looks into it is gone.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+SMALLEST = 1 << 18  # bytes; below, the C library's allocator is as good
+_ALIGNMENT = 64  # bytes: one cache line, one 512-bit vector
+
+_free: dict[int, list[NDArray]] = defaultdict(list)
+_lock = threading.RLock()  # reentrant: a buffer may come back while the lock is held, by garbage collection
+
+
+class _Lease:
+    """Owns one buffer for as long as an array looks into it; NumPy keeps the owner as the array's base."""
+
+    __slots__ = ("__array_interface__", "_buffer")
+
+    def __init__(self, buffer: NDArray, shape: tuple[int, ...], dtype: np.dtype) -> None:
+        self._buffer = buffer
+        self.__array_interface__ = {
+            "version": 3,
+            "shape": shape,
+            "typestr": dtype.str,
+            "data": (buffer.ctypes.data, False),
+        }
+
+    def __del__(self, _lock: threading.RLock = _lock, _free: dict = _free) -> None:
+        with _lock:
+            _free[self._buffer.nbytes].append(self._buffer)
+
+
+def _new_buffer(capacity: int) -> NDArray:
+    raw = np.empty(capacity + _ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % _ALIGNMENT
+    return raw[start : start + capacity]
+
+
+def _capacity(size: int) -> int:
+    """`size` bytes rounded up to one of eight steps per power of two, so that similar sizes share buffers."""
+    step = 1 << max(size.bit_length() - 4, 6)
+    return -(-size // step) * step
+
+
+def empty(shape: int | tuple[int, ...], dtype: DTypeLike = np.float32) -> NDArray:
+    """An uninitialized C-contiguous array, like `numpy.empty`, from the pool if it is large."""
+    shape = (shape,) if isinstance(shape, int | np.integer) else tuple(shape)
+    dtype = np.dtype(dtype)
+    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    if size < SMALLEST:
+        return np.empty(shape, dtype)
+    capacity = _capacity(size)
+    with _lock:
+        kept = _free[capacity]
+        buffer = kept.pop() if kept else None
+    if buffer is None:
+        buffer = _new_buffer(capacity)
+    return np.asarray(_Lease(buffer, shape, dtype))
+
+
+def zeros(shape: int | tuple[int, ...], dtype: DTypeLike = np.float32) -> NDArray:
+    """Like `numpy.zeros`, from the pool if it is large."""
+    array = empty(shape, dtype)
+    array.fill(0)
+    return array
+
+
+def is_whole_pooled(array: NDArray) -> bool:
+    """Whether `array` is a whole pooled array (not a view of a part), so that whoever holds it alone may keep it."""
+    return isinstance(array.base, _Lease) and array.flags.c_contiguous
+
+
+def pooled_bytes() -> int:
+    """Bytes of the buffers that wait in the pool."""
+    with _lock:
+        return sum(size * len(buffers) for size, buffers in _free.items())
+
+
+def clear() -> None:
+    """Give the waiting buffers back to the system."""
+    with _lock:
+        _free.clear()
