@@ -1,0 +1,119 @@
+"""What FP4 bits mean: elements, block formats, two tiers, packing. Pure NumPy; the reference for every kernel.
+
+The core::
+
+    from vbw_np.formats import quantize, E2M1, FORMATS
+
+    packed = quantize(w, "nvfp4")            # PackedTensor: .codes .scales .tensor_scale .shape .format
+    packed.dequantize()                      # float32: (element * scale) * tensor_scale
+    packed.bits_per_value, packed.nbytes     # everything counted
+    quantize(g, "nvfp4", ties="stochastic", seed=7, stream=layer)   # counter-based random bits
+    quantize(w, "nvfp4", reuse=packed)       # old scales, new codes
+    scales = fit_scales(w, "nvfp4"); encode(w, "nvfp4", scales)     # the two halves of quantize
+    fine = quantize(w, "nvfp4-nested"); fine.dequantize(planes=2); fine.coarse()
+
+Modules
+-------
+elements      `E2M1 E4M3 E5M2 E8M0 UE4M3 E2M3 E3M2 INT4`: `.decode(codes)`, `.encode(x, ties=...)`, `.thresholds`
+random_bits   `hash_bits(seed, stream, index)`: the counter behind stochastic rounding
+scales        scale rules: amax -> scale, element -> quotient, in a stated order of float32 operations
+blocks        `BlockFormat` records, the registry `FORMATS`, `get_format`
+codebooks     NF4, bitsandbytes' FP4, Lloyd-Max, quantiles
+codec         `quantize`, `fit_scales`, `encode`, `dequantize`, `fake_quantize`
+packed        `PackedTensor` and the decoder
+packing       nibble orders, bit planes, the 128 x 4 scale swizzle
+profiles      producers' exact behaviour as frozen records
+"""
+
+from __future__ import annotations
+
+from .blocks import FORMATS, BlockFormat, FineTier, get_format
+from .codebooks import BNB_FP4, NF4, lloyd_max_normal, lloyd_max_samples, normal_float_levels, quantile_codebook
+from .codec import FittedScales, dequantize, encode, fake_quantize, fit_scales, quantize
+from .elements import (
+    E2M1,
+    E2M3,
+    E3M2,
+    E4M3,
+    E5M2,
+    E8M0,
+    ELEMENTS,
+    INT4,
+    TIES,
+    UE4M3,
+    Codebook,
+    ElementFormat,
+    get_element,
+)
+from .errors import (
+    DtypeError,
+    FormatError,
+    NonFiniteError,
+    ScaleError,
+    ShapeError,
+    UnknownNameError,
+)
+from .measure import relative_mse, sqnr_db
+from .packed import PackedTensor
+from .packing import (
+    join_planes,
+    pack_nibbles,
+    split_planes,
+    swizzle_scales,
+    unpack_nibbles,
+    unswizzle_scales,
+)
+from .profiles import PROFILES, Profile, get_profile
+from .random_bits import hash_bits, random_bits
+
+__all__ = [
+    "BNB_FP4",
+    "E2M1",
+    "E2M3",
+    "E3M2",
+    "E4M3",
+    "E5M2",
+    "E8M0",
+    "ELEMENTS",
+    "FORMATS",
+    "INT4",
+    "NF4",
+    "PROFILES",
+    "TIES",
+    "UE4M3",
+    "BlockFormat",
+    "Codebook",
+    "DtypeError",
+    "ElementFormat",
+    "FineTier",
+    "FittedScales",
+    "FormatError",
+    "NonFiniteError",
+    "PackedTensor",
+    "Profile",
+    "ScaleError",
+    "ShapeError",
+    "UnknownNameError",
+    "dequantize",
+    "encode",
+    "fake_quantize",
+    "fit_scales",
+    "get_element",
+    "get_format",
+    "get_profile",
+    "hash_bits",
+    "join_planes",
+    "lloyd_max_normal",
+    "lloyd_max_samples",
+    "normal_float_levels",
+    "pack_nibbles",
+    "quantile_codebook",
+    "quantize",
+    "random_bits",
+    "relative_mse",
+    "split_planes",
+    "sqnr_db",
+    "swizzle_scales",
+    "unpack_nibbles",
+    "unswizzle_scales",
+]

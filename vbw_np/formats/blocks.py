@@ -1,0 +1,278 @@
+"""Block formats as data: one frozen record a format, and the registry of their names.
+
+A `BlockFormat` says what an element is, how elements share scales, by which rule a scale is formed, and how ties,
+zeros and NaN are treated. One encoder and one decoder (`codec.py`) read the record; a new format is a new record.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from .codebooks import BNB_FP4, NF4
+from .elements import E2M1, INT4, Codebook, ElementFormat
+from .errors import FormatError, unknown_name
+from .scales import (
+    MX_CEIL,
+    MX_EVEN,
+    MX_FLOOR,
+    MX_RCEIL,
+    TE,
+    TE_ONE_LEVEL,
+    ScaleRule,
+    absmax_rule,
+    e8m0_rceil,
+    mx_rule,
+    te_rule,
+)
+
+
+@dataclass(frozen=True)
+class FineTier:
+    """The second tier: four more bits an element.
+
+    Parameters
+    ----------
+    kind : {"nested", "tied", "own", "row"}
+        `nested`: the index of one of 16 equal cells inside the rounding interval of the element's own coarse
+        code; no further scale, and the top k bits are a k-bit refinement. `tied`: INT4 residual whose step is
+        the coarse scale / `divisor`. `own`: INT4 residual with its own scale a block (`scale` says which kind).
+        `row`: INT4 residual with one float32 scale a row, row's max |residual| / 7.5 (seed-v6).
+    top : float
+        `nested` only: the upper edge of the largest code's interval, in units of the block scale.
+    divisor : int
+        `tied` only.
+    scale : {"float32", "e4m3"}
+        `own` only.
+    """
+
+    kind: str
+    top: float = 6.375
+    divisor: int = 8
+    scale: str = "float32"
+
+
+@dataclass(frozen=True)
+class BlockFormat:
+    """Everything that encoding and decoding need to know.
+
+    Parameters
+    ----------
+    name, summary, source : str
+    element : ElementFormat, Codebook or None
+        None for `seed-v6`, whose codebook is made from the data.
+    rule : ScaleRule
+    block : int or None
+        Elements along the last axis that share a scale; None: the whole row.
+    block_rows : int
+        Rows that share it too (16 for two-dimensional weight scales). Scales are stored replicated to 1 x block
+        all the same, as TransformerEngine stores them, so that a decoder need not know.
+    tensor_level : {"none", "tensor", "row"}
+        What a second-level scale spans. `row`: one for each row of the last axis (activations: one per tensor
+        would let a later token change an earlier one).
+    ties, signed_zero : str
+        Rounding and zero rule of the elements.
+    nan_code : int
+        The element code under NaN, where the non-finite policy lets it through.
+    four_over_six : {"off", "mse", "mae"}
+        Try each block with amax mapped to 6 and to 4 (scale times 1.5) and keep the smaller error; a tie keeps 6.
+    nibble_order : {"low_first", "high_first", "split_half"}
+        The producer's container; inside this package codes are always low nibble first.
+    nibble_group : int
+        Block length of split halves.
+    flat : bool
+        Blocks run over the flattened array, across row ends (bitsandbytes).
+    fine : FineTier or None
+    quantile_codebook : bool
+        Levels are 16 quantiles of |w|, a sign bit beside them (`seed-v6`).
+    decode_order : {"multiply", "scale-first", "divide"}
+        `multiply`: (element * s) * t. `scale-first`: element * (s * t). `divide`: element * (s / g), with the
+        stored reciprocal g.
+    """
+
+    name: str
+    summary: str
+    element: ElementFormat | Codebook | None
+    rule: ScaleRule
+    block: int | None = 16
+    block_rows: int = 1
+    tensor_level: str = "none"
+    ties: str = "even"
+    signed_zero: str = "keep"
+    nan_code: int = 0
+    four_over_six: str = "off"
+    nibble_order: str = "low_first"
+    nibble_group: int = 32
+    flat: bool = False
+    fine: FineTier | None = None
+    quantile_codebook: bool = False
+    decode_order: str = "multiply"
+    source: str = ""
+
+    def block_length(self, length: int) -> int:
+        """Elements a scale along a last axis of that length."""
+        return length if self.block is None else self.block
+
+    def blocks(self, length: int) -> int:
+        """Blocks along a last axis of that length, the last one maybe ragged."""
+        return -(-length // self.block_length(length))
+
+    @property
+    def bits(self) -> float | None:
+        """Bits a value: element, fine tier and block scales, without what is counted per row or per tensor."""
+        element = 5.0 if self.quantile_codebook else float(self.element.bits if self.element else 4)
+        if self.block is not None:
+            element += (8 if self.rule.scale_element else 32) / self.block
+        if self.fine is not None:
+            element += 4.0
+            if self.fine.kind == "own":
+                element += (32 if self.fine.scale == "float32" else 8) / (self.block or 1)
+        return element
+
+    def __repr__(self) -> str:
+        return f"<format {self.name}: {self.bits:g} bits a value; {self.summary}>"
+
+
+_MX = dict(element=E2M1, block=32, source="OCP Microscaling Formats (MX) v1.0, section 6.3")
+_NV = dict(element=E2M1, block=16, signed_zero="drop", source="arXiv:2509.25149 appendix B; TransformerEngine")
+
+_RECORDS = (
+    BlockFormat("mxfp4", "E2M1, E8M0 scale per 32, floor rule", rule=MX_FLOOR, **_MX),
+    BlockFormat("mxfp4-even", "MXFP4 with the even scale rule", rule=MX_EVEN, **_MX),
+    BlockFormat("mxfp4-ceil", "MXFP4 with the ceil scale rule", rule=MX_CEIL, **_MX),
+    BlockFormat("mxfp4-rceil", "MXFP4 with the rceil scale rule", rule=MX_RCEIL, **_MX),
+    BlockFormat("nvfp4", "E2M1, E4M3 scale per 16, fp32 scale a tensor", rule=TE, tensor_level="tensor", **_NV),
+    BlockFormat("nvfp4-1level", "NVFP4 without the tensor scale", rule=TE_ONE_LEVEL, **_NV),
+    BlockFormat("nvfp4-row-scaled", "NVFP4 with one fp32 scale a row", rule=TE, tensor_level="row", **_NV),
+    BlockFormat(
+        "nvfp4-16x16", "NVFP4 with one scale per 16 x 16 tile", rule=TE, tensor_level="tensor", block_rows=16, **_NV
+    ),
+    BlockFormat(
+        "nvfp4-16x16-1level", "16 x 16 tiles, no tensor scale", rule=TE_ONE_LEVEL, block_rows=16, **_NV
+    ),
+    BlockFormat(
+        "nvfp4-4over6",
+        "NVFP4, each block mapped to 6 or 4 by squared error",
+        rule=te_rule("te-cap-256", cap=256),
+        tensor_level="tensor",
+        four_over_six="mse",
+        **{**_NV, "source": "arXiv:2512.02010"},
+    ),
+    BlockFormat(
+        "nvfp4-16x16-4over6",
+        "NVFP4 16 x 16 tiles, each mapped to 6 or 4",
+        rule=te_rule("te-cap-256", cap=256),
+        tensor_level="tensor",
+        block_rows=16,
+        four_over_six="mse",
+        **{**_NV, "source": "arXiv:2512.02010"},
+    ),
+    BlockFormat(
+        "nvfp4-headroom",
+        "NVFP4 with 16/17 headroom, for unbiased stochastic rounding",
+        rule=te_rule("te-headroom", headroom=16 / 17),
+        tensor_level="tensor",
+        **{**_NV, "source": "arXiv:2601.22813"},
+    ),
+    BlockFormat(
+        "nvfp4-nested",
+        "NVFP4 and 4 bits more inside each code's interval",
+        rule=TE,
+        tensor_level="tensor",
+        fine=FineTier("nested", top=6.375),
+        **{**_NV, "signed_zero": "never", "source": "this project"},
+    ),
+    BlockFormat(
+        "nvfp4-tied7",
+        "NVFP4 and an INT4 residual, step = scale / 7",
+        rule=TE,
+        tensor_level="tensor",
+        fine=FineTier("tied", divisor=7),
+        **{**_NV, "source": "this project"},
+    ),
+    BlockFormat(
+        "nvfp4-tied8",
+        "NVFP4 and an INT4 residual, step = scale / 8",
+        rule=TE,
+        tensor_level="tensor",
+        fine=FineTier("tied", divisor=8),
+        **{**_NV, "source": "this project"},
+    ),
+    BlockFormat(
+        "nvfp4-own",
+        "NVFP4 and an INT4 residual with its own fp32 scale per 16",
+        rule=TE,
+        tensor_level="tensor",
+        fine=FineTier("own"),
+        **{**_NV, "source": "this project"},
+    ),
+    BlockFormat(
+        "nvfp4-own-e4m3",
+        "NVFP4 and an INT4 residual with its own E4M3 scale per 16",
+        rule=TE,
+        tensor_level="tensor",
+        fine=FineTier("own", scale="e4m3"),
+        **{**_NV, "source": "this project"},
+    ),
+    BlockFormat(
+        "mxfp4-nested",
+        "MXFP4 and 4 bits more inside each code's interval",
+        rule=MX_FLOOR,
+        fine=FineTier("nested", top=8.0),
+        **{**_MX, "source": "this project"},
+        signed_zero="never",
+    ),
+    BlockFormat("fp4-row", "E2M1, one fp32 scale a row (amax / 6)", E2M1, absmax_rule(6), block=None),
+    BlockFormat("fp4-g16", "E2M1, one fp32 scale per 16", E2M1, absmax_rule(6), block=16),
+    BlockFormat("nf4", "NormalFloat4, fp32 absmax per 64", NF4, absmax_rule(1), block=64, ties="down",
+                source="arXiv:2305.14314 appendix E"),
+    BlockFormat("bnb-fp4", "bitsandbytes' FP4, fp32 absmax per 64", BNB_FP4, absmax_rule(1), block=64, ties="down",
+                source="bitsandbytes"),
+    BlockFormat("int4-row", "INT4 in -7..7, fp32 scale a row (amax / 7)", INT4, absmax_rule(7), block=None),
+    BlockFormat("int4-g16", "INT4 in -7..7, fp32 scale per 16", INT4, absmax_rule(7), block=16),
+    BlockFormat("int4-g32", "INT4 in -7..7, fp32 scale per 32", INT4, absmax_rule(7), block=32),
+    BlockFormat("int4-g128", "INT4 in -7..7, fp32 scale per 128", INT4, absmax_rule(7), block=128),
+    BlockFormat("int4-e4m3", "INT4, E4M3 scale per 16, fp32 scale a tensor (NVINT4)", INT4,
+                te_rule("te-int4", largest=7), block=16, tensor_level="tensor", source="arXiv:2510.25602"),
+    BlockFormat("mxint4", "INT4, E8M0 scale per 32, not below amax / 7", INT4,
+                mx_rule("mx-rceil-7", lambda amax: e8m0_rceil(amax, 7.0), "power of two not below amax / 7"),
+                block=32, source="arXiv:2510.25602"),
+    BlockFormat(
+        "seed-v6",
+        "16 quantiles of |w| and a sign; INT4 residual with a scale a row",
+        None,
+        absmax_rule(7.5),
+        block=None,
+        fine=FineTier("row"),
+        quantile_codebook=True,
+        source="this project's seed report",
+    ),
+)
+
+FORMATS: dict[str, BlockFormat] = {record.name: record for record in _RECORDS}
+
+
+def get_format(name: str | BlockFormat) -> BlockFormat:
+    """A block format by name, or the record itself.
+
+    Raises
+    ------
+    UnknownNameError
+        Lists the names that exist.
+    """
+    if isinstance(name, BlockFormat):
+        return name
+    if name not in FORMATS:
+        raise unknown_name("format", name, FORMATS)
+    return FORMATS[name]
+
+
+def apply_options(fmt: BlockFormat, ties: str | None = None) -> BlockFormat:
+    """The format with another rounding rule."""
+    if ties is None or ties == fmt.ties:
+        return fmt
+    if fmt.fine is not None:
+        raise FormatError(
+            f"{fmt.name} has a fine tier that refines round-to-nearest-even intervals: ties={ties!r} does not fit; "
+            "use a format of one tier"
+        )
+    return replace(fmt, ties=ties)

@@ -1,0 +1,472 @@
+"""The encoder: fit scales, round elements, pack. One for every format; it reads the record.
+
+`quantize` is `encode(x, format, fit_scales(x, format))`. The two halves are separate so that scales and codebooks
+can be kept while the codes follow a changing array (`quantize(x, format, reuse=packed)`).
+
+Order of operations, all in float32:
+
+1. amax of each block (and of the tensor or row), exact;
+2. block scales by the format's `ScaleRule`;
+3. quotients by the same rule;
+4. elements by the format's tie rule; stochastic modes take one uint32 an element, at its flat row-major index;
+5. the fine tier, from the quotients (nested, tied) or from `x - decoded coarse` (own, row).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from .blocks import BlockFormat, apply_options, get_format
+from .codebooks import quantile_codebook, quantile_codes
+from .elements import E4M3, as_float32, first_index
+from .errors import DtypeError, FormatError, NonFiniteError, ScaleError, ShapeError, unknown_name
+from .measure import sqnr_db
+from .packed import (
+    PLANES,
+    PackedTensor,
+    check_shape,
+    from_blocks,
+    layout_shape,
+    nested_edges,
+    scale_shape,
+    to_blocks,
+)
+from .packing import pack_bits, pack_nibbles
+from .profiles import Profile, get_profile
+from .random_bits import random_bits
+
+NONFINITE = ("raise", "propagate", "producer")
+"""`raise`: refuse, naming the first index. `propagate`: the block's scale becomes NaN, so all of it decodes to NaN;
+the rest of the tensor is scaled by its finite values. `producer`: exactly what the profile's library does."""
+
+MEASURE_UP_TO = 1 << 16
+"""`quantize` measures the SQNR of arrays up to this size unless told otherwise (it costs a decode)."""
+
+
+@dataclass(frozen=True, eq=False)
+class FittedScales:
+    """What `fit_scales` finds and `encode` uses.
+
+    Parameters
+    ----------
+    block : uint8 codes or float32, (..., ceil(K / block))
+    stored, tensor : the tensor-level number as stored, and as multiplier; None for one level
+    codebook : float32 (16,) for `seed-v6`, else None
+    fine, fine_tensor : scales of a fine tier that has its own, else None
+    """
+
+    block: np.ndarray
+    stored: np.ndarray | np.float32 | None = None
+    tensor: np.ndarray | np.float32 | None = None
+    codebook: np.ndarray | None = None
+    fine: np.ndarray | None = None
+    fine_tensor: np.float32 | None = None
+
+    @classmethod
+    def of(cls, packed: PackedTensor) -> FittedScales:
+        """The scales of a packed tensor, to be used again."""
+        return cls(
+            packed.scales,
+            packed.stored_scale if packed.stored_scale is not None else packed.tensor_scale,
+            packed.tensor_scale,
+            packed.codebook,
+            packed.fine_scales,
+            packed.fine_tensor_scale,
+        )
+
+
+# ---- amax
+
+
+def block_amax(x: np.ndarray, fmt: BlockFormat) -> np.ndarray:
+    """The largest magnitude of each block, (..., ceil(K / block)); tiles of rows are replicated to their rows."""
+    amax = np.abs(to_blocks(x, fmt)).max(axis=-1)  # (..., R, blocks)
+    if fmt.block_rows == 1:
+        return amax
+    rows = amax.shape[-2]
+    starts = np.arange(0, rows, fmt.block_rows)
+    tiles = np.maximum.reduceat(amax, starts, axis=-2)  # (..., ceil(R / 16), blocks)
+    return np.repeat(tiles, fmt.block_rows, axis=-2)[..., :rows, :]
+
+
+def tensor_amax(x: np.ndarray, fmt: BlockFormat) -> np.ndarray | np.float32 | None:
+    """The second level's amax: np.float32 for a tensor, (..., 1) for rows, None without one."""
+    if fmt.tensor_level == "none":
+        return None
+    if fmt.tensor_level == "row":
+        return np.abs(x).max(axis=-1, keepdims=True)
+    return np.float32(np.abs(x).max())
+
+
+# ---- fitting
+
+
+def fit_scales(x: np.ndarray, format: str | BlockFormat, *, nonfinite: str = "raise") -> FittedScales:
+    """The scales (and codebook) of an array under a format; no element is rounded into the result.
+
+    Parameters
+    ----------
+    x : float array (..., K)
+    format : name or BlockFormat
+    nonfinite : one of `NONFINITE`
+    """
+    fmt = get_format(format)
+    x = _checked_input(x, fmt, nonfinite)
+    if fmt.quantile_codebook:
+        return _fit_quantile(x)
+    scales = _fit_block_scales(x, fmt, nonfinite)
+    return _fit_own_fine(x, fmt, scales) if fmt.fine is not None and fmt.fine.kind == "own" else scales
+
+
+def _fit_block_scales(x: np.ndarray, fmt: BlockFormat, nonfinite: str) -> FittedScales:
+    rule, level_input = fmt.rule, x
+    if nonfinite == "propagate":
+        level_input = np.where(np.isfinite(x), x, np.float32(0))
+    amax = tensor_amax(level_input, fmt)
+    stored = None
+    if amax is not None:
+        if rule.stored is None:
+            raise FormatError(f"{fmt.name}: rule {rule.name} has one level, the format asks for two")
+        stored = rule.stored(amax)
+        stored = np.float32(stored) if np.ndim(stored) == 0 else stored
+    amax_b = block_amax(x, fmt)
+    if nonfinite == "propagate":
+        amax_b = np.where(np.isfinite(amax_b), amax_b, np.float32(np.nan))
+    if fmt.four_over_six != "off":
+        block, _ = four_over_six(x, amax_b, stored, fmt)
+    else:
+        block = rule.block(amax_b, stored)
+    tensor = None
+    if stored is not None:
+        tensor = rule.multiplier(stored)
+        tensor = np.float32(tensor) if np.ndim(tensor) == 0 else tensor.astype(np.float32)
+    return FittedScales(block, stored, tensor)
+
+
+def four_over_six(
+    x: np.ndarray, amax_b: np.ndarray, stored: np.ndarray | np.float32 | None, fmt: BlockFormat
+) -> tuple[np.ndarray, np.ndarray]:
+    """Choose for each block between amax mapped to 6 and to 4 (arXiv:2512.02010), as TransformerEngine does.
+
+    ::
+
+        base = (amax_b / 6) * S;   s6 = E4M3(min(base, 448));   s4 = E4M3(min(base * 1.5, 448))
+
+    Each candidate is quantized and decoded, `((element * s) * amax) / (6 * cap)`; squared (or absolute) errors
+    are added over the block in order, tiles in a binary tree of their 16 rows (8, 4, 2, 1). The smaller error
+    wins and a tie keeps 6.
+
+    Returns
+    -------
+    scales : uint8 (..., blocks)
+    took_four : bool (..., blocks)
+    """
+    base_scale = fmt.rule.four_over_six_base
+    if base_scale is None:
+        raise FormatError(f"rule {fmt.rule.name} has no four-over-six choice; use the nvfp4-4over6 formats")
+    with np.errstate(over="ignore", invalid="ignore"):
+        base = base_scale(amax_b, stored)
+        candidates = [
+            E4M3.encode(np.minimum(scale, np.float32(448)), "even") for scale in (base, base * np.float32(1.5))
+        ]
+    blocks = to_blocks(x, fmt)
+    errors = [_candidate_error(blocks, codes, stored, fmt) for codes in candidates]
+    took_four = errors[1] < errors[0]
+    return np.where(took_four, candidates[1], candidates[0]), took_four
+
+
+def _candidate_error(
+    blocks: np.ndarray, codes: np.ndarray, stored: np.ndarray | np.float32 | None, fmt: BlockFormat
+) -> np.ndarray:
+    """The error of each block (or tile) under one candidate scale, float32, in the stated order."""
+    scale = E4M3.table[codes]
+    quotients = fmt.rule.quotient(blocks, scale[..., None], _level(stored))
+    elements = fmt.element.table[fmt.element.encode(quotients, "even", nan_code=0)]
+    error = np.zeros(codes.shape, np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for i in range(blocks.shape[-1]):
+            decoded = elements[..., i] * scale
+            if stored is not None:
+                decoded = (decoded * stored) / np.float32(fmt.rule.range)
+            difference = decoded - blocks[..., i]
+            error = error + (difference * difference if fmt.four_over_six == "mse" else np.abs(difference))
+        return error if fmt.block_rows == 1 else _tile_sum(error, fmt.block_rows)
+
+
+def _tile_sum(error: np.ndarray, tile: int) -> np.ndarray:
+    """Add the errors of a tile's rows in a binary tree (8 + 8, 4 + 4, 2 + 2, 1 + 1), replicated to the rows."""
+    rows = error.shape[-2]
+    padded = np.zeros((*error.shape[:-2], -(-rows // tile) * tile, error.shape[-1]), np.float32)
+    padded[..., :rows, :] = error
+    tree = padded.reshape(*padded.shape[:-2], -1, tile, padded.shape[-1])
+    while tree.shape[-2] > 1:
+        half = tree.shape[-2] // 2
+        tree = tree[..., :half, :] + tree[..., half:, :]
+    return np.repeat(tree[..., 0, :], tile, axis=-2)[..., :rows, :]
+
+
+def _fit_quantile(w: np.ndarray) -> FittedScales:
+    """`seed-v6`: the quantile codebook, and one residual scale a row: max |w - coarse| / 7.5."""
+    codebook = quantile_codebook(w)
+    residual = np.abs(w) - codebook[quantile_codes(w, codebook)]
+    row = np.abs(residual).max(axis=-1, keepdims=True) / np.float32(7.5)
+    return FittedScales(row, codebook=codebook, fine=row)
+
+
+def _fit_own_fine(x: np.ndarray, fmt: BlockFormat, scales: FittedScales) -> FittedScales:
+    """Scales of an INT4 residual of its own: amax / 7 a block, in float32 or as E4M3 under a float32 level."""
+    coarse = encode(x, replace(fmt, fine=None), scales, measure=False).dequantize()
+    amax_b = block_amax(x - coarse, fmt)
+    if fmt.fine.scale == "float32":
+        return replace(scales, fine=amax_b / np.float32(7))
+    level = np.float32(amax_b.max()) / np.float32(448 * 7)
+    level = level if level > 0 else np.float32(1)
+    return replace(scales, fine=E4M3.encode((amax_b / np.float32(7)) / level, "even"), fine_tensor=level)
+
+
+# ---- encoding
+
+
+def _level(stored: np.ndarray | np.float32 | None) -> np.ndarray | np.float32 | None:
+    """A tensor-level number shaped for blocks (..., blocks, block)."""
+    return stored if stored is None or np.ndim(stored) == 0 else stored[..., None]
+
+
+def quotients(x: np.ndarray, fmt: BlockFormat, scales: FittedScales) -> np.ndarray:
+    """What is rounded: every element in units of its scale, by the format's rule; float32 of x's shape."""
+    element = fmt.rule.scale_element
+    decoded = scales.block if element is None else element.table[scales.block]
+    blocks = fmt.rule.quotient(to_blocks(x, fmt), decoded[..., None], _level(scales.stored))
+    return from_blocks(blocks, x.shape, fmt)
+
+
+def encode(
+    x: np.ndarray,
+    format: str | BlockFormat,
+    scales: FittedScales,
+    *,
+    ties: str | None = None,
+    random: np.ndarray | None = None,
+    nonfinite: str = "raise",
+    measure: bool | None = None,
+) -> PackedTensor:
+    """Round and pack an array under scales that are given.
+
+    Scales need not be fresh: an element beyond the largest code saturates.
+
+    Parameters
+    ----------
+    x, format, nonfinite : as in `quantize`
+    scales : FittedScales, of an array of the same shape
+    ties : str, optional
+        Another rounding than the format's.
+    random : uint32 array of x's shape, for stochastic rounding
+    """
+    fmt = apply_options(get_format(format), ties)
+    x = _checked_input(x, fmt, nonfinite)
+    _check_fitted(scales, x.shape, fmt)
+    if fmt.quantile_codebook:
+        packed = _encode_quantile(x, fmt, scales)
+    else:
+        packed = _encode_blocks(x, fmt, scales, random, nonfinite)
+    if measure or (measure is None and x.size <= MEASURE_UP_TO and nonfinite == "raise"):
+        packed = replace(packed, sqnr_db=sqnr_db(x, packed.dequantize()))
+    return packed
+
+
+def _encode_blocks(
+    x: np.ndarray, fmt: BlockFormat, scales: FittedScales, random: np.ndarray | None, nonfinite: str
+) -> PackedTensor:
+    q = quotients(x, fmt, scales)
+    codes = fmt.element.encode(q, fmt.ties, random=random, signed_zero=fmt.signed_zero, nan_code=fmt.nan_code)
+    packed = PackedTensor(
+        codes=_pack(codes, fmt),
+        scales=scales.block,
+        shape=x.shape,
+        format=fmt,
+        tensor_scale=scales.tensor,
+        stored_scale=scales.stored,
+        allow_nan=nonfinite != "raise",
+    )
+    if fmt.fine is None:
+        return packed
+    fine = _fine_codes(x, q, codes, packed, scales)
+    return replace(
+        packed,
+        fine=_pack(fine, fmt),
+        planes=PLANES,
+        fine_scales=scales.fine,
+        fine_tensor_scale=scales.fine_tensor,
+    )
+
+
+def _pack(codes: np.ndarray, fmt: BlockFormat) -> np.ndarray:
+    return pack_nibbles(codes.reshape(layout_shape(codes.shape, fmt)))
+
+
+def _fine_codes(
+    x: np.ndarray, q: np.ndarray, codes: np.ndarray, packed: PackedTensor, scales: FittedScales
+) -> np.ndarray:
+    fine = packed.format.fine
+    if fine.kind == "nested":
+        return nested_cells(q, codes, fine.top)
+    if fine.kind == "tied":
+        steps = (q - packed.format.element.table[codes]) * np.float32(fine.divisor)
+        return int4_nibbles(steps, lowest=-8 if fine.divisor == 8 else -7)
+    scale = scales.fine if fine.scale == "float32" else E4M3.table[scales.fine]
+    if scales.fine_tensor is not None:
+        scale = scale * scales.fine_tensor
+    residual = to_blocks(x - packed.dequantize(0), packed.format)
+    safe = np.where(scale == 0, np.float32(1), scale)[..., None]
+    return from_blocks(int4_nibbles(residual / safe), x.shape, packed.format)
+
+
+def nested_cells(q: np.ndarray, codes: np.ndarray, top: float) -> np.ndarray:
+    """The nested fine tier: which of 16 equal cells of its code's rounding interval holds each quotient.
+
+    ::
+
+        a    = q for code 0 (whose interval -0.25..0.25 holds both signs), else |q|
+        cell = clip(floor((a - low[code]) / (width[code] / 16)), 0, 15)
+
+    One float32 subtraction and one division; a quotient on an interval's end that belongs to its neighbour by
+    the tie rule, or beyond `top`, takes the last cell. uint8 of q's shape.
+    """
+    low, width = nested_edges(top)
+    magnitude = codes & np.uint8(7)
+    a = np.where(magnitude == 0, q, np.abs(q))
+    cell = np.floor((a - low[magnitude]) / (width / np.float32(16))[magnitude])
+    return np.nan_to_num(np.clip(cell, 0, 15), nan=0.0).astype(np.uint8)
+
+
+def int4_nibbles(steps: np.ndarray, lowest: int = -7) -> np.ndarray:
+    """Round to nearest even, clip to lowest..7, two's complement in a nibble; uint8."""
+    return np.clip(np.rint(steps), lowest, 7).astype(np.int8).view(np.uint8) & np.uint8(15)
+
+
+def _encode_quantile(w: np.ndarray, fmt: BlockFormat, scales: FittedScales) -> PackedTensor:
+    codes = quantile_codes(w, scales.codebook)
+    negative = w < 0
+    magnitude = scales.codebook[codes]
+    residual = w - np.where(negative, -magnitude, magnitude)
+    safe = np.where(scales.fine == 0, np.float32(1), scales.fine)
+    return PackedTensor(
+        codes=_pack(codes, fmt),
+        scales=scales.block,
+        shape=w.shape,
+        format=fmt,
+        fine=_pack(int4_nibbles(residual / safe), fmt),
+        fine_scales=scales.fine,
+        planes=PLANES,
+        signs=pack_bits(negative),
+        codebook=scales.codebook,
+    )
+
+
+# ---- the whole
+
+
+def quantize(
+    x: np.ndarray,
+    format: str | BlockFormat = "nvfp4",
+    *,
+    profile: str | Profile | None = None,
+    ties: str | None = None,
+    random: np.ndarray | None = None,
+    seed: int | None = None,
+    stream: int = 0,
+    nonfinite: str = "raise",
+    reuse: PackedTensor | FittedScales | None = None,
+    measure: bool | None = None,
+) -> PackedTensor:
+    """Quantize an array to a packed tensor.
+
+    Parameters
+    ----------
+    x : float array of one or more dimensions (..., K)
+        float32; float16 and bfloat16 are converted exactly, float64 is rounded; other dtypes are refused.
+        Blocks lie along the last axis.
+    format : str or BlockFormat
+        A name in `FORMATS`, or a record.
+    profile : str or Profile, optional
+        A producer whose exact arithmetic to use (see `PROFILES`); it must be of this format.
+    ties : str, optional
+        Another rounding than the format's: one of `TIES`.
+    random : uint32 array of x's shape, optional
+        The random bits of stochastic rounding.
+    seed, stream : int, optional
+        Instead of `random`: the counter-based bits `random_bits(x.shape, seed, stream)`.
+    nonfinite : one of `NONFINITE`
+    reuse : PackedTensor or FittedScales, optional
+        Keep these scales (and codebook); only the codes follow `x`.
+    measure : bool, optional
+        Measure the SQNR; by default for small arrays only (`MEASURE_UP_TO` elements).
+
+    Returns
+    -------
+    PackedTensor
+
+    Raises
+    ------
+    UnknownNameError, DtypeError, ShapeError, NonFiniteError, FormatError
+    """
+    fmt = get_format(format)
+    if profile is not None:
+        fmt = get_profile(profile).for_format(fmt)
+    if ties is not None and ties.startswith("stochastic") and random is None and seed is not None:
+        random = random_bits(np.shape(x), seed, stream)
+    x = _checked_input(x, fmt, nonfinite)
+    if reuse is not None:
+        scales = FittedScales.of(reuse) if isinstance(reuse, PackedTensor) else reuse
+    else:
+        scales = fit_scales(x, fmt, nonfinite=nonfinite)
+    return encode(x, fmt, scales, ties=ties, random=random, nonfinite=nonfinite, measure=measure)
+
+
+def dequantize(packed: PackedTensor, planes: int | None = None) -> np.ndarray:
+    """`packed.dequantize(planes)`."""
+    return packed.dequantize(planes)
+
+
+def fake_quantize(x: np.ndarray, format: str | BlockFormat = "nvfp4", **options: object) -> np.ndarray:
+    """Quantize and decode at once: the float32 values that the format would hold."""
+    return quantize(x, format, measure=False, **options).dequantize()  # type: ignore[arg-type]
+
+
+# ---- checks
+
+
+def _checked_input(x: object, fmt: BlockFormat, nonfinite: str) -> np.ndarray:
+    if nonfinite not in NONFINITE:
+        raise unknown_name("non-finite policy", nonfinite, NONFINITE)
+    x = as_float32(x)
+    check_shape(x.shape, fmt)
+    refuse = nonfinite == "raise" or fmt.quantile_codebook or fmt.fine is not None
+    if refuse and not np.isfinite(x).all():
+        where = first_index(~np.isfinite(x))
+        why = "" if nonfinite == "raise" else f" ({fmt.name} has no policy but raise)"
+        raise NonFiniteError(
+            f"x{list(where)} is {float(x[where])} and {fmt.name} cannot hold it{why}; find out where it comes from, "
+            f"or choose nonfinite='propagate' (its block becomes NaN) or 'producer'"
+        )
+    return x
+
+
+def _check_fitted(scales: FittedScales, shape: tuple[int, ...], fmt: BlockFormat) -> None:
+    expected = (*shape[:-1], 1) if fmt.quantile_codebook else scale_shape(shape, fmt)
+    if np.shape(scales.block) != expected:
+        raise ShapeError(
+            f"the scales have shape {np.shape(scales.block)}; {fmt.name} of an array of shape {shape} needs "
+            f"{expected}: scales can only be reused for an array of the shape they were fitted to"
+        )
+    dtype = np.uint8 if fmt.rule.scale_element else np.float32
+    if scales.block.dtype != dtype:
+        raise DtypeError(f"the scales have dtype {scales.block.dtype.name}; {fmt.name} needs {np.dtype(dtype).name}")
+    if (scales.stored is None) != (fmt.tensor_level == "none"):
+        raise ScaleError(f"{fmt.name} and the scales disagree about a tensor-level scale; fit them with this format")
+    if fmt.quantile_codebook and scales.codebook is None:
+        raise ScaleError(f"{fmt.name} needs a codebook; fit the scales with this format")
+    if fmt.fine is not None and fmt.fine.kind in ("own", "row") and scales.fine is None:
+        raise ScaleError(f"{fmt.name} needs scales for its fine tier; fit them with this format")

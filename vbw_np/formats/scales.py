@@ -1,0 +1,205 @@
+"""Scale rules: from a block's amax to its scale, and from an element to the quotient that gets rounded.
+
+A rule is data: a `ScaleRule` record of small functions, all float32, in a stated order of operations, because
+two orders that agree on paper differ in the last bit and then in a code. Notation: `amax_b` the largest magnitude
+of a block, `amax` that of the tensor (or row), `s` the decoded block scale, `g` the producer's stored tensor-level
+number. Division, multiplication and addition are each rounded once to float32.
+
+============ =======================================  ==============================  ======================
+rule         block scale                              quotient                        stored `g`
+============ =======================================  ==============================  ======================
+mx-floor     E8M0 of floor(log2 amax_b) - emax        x / s                           none
+mx-even      the same of amax_b's bits + 2**21        x / s                           none
+mx-ceil      E8M0 of ceil(log2 amax_b) - emax         x / s                           none
+mx-rceil     E8M0 of ceil(log2(amax_b / 6))           x / s                           none
+te           E4M3(min(amax_b * (S * (1/6)), 448))     clip(x * min(1/(s * (1/S)), M)) amax; S = 2688 / amax
+absmax       amax_b / 6 (7 for INT4, 1 for NF4)       x / s                           none
+============ =======================================  ==============================  ======================
+
+The producers' own rules are in `profiles.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from .elements import E4M3, ElementFormat
+
+FLOAT32_MAX = np.float32(np.finfo(np.float32).max)
+ONE = np.float32(1)
+_MANTISSA = np.uint32(0x7FFFFF)
+
+
+@dataclass(frozen=True)
+class ScaleRule:
+    """How one producer forms scales. Every function takes and returns float32 unless said otherwise.
+
+    Parameters
+    ----------
+    name, summary : str
+    scale_element : ElementFormat or None
+        The block scale's format; None for float32.
+    block : (amax_b, g) -> uint8 codes, or float32 where `scale_element` is None
+    quotient : (x, s, g) -> what is rounded to an element
+    stored : (amax) -> g, or None for a rule of one level
+    multiplier : (g) -> the factor that decoding multiplies with
+    four_over_six_base : (amax_b, g) -> the unrounded scale that four-over-six multiplies by 1 and 1.5
+    range : float
+        Largest element times largest block scale: what the tensor's amax is mapped to.
+    """
+
+    name: str
+    summary: str
+    scale_element: ElementFormat | None
+    block: Callable[[np.ndarray, np.ndarray | None], np.ndarray]
+    quotient: Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]
+    stored: Callable[[np.ndarray], np.ndarray] | None = None
+    multiplier: Callable[[np.ndarray], np.ndarray] = lambda g: g
+    four_over_six_base: Callable[[np.ndarray, np.ndarray | None], np.ndarray] | None = None
+    range: float = 2688.0
+
+    @property
+    def two_level(self) -> bool:
+        """Whether there is a tensor-level scale beside the block scales."""
+        return self.stored is not None
+
+
+def bits_of(x: np.ndarray) -> np.ndarray:
+    """The uint32 bit patterns of float32 numbers."""
+    return np.ascontiguousarray(x, np.float32).view(np.uint32)
+
+
+def e8m0_floor(amax: np.ndarray, emax: int = 2) -> np.ndarray:
+    """OCP MX section 6.3: the exponent field of amax, less the element's emax; clamped to 0 (zero block: 0)."""
+    exponent = (bits_of(amax) >> np.uint32(23)).astype(np.int32)
+    return _e8m0(exponent - emax, amax)
+
+
+def e8m0_even(amax: np.ndarray, emax: int = 2) -> np.ndarray:
+    """Round amax to the element's own mantissa width first: add 2**21 to the bits, so 1.75 * 2**k rounds up."""
+    exponent = ((bits_of(amax) + np.uint32(0x200000)) >> np.uint32(23)).astype(np.int32)
+    return _e8m0(exponent - emax, amax)
+
+
+def e8m0_ceil(amax: np.ndarray, emax: int = 2) -> np.ndarray:
+    """The exponent field, plus one where any mantissa bit is set."""
+    bits = bits_of(amax)
+    exponent = (bits >> np.uint32(23)).astype(np.int32) + ((bits & _MANTISSA) != 0)
+    return _e8m0(exponent - emax, amax)
+
+
+def e8m0_rceil(amax: np.ndarray, largest: float = 6.0) -> np.ndarray:
+    """The least power of two not below amax / 6, from the bits of the float32 quotient (never clips an element)."""
+    return e8m0_round_up(np.asarray(amax, np.float32) / np.float32(largest))
+
+
+def e8m0_round_up(d: np.ndarray) -> np.ndarray:
+    """The least E8M0 code whose value is not below d; d subnormal gives 0 up to 2**-127 and 1 above."""
+    bits = bits_of(d)
+    exponent, mantissa = (bits >> np.uint32(23)).astype(np.int32), bits & _MANTISSA
+    byte = np.where(exponent == 0, mantissa > np.uint32(0x400000), exponent + (mantissa != 0))
+    return _e8m0(byte, d)
+
+
+def _e8m0(byte: np.ndarray, amax: np.ndarray) -> np.ndarray:
+    """Clamp to the finite codes 0 to 254; a block with NaN or Inf gets the NaN code 255."""
+    code = np.clip(byte, 0, 254).astype(np.uint8)
+    code[~np.isfinite(amax)] = 255
+    return code
+
+
+def divide_by_scale(x: np.ndarray, s: np.ndarray, g: np.ndarray | None = None) -> np.ndarray:
+    """`x / s`, one division; 0 where the scale is 0 (an all-zero block)."""
+    safe = np.where(s == 0, ONE, s)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return x / safe
+
+
+def mx_rule(name: str, exponent: Callable[[np.ndarray], np.ndarray], summary: str) -> ScaleRule:
+    """An MX rule: an exponent function, and an exact division by a power of two."""
+    from .elements import E8M0
+
+    return ScaleRule(name, summary, E8M0, lambda amax_b, g: exponent(amax_b), divide_by_scale)
+
+
+def absmax_rule(largest: float) -> ScaleRule:
+    """One float32 scale a block: amax_b / largest, one division; the quotient is x / s, one division."""
+    top = np.float32(largest)
+    return ScaleRule(
+        f"absmax-{largest:g}",
+        f"scale = amax / {largest:g} in float32",
+        None,
+        lambda amax_b, g: np.asarray(amax_b, np.float32) / top,
+        divide_by_scale,
+    )
+
+
+def te_encode_scale(amax: np.ndarray, cap: float = 448.0, largest: float = 6.0) -> np.ndarray:
+    """`S = min((cap * largest) / amax, FLT_MAX)`, and 1 where that is 0 (amax Inf) or amax is 0."""
+    amax = np.asarray(amax, np.float32)
+    with np.errstate(divide="ignore", over="ignore"):
+        s_enc = np.minimum(np.float32(cap * largest) / amax, FLOAT32_MAX)
+    return np.where((s_enc == 0) | (amax == 0), ONE, s_enc).astype(np.float32)
+
+
+def te_rule(
+    name: str = "te", cap: float = 448.0, largest: float = 6.0, headroom: float = 1.0, two_level: bool = True
+) -> ScaleRule:
+    """TransformerEngine's NVFP4 (and arXiv:2509.25149 appendix B), operation by operation.
+
+    ::
+
+        S    = min((cap * largest) / amax, FLT_MAX); 1 where that is 0 or amax is 0       te_encode_scale
+        s_b  = E4M3(clip(min(amax_b * (S * (1 / largest)), FLT_MAX), -448, 448))          nearest even
+        e_b  = min(1 / (s_b * (1 / S)), FLT_MAX)
+        q    = clip(x * e_b, -largest, largest)
+
+    `cap` is 256 when four-over-six may enlarge a scale by 1.5; `largest` is 7 for INT4 elements. `headroom`
+    (16/17 in Quartet II's unbiased stochastic rounding) shrinks the range that amax_b is mapped to, so that an
+    E4M3 scale which rounded down cannot push an element past the largest code: 1/largest becomes
+    1/(largest * headroom). Without a tensor level, S is 1.
+    """
+    inverse = ONE / np.float32(largest * headroom)
+    top = np.float32(largest)
+
+    def encode_scale(g: np.ndarray | None) -> np.ndarray:
+        return te_encode_scale(g, cap, largest) if g is not None else ONE
+
+    def to_e4m3(scale: np.ndarray) -> np.ndarray:
+        return E4M3.encode(np.minimum(scale, np.float32(448)), "even")
+
+    def block(amax_b: np.ndarray, g: np.ndarray | None) -> np.ndarray:
+        with np.errstate(over="ignore"):
+            return to_e4m3(np.minimum(amax_b * (encode_scale(g) * inverse), FLOAT32_MAX))
+
+    def base(amax_b: np.ndarray, g: np.ndarray | None) -> np.ndarray:
+        return (amax_b / top) * encode_scale(g)
+
+    def quotient(x: np.ndarray, s: np.ndarray, g: np.ndarray | None) -> np.ndarray:
+        s_dec = ONE / encode_scale(g)
+        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+            e_b = np.minimum(ONE / (s * s_dec), FLOAT32_MAX)
+            return x * e_b
+
+    return ScaleRule(
+        name,
+        "E4M3 block scale under one float32 scale a tensor" if two_level else "E4M3 block scale alone",
+        E4M3,
+        block,
+        quotient,
+        stored=(lambda amax: np.asarray(amax, np.float32)) if two_level else None,
+        multiplier=lambda g: np.asarray(g, np.float32) / np.float32(cap * largest),
+        four_over_six_base=base,
+        range=cap * largest,
+    )
+
+
+MX_FLOOR = mx_rule("mx-floor", e8m0_floor, "exponent of amax (OCP MX v1.0)")
+MX_EVEN = mx_rule("mx-even", e8m0_even, "exponent of amax rounded to one mantissa bit")
+MX_CEIL = mx_rule("mx-ceil", e8m0_ceil, "exponent of amax rounded up")
+MX_RCEIL = mx_rule("mx-rceil", e8m0_rceil, "power of two not below amax / 6")
+TE = te_rule()
+TE_ONE_LEVEL = te_rule("te-one-level", two_level=False)
