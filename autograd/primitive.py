@@ -31,11 +31,15 @@ class Primitive(Twinned):
     """A differentiable operation; call it with tensors, arrays and numbers, get a tensor.
 
     Its `reference` and `twin` work on raw arrays: ``(*inputs, **static) -> (output, vjp)``. Its `samples` are inputs
-    on which tests check the gradient by finite differences.
+    on which tests check the gradient by finite differences. A `surrogate` says why its vjp is, on purpose, not the
+    derivative of its output (a straight-through estimator); finite differences have no say there.
     """
 
-    def __init__(self, reference: Callable, samples: Samples | None, name: str | None = None) -> None:
+    def __init__(
+        self, reference: Callable, samples: Samples | None, name: str | None = None, surrogate: str | None = None
+    ) -> None:
         super().__init__(reference, samples, name)
+        self.surrogate = surrogate
         if self.name in REGISTRY:
             raise ValueError(f"a primitive named {self.name!r} is declared already")
         REGISTRY[self.name] = self
@@ -57,9 +61,11 @@ class Primitive(Twinned):
         return result
 
 
-def primitive(*, samples: Samples | None = None, name: str | None = None) -> Callable[[Callable], Primitive]:
+def primitive(
+    *, samples: Samples | None = None, name: str | None = None, surrogate: str | None = None
+) -> Callable[[Callable], Primitive]:
     """Declare the decorated function as a primitive (see the module's text) and enter it in the registry."""
-    return lambda reference: Primitive(reference, samples, name)
+    return lambda reference: Primitive(reference, samples, name, surrogate)
 
 
 def _common_dtype(name: str, inputs: tuple) -> np.dtype:

@@ -11,6 +11,8 @@ from autograd import PROCEDURES, REGISTRY, gradcheck
 @pytest.mark.parametrize("name", sorted(REGISTRY))
 def test_gradient_agrees_with_finite_differences(name: str) -> None:
     primitive = REGISTRY[name]
+    if primitive.surrogate:
+        pytest.skip(primitive.surrogate)
     assert primitive.samples is not None, f"{name} declares no samples to check it on"
     for inputs, static in primitive.samples(np.random.default_rng(0)):
         gradcheck(primitive, inputs, **static)

@@ -1,0 +1,37 @@
+"""The virtual device: cards, recipes, BOH, caches, statistics and the trace.
+
+    from vbw_np.device import place
+
+    device = place(model, "nvfp4")       # every linear layer's weight on a card; nothing else about the model changes
+    loss = model.loss(ids)
+    print(device.report())
+"""
+
+from .cache import DecodeCache
+from .card import Card, StaleWeightError
+from .device import MODES, Device, place, release
+from .link import Handshake, Link
+from .recipe import RECIPES, Operands, Recipe, get_recipe
+from .report import DeviceReport
+from .statistics import Statistics
+from .trace import Event, Recorder
+
+__all__ = [
+    "MODES",
+    "RECIPES",
+    "Card",
+    "DecodeCache",
+    "Device",
+    "DeviceReport",
+    "Event",
+    "Handshake",
+    "Link",
+    "Operands",
+    "Recipe",
+    "Recorder",
+    "StaleWeightError",
+    "Statistics",
+    "get_recipe",
+    "place",
+    "release",
+]

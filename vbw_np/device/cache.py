@@ -1,0 +1,74 @@
+"""The decode cache: weights as the compute unit wants them, until their parameter changes."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable
+from typing import Any
+
+import numpy as np
+
+
+class DecodeCache:
+    """Laid-out weights by card, each with the version it was made from; bounded in bytes.
+
+    An entry is good for exactly one version of its parameter: asking with another one is a miss. When the bound is
+    passed, the entries that were not used for longest go first. A single entry larger than the bound is not kept.
+
+    Parameters
+    ----------
+    capacity : int
+        Bytes.
+    """
+
+    def __init__(self, capacity: int = 1 << 30) -> None:
+        if capacity < 0:
+            raise ValueError(f"the decode cache's capacity is a number of bytes, not {capacity}")
+        self.capacity = capacity
+        self.bytes = 0
+        self.evictions = 0
+        self._entries: OrderedDict[Hashable, tuple[Hashable, Any, int]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: Hashable, version: Hashable) -> Any | None:
+        """What was kept for `key` at `version`, or None."""
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is None or entry[0] != version:
+                return None
+            self._entries.move_to_end(key)
+            return entry[1]
+
+    def put(self, key: Hashable, version: Hashable, value: Any, nbytes: int) -> None:
+        """Keep `value`, replacing what `key` had, and evict what no longer fits."""
+        with self._lock:
+            self._drop(key)
+            if nbytes > self.capacity:
+                return
+            self._entries[key] = (version, value, nbytes)
+            self.bytes += nbytes
+            while self.bytes > self.capacity:
+                self._drop(next(iter(self._entries)))
+                self.evictions += 1
+
+    def drop(self, key: Hashable) -> None:
+        """Forget what was kept for `key`."""
+        with self._lock:
+            self._drop(key)
+
+    def _drop(self, key: Hashable) -> None:
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            self.bytes -= entry[2]
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+
+def relative_error(exact: np.ndarray, approximate: np.ndarray) -> float:
+    """|exact - approximate| / |exact|, root mean squares in float64; 0 where both are zero."""
+    exact = exact.astype(np.float64, copy=False)
+    norm = float(np.linalg.norm(exact))
+    error = float(np.linalg.norm(exact - approximate))
+    return error / norm if norm else (0.0 if error == 0 else float("inf"))

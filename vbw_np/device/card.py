@@ -1,0 +1,299 @@
+"""A card: keeps one weight in low precision, multiplies with it, caches what is costly and counts everything."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..engine import F, Parameter, Tensor, autograd
+from ..formats import BlockFormat, FittedScales, PackedTensor, get_format
+from . import codec
+from .cache import relative_error
+from .recipe import Recipe
+from .statistics import Statistics
+
+if TYPE_CHECKING:
+    from .device import Device
+
+PLANES = 4  # bit planes of a fine tier
+
+
+class StaleWeightError(RuntimeError):
+    """A parameter's values changed while its version did not: somebody wrote past `Parameter.mutate`."""
+
+
+class Card:
+    """One weight matrix on the device.
+
+    Attributes
+    ----------
+    name : str
+        The layer's name.
+    parameter : Parameter, (out, in)
+        The master weight; training changes it.
+    format : BlockFormat or None
+        Of the packed weight; None: float32 (recipe `fp32`, or a layer that the recipe keeps).
+    packed : PackedTensor or None
+        The weight as the card holds it, once it was used.
+    planes : int
+        Bit planes of the fine tier that the compute unit asked for at the last separation.
+    coarse_error, error : float or None
+        Relative RMS errors at the last separation: of the coarse tier, and of the tiers asked for.
+    statistics : Statistics
+    """
+
+    def __init__(self, name: str, parameter: Parameter, recipe: Recipe, device: Device) -> None:
+        self.name = name
+        self.parameter = parameter
+        self.recipe = recipe
+        self.device = device
+        self.format: BlockFormat | None = None
+        if recipe.weight is not None and not recipe.keeps(name):
+            self.format = get_format(recipe.weight)
+        self.statistics = Statistics()
+        self.packed: PackedTensor | None = None
+        self.planes = 0
+        self.coarse_error: float | None = None
+        self.error: float | None = None
+        self.dropped = False
+        self._scales: FittedScales | None = None
+        self._uses = 0  # of the present scales
+        self._packed_version = -1
+        self._scaled_version = -1
+        self._fingerprint: tuple[int, bytes] | None = None
+
+    def __repr__(self) -> str:
+        out, width = self.parameter.shape
+        held = self.packed if self.packed is not None else (self.format.name if self.format else "float32")
+        return f"Card({self.name}: {width} -> {out}, {held}, {self.statistics.computes} computes)"
+
+    # -- computing: what `functional.linear` calls
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """x W^T + b on this card: x (..., in), to (..., out)."""
+        return card_linear(x, weight, bias, card=self)
+
+    def linear_cross_entropy(self, x: Tensor, weight: Tensor, targets: NDArray) -> Tensor:
+        """Mean cross-entropy of x W^T against targets on this card: x (N, in), targets (N,)."""
+        return card_linear_cross_entropy(x, weight, card=self, targets=targets)
+
+    def run(self, dense: autograd.Primitive, x: NDArray, *rest: Any, **static: Any) -> tuple[NDArray, Any]:
+        """Run a dense primitive with the decoded weight in the master's place.
+
+        That alone is the straight-through estimator: the input's gradient sees the decoded weight, and the weight's
+        gradient, which does not depend on the weight, goes to the master.
+        """
+        with self.device.span("compute", self.name):
+            weight = self.use()
+            with self.device.span("matmul", self.name, rows=x.size // x.shape[-1], shape=weight.shape):
+                output, vjp = dense.run(x, weight, *rest, **static)
+        return output, self._gradients(vjp)
+
+    def _gradients(self, vjp: tuple[Callable, ...]) -> tuple[Callable, ...]:
+        if not vjp:
+            return vjp
+        to_x, to_weight, *others = vjp
+        if self.format is not None and self.recipe.gradient_rule == "row-max":
+            kept = self._row_max_mask()
+            straight_through = to_weight
+            to_weight = lambda g: straight_through(g) * kept  # noqa: E731
+        functions = (to_x, to_weight, *others)
+        if self.device.recorder is None:
+            return functions
+        return tuple(self._traced(function) for function in functions)
+
+    def _traced(self, function: Callable) -> Callable:
+        def traced(g: NDArray) -> NDArray:
+            with self.device.span("backward", self.name):
+                return function(g)
+
+        return traced
+
+    def _row_max_mask(self) -> NDArray[np.bool_]:
+        """The one weight of each row that sets the row's scale: the only ones that the original's gradient reaches."""
+        residual = np.abs(self.parameter.data - codec.decode(self.packed.coarse()))
+        return np.arange(residual.shape[1]) == residual.argmax(axis=1)[:, None]
+
+    # -- the weight, ready for a product
+
+    def use(self) -> NDArray:
+        """Count one use, and return the weight as the compute unit sees it, (out, in) float32.
+
+        The result belongs to the version that the parameter has at this moment, and never changes afterwards.
+        """
+        with self.parameter.lock:
+            self.statistics.computes += 1
+            if self.format is None:
+                return self.parameter.data
+            self._update_packed()
+            return self._decoded()
+
+    def _needs_separation(self) -> bool:
+        """Whether scales are computed afresh at this use."""
+        if self._scales is None:
+            return True
+        if self.device.mode_now() == "training":
+            return self._uses >= self.device.refresh_interval
+        return self._scaled_version != self.parameter.version
+
+    def _update_packed(self) -> None:
+        """Bring scales and codes up to date with the parameter, and count how."""
+        version = self.parameter.version
+        self._check_fingerprint(version)
+        separate = self._needs_separation()
+        if (separate or version != self._packed_version) and self.dropped:
+            raise RuntimeError(
+                f"card {self.name}: its master weight was dropped, so it cannot be packed again in mode "
+                f"{self.device.mode_now()!r}; stay in mode 'inference', or load the weights and place them again"
+            )
+        if separate:
+            self._separate(version)
+        else:
+            self.statistics.hits += 1
+            with self.device.span("hit", self.name, use=self._uses):
+                pass
+        self._uses += 1
+        if self._packed_version != version:
+            with self.device.span("pack", self.name, format=self.format.name):
+                self.packed = codec.encode(self.parameter.data, self.format, self._scales)
+            self._packed_version = version
+
+    def _separate(self, version: int) -> None:
+        """Compute scales or codebook afresh, pack with them, and agree anew on the tiers to use."""
+        weight = self.parameter.data
+        with self.device.span("separate", self.name, format=self.format.name) as values:
+            self._scales = codec.fit(weight, self.format)
+            self.packed = codec.encode(weight, self.format, self._scales)
+            self._negotiate(weight)
+            values.update(coarse_error=self.coarse_error, planes=self.planes)
+        self.statistics.separations += 1
+        self.statistics.refreshes += self._scaled_version >= 0
+        self._uses = 0
+        self._scaled_version = self._packed_version = version
+
+    def _negotiate(self, weight: NDArray) -> None:
+        """How many planes of the fine tier the compute unit asks for, by the error budget, as few as will do."""
+        self.coarse_error = self.error = relative_error(weight, codec.decode(self.packed.coarse()))
+        self.planes = 0
+        if self.packed.fine is None or not self.device.boh or self.recipe.fine == "never":
+            return
+        always = self.recipe.fine == "always" or self.device.mode_now() == "precision"
+        if not always and self.coarse_error <= self.device.error_budget:
+            return
+        steps = range(1, PLANES) if self.format.fine.kind == "nested" and not always else ()
+        for planes in (*steps, PLANES):
+            self.planes = planes
+            self.error = relative_error(weight, codec.decode(self._asked_for()))
+            if self.error <= self.device.error_budget:
+                return
+        if not always:
+            raise ValueError(
+                f"card {self.name}: the error budget {self.device.error_budget:g} is below what {self.format.name} "
+                f"reaches with all its tiers ({self.error:.3g}); raise the budget or choose a finer format"
+            )
+
+    def _asked_for(self) -> PackedTensor:
+        """What travels to the compute unit: the coarse tier, and the agreed planes of the fine one."""
+        if self.planes == 0:
+            return self.packed.coarse()
+        return self.packed if self.planes == self.packed.planes else self.packed.with_planes(self.planes)
+
+    def _decoded(self) -> NDArray:
+        cache = self.device.decode_cache
+        key = (self._packed_version, self.statistics.separations, self.planes)
+        decoded = cache.get(self, key)
+        if decoded is not None:
+            self.statistics.decode_hits += 1
+            with self.device.span("decode hit", self.name):
+                return decoded
+        asked_for = self._asked_for()
+        self._transfer(asked_for)
+        with self.device.span("decode", self.name, bytes=asked_for.nbytes):
+            decoded = codec.decode(asked_for)
+        self.statistics.decodes += 1
+        cache.put(self, key, decoded, decoded.nbytes)
+        self.device.count_bytes()
+        return decoded
+
+    def _transfer(self, asked_for: PackedTensor) -> None:
+        """Move the agreed tiers over the link: by BOH, or the coarse one alone and without a word."""
+        link, statistics = self.device.link, self.statistics
+        coarse, fine = asked_for.coarse().nbytes, 0
+        if self.device.boh:
+            with self.device.span("handshake", self.name) as values:
+                agreed = link.handshake(self.name, self.packed, asked_for)
+                coarse, fine = agreed.coarse_bytes, agreed.fine_bytes
+                values.update(coarse_bytes=coarse, fine_bytes=fine, planes=agreed.planes)
+            statistics.handshakes += 1
+        with self.device.span("coarse", self.name, bytes=coarse):
+            link.carry(coarse_bytes=coarse)
+        statistics.coarse_bytes += coarse
+        if fine:
+            with self.device.span("fine", self.name, bytes=fine, planes=asked_for.planes):
+                link.carry(fine_bytes=fine)
+            statistics.fine_bytes += fine
+
+    # -- trust
+
+    def _check_fingerprint(self, version: int) -> None:
+        """In debug mode: values may not change while the version stands still."""
+        if not self.device.verify or self.dropped:
+            return
+        digest = hashlib.blake2b(np.ascontiguousarray(self.parameter.data)).digest()
+        if self._fingerprint is not None and self._fingerprint[0] == version and self._fingerprint[1] != digest:
+            raise StaleWeightError(
+                f"card {self.name}: the weight's values changed but its version ({version}) did not, so the card "
+                "would compute with the old ones; write through `with parameter.mutate() as data:` or `assign`"
+            )
+        self._fingerprint = (version, digest)
+
+    def drop_master(self) -> None:
+        """Give up the float32 weight; the card then holds the packed one alone."""
+        with self.parameter.lock:
+            if self.format is None or self.dropped:
+                return
+            if self.packed is None or self._packed_version != self.parameter.version:
+                self._update_packed()
+            self.packed = self._asked_for()
+            shape = self.parameter.shape
+            self.parameter.data = np.broadcast_to(self.parameter.dtype.type(np.nan), shape)
+            self.dropped = True
+
+    def restore_master(self) -> None:
+        """Make the decoded weight the master of a card that had dropped its own."""
+        if self.dropped:
+            with self.parameter.lock:
+                self.parameter.data = np.array(codec.decode(self.packed), self.parameter.dtype)
+                self.parameter.version += 1
+                self.dropped = False
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the card holds now: the packed weight, or the master where there is none."""
+        return self.parameter.data.nbytes if self.packed is None else self.packed.nbytes
+
+    def weight_error(self) -> float | None:
+        """Relative RMS error of the weight as it is used now against the master; None if either is missing."""
+        if self.format is None or self.packed is None or self.dropped:
+            return None
+        return relative_error(self.parameter.data, codec.decode(self._asked_for()))
+
+
+STRAIGHT_THROUGH = "the gradient is that of the decoded weight, passed to the master as if rounding were the identity"
+
+
+@autograd.primitive(surrogate=STRAIGHT_THROUGH)
+def card_linear(x, weight, bias, *, card):
+    """`linear` on a card: the card's decoded weight computes, the master weight gets the gradient"""
+    F.check_linear(x, weight, bias)
+    return card.run(F.dense_linear, x, bias)
+
+
+@autograd.primitive(surrogate=STRAIGHT_THROUGH)
+def card_linear_cross_entropy(x, weight, *, card, targets):
+    """`linear_cross_entropy` on a card: the card's decoded weight computes, the master weight gets the gradient"""
+    return card.run(F.dense_linear_cross_entropy, x, targets=targets)

@@ -1,0 +1,299 @@
+"""The device: the cards of a model, with a recipe and a mode."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ..engine import Parameter, autograd, nn
+from .cache import DecodeCache
+from .card import Card
+from .link import Link
+from .recipe import Recipe, Select, get_recipe, selector
+from .statistics import Statistics
+from .trace import Event, Recorder
+
+MODES = ("training", "inference", "auto", "precision")
+
+class _Forgetful(dict):
+    """What a span yields while nobody records: values are accepted and forgotten."""
+
+    def update(self, *args: Any, **values: Any) -> None:
+        pass
+
+
+_UNRECORDED = contextlib.nullcontext(_Forgetful())
+
+
+class Device:
+    """Cards that hold a model's weights and compute with them.
+
+    Parameters
+    ----------
+    recipe : str or Recipe
+    mode : {"training", "inference", "auto", "precision"}
+        `training`: straight-through gradients, scales kept for `refresh_interval` uses. `inference`: packed once,
+        and afresh only when the weight changes; masters may be dropped. `auto`: one of these two, as the model's
+        `training` says. `precision`: both tiers always, scales afresh at each change.
+    refresh_interval : int
+        Uses of a card before its scales or codebook are computed again.
+    boh : bool
+        Whether cards offer their fine tier; without, the coarse tier alone is used.
+    error_budget : float, optional
+        Relative RMS error that a card may have before the fine tier is asked for; the recipe's by default.
+    cache_bytes : int
+        Capacity of the decode cache.
+    verify : bool
+        Debug mode: hash every weight at every use and report a change that moved no version.
+    seed : int
+        For stochastic rounding.
+    """
+
+    def __init__(
+        self,
+        recipe: str | Recipe = "nvfp4",
+        *,
+        mode: str = "training",
+        refresh_interval: int = 100,
+        boh: bool = True,
+        error_budget: float | None = None,
+        cache_bytes: int = 1 << 30,
+        verify: bool = False,
+        seed: int = 0,
+    ) -> None:
+        if mode not in MODES:
+            raise ValueError(f"there is no mode {mode!r}; the modes are: {', '.join(MODES)}")
+        if not isinstance(refresh_interval, int) or refresh_interval < 1:
+            raise ValueError(f"the refresh interval is a number of uses, at least 1, not {refresh_interval!r}")
+        self.recipe = get_recipe(recipe)
+        self.mode = mode
+        self.refresh_interval = refresh_interval
+        self.boh = boh
+        self.error_budget = self.recipe.error_budget if error_budget is None else error_budget
+        if not self.error_budget > 0:
+            raise ValueError(f"the error budget is a positive number, not {error_budget!r}")
+        self.verify = verify
+        self.generator = autograd.Generator(seed)
+        self.cards: dict[str, Card] = {}
+        self.link = Link()
+        self.decode_cache = DecodeCache(cache_bytes)
+        self.recorder: Recorder | None = None
+        self._model: nn.Module | None = None
+
+    def __repr__(self) -> str:
+        return f"Device({self.recipe.name}, mode={self.mode}, {len(self.cards)} cards)"
+
+    def mode_now(self) -> str:
+        """The mode in force: `auto` follows the model."""
+        if self.mode != "auto":
+            return self.mode
+        return "training" if self._model is None or self._model.training else "inference"
+
+    # -- placing
+
+    def place(
+        self, model: nn.Module, select: Select = "linear", log: Callable[[str], None] | None = None
+    ) -> list[Card]:
+        """Put weights of `model` on cards, one each. Names, values and optimizer state stay as they are.
+
+        Parameters
+        ----------
+        model : Module
+        select : str, sequence of str, or callable
+            See `recipe.selector`. A card of a linear layer has the layer's name, others the parameter's.
+        log : callable, optional
+            Told of each card, in words.
+
+        Returns
+        -------
+        list of Card
+
+        Raises
+        ------
+        ValueError
+            Nothing matches, or a weight lives on a card already; then nothing is placed.
+        """
+        candidates = matrices(model, packed_too=select != "linear" and select != "large")
+        wanted = selector(select)
+        chosen = [(name, parameter) for name, parameter in candidates if wanted(name, parameter)]
+        if not chosen:
+            names = ", ".join(name for name, _ in candidates[:8])
+            raise ValueError(
+                f"nothing in this {type(model).__name__} matches select={select!r}; "
+                + (f"there are {len(candidates)} matrices: {names}, ..." if candidates else "it has no matrices")
+            )
+        taken = [name for name, parameter in chosen if parameter.card is not None]
+        if taken:
+            raise ValueError(f"placed already: {', '.join(taken[:8])}; release the model first")
+        new = [Card(name, parameter, self.recipe, self) for name, parameter in chosen]
+        for card in new:
+            card.parameter.card = card
+            self.cards[card.name] = card
+            if log is not None:
+                out, width = card.parameter.shape
+                log(f"placed {card.name} ({width} -> {out})")
+        self._model = model
+        return new
+
+    def release(self) -> None:
+        """Take all weights off their cards; the model computes in float32 again, with the master weights.
+
+        Raises
+        ------
+        RuntimeError
+            A master weight was dropped, so there is nothing to go back to.
+        """
+        dropped = [card.name for card in self.cards.values() if card.dropped]
+        if dropped:
+            raise RuntimeError(
+                f"the master weights of {len(dropped)} cards were dropped ({dropped[0]}, ...); call restore_masters() "
+                "to fill them with the decoded weights, or load the weights into a new model"
+            )
+        for card in self.cards.values():
+            if card.parameter.card is card:
+                card.parameter.card = None
+            self.decode_cache.drop(card)
+        self.cards.clear()
+        self._model = None
+
+    def check(self) -> None:
+        """Raise if the model no longer has the parameters that the cards hold.
+
+        Raises
+        ------
+        RuntimeError
+            Names the cards whose parameter was replaced: they would never be asked to compute.
+        """
+        if self._model is None:
+            return
+        present = {id(parameter) for parameter in self._model.parameters()}
+        gone = [card.name for card in self.cards.values() if id(card.parameter) not in present]
+        if gone:
+            raise RuntimeError(
+                f"the parameters of {', '.join(gone)} were replaced after placing, so their cards compute nothing; "
+                "use parameter.assign(values) to change values, or release and place the model again"
+            )
+
+    def drop_masters(self) -> None:
+        """Give up the float32 weights of all cards: only the packed ones stay. For inference.
+
+        Raises
+        ------
+        RuntimeError
+            The mode is not `inference` (or `auto` with the model in evaluation).
+        """
+        if self.mode_now() != "inference":
+            raise RuntimeError(f"master weights can be dropped in mode 'inference' only, not {self.mode_now()!r}")
+        for card in self.cards.values():
+            card.drop_master()
+
+    def restore_masters(self) -> None:
+        """Fill dropped master weights with the decoded ones."""
+        for card in self.cards.values():
+            card.restore_master()
+
+    # -- watching
+
+    @property
+    def statistics(self) -> Statistics:
+        """The counts of all cards together."""
+        return sum((card.statistics for card in self.cards.values()), Statistics())
+
+    @property
+    def idle(self) -> list[str]:
+        """Names of the cards that never computed."""
+        return [card.name for card in self.cards.values() if card.statistics.computes == 0]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the cards hold."""
+        return sum(card.nbytes for card in self.cards.values())
+
+    def span(self, kind: str, card: str, **values: Any) -> contextlib.AbstractContextManager[dict[str, Any]]:
+        """Record what happens inside the context, if anybody records."""
+        recorder = self.recorder
+        return _UNRECORDED if recorder is None else recorder.span(kind, card, **values)
+
+    def count_bytes(self) -> None:
+        """Record the state of the cache and the link, if anybody records."""
+        if self.recorder is not None:
+            self.recorder.count("decode cache", bytes=self.decode_cache.bytes)
+            self.recorder.count("link", coarse=self.link.coarse_bytes, fine=self.link.fine_bytes)
+
+    @contextlib.contextmanager
+    def trace(self, path: str | Path | None = None) -> Iterator[Recorder]:
+        """Record everything inside the context; at its end, write a Chrome trace to `path` if one is given."""
+        if self.recorder is not None:
+            raise RuntimeError("this device is being traced already")
+        self.recorder = recorder = Recorder()
+        try:
+            yield recorder
+        finally:
+            self.recorder = None
+        if path is not None:
+            recorder.save(path)
+
+    def step(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Iterator[Event]:
+        """Run a function, and walk through what the device did for it, one event at a time.
+
+        Examples
+        --------
+        >>> for event in device.step(model, ids):   # doctest: +SKIP
+        ...     print(event)
+        """
+        with self.trace() as recorder:
+            function(*args, **kwargs)
+        yield from recorder.in_order()
+
+    def report(self) -> Any:
+        """Everything about the cards: `str()` for text, in a notebook HTML, `.as_dict()` for JSON."""
+        from .report import DeviceReport
+
+        return DeviceReport(self)
+
+
+def matrices(model: nn.Module, packed_too: bool) -> list[tuple[str, Parameter]]:
+    """The weights of all linear layers by layer name, in order; with `packed_too`, also packed ones by their own name.
+
+    Packed weights are those that `functional.linear` multiplies with but no Linear owns: a GRU's, an attention's
+    in-projection.
+    """
+    found: list[tuple[str, Parameter]] = []
+    for path, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            found.append((path, module.weight))
+        elif packed_too and isinstance(module, nn.GRU | nn.MultiheadAttention):
+            found += [
+                (f"{path}.{name}" if path else name, value)
+                for name, value in module.__dict__.items()
+                if isinstance(value, Parameter) and value.ndim == 2
+            ]
+    return found
+
+
+def place(
+    model: nn.Module,
+    recipe: str | Recipe = "nvfp4",
+    *,
+    select: Select = "linear",
+    log: Callable[[str], None] | None = None,
+    **options: Any,
+) -> Device:
+    """Put a model's weights on the cards of a new device; see `Device` for the options.
+
+    Examples
+    --------
+    >>> device = place(model, "nvfp4", mode="inference")   # doctest: +SKIP
+    """
+    device = Device(recipe, **options)
+    device.place(model, select, log)
+    return device
+
+
+def release(model: nn.Module) -> None:
+    """Take all weights of `model` off whatever cards they are on."""
+    devices = {id(p.card.device): p.card.device for p in model.parameters() if p.card is not None}
+    for device in devices.values():
+        device.release()

@@ -1,0 +1,64 @@
+"""The link: shared memory that stands for NVLink, and the BOH protocol that moves a weight over it.
+
+BOH (Binary Optimization Hierarchy): a handshake names sender, receiver, size and the tiers on offer; the coarse tier
+travels first; of the fine tier only as many bit planes follow as the receiver's error budget asks for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+
+from ..formats import PackedTensor
+
+
+@dataclasses.dataclass(frozen=True)
+class Handshake:
+    """What sender and receiver agree on before a weight moves.
+
+    Attributes
+    ----------
+    sender, receiver : str
+    coarse_bytes : int
+        Size of the coarse tier.
+    fine_bytes : int
+        Size of the part of the fine tier that was asked for.
+    offered_planes, planes : int
+        Bit planes of the fine tier on offer, and asked for.
+    """
+
+    sender: str
+    receiver: str
+    coarse_bytes: int
+    fine_bytes: int
+    offered_planes: int
+    planes: int
+
+
+def tier_bytes(packed: PackedTensor) -> tuple[int, int]:
+    """Bytes of the coarse tier and of the fine tier as it is present in `packed`."""
+    coarse = packed.coarse().nbytes
+    return coarse, packed.nbytes - coarse
+
+
+class Link:
+    """Carries tiers from cards to the compute unit and counts handshakes and bytes; safe to share among threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.handshakes = 0
+        self.coarse_bytes = 0
+        self.fine_bytes = 0
+
+    def handshake(self, sender: str, offered: PackedTensor, agreed: PackedTensor) -> Handshake:
+        """Agree on transferring `agreed`, which is `offered` with some or no planes of its fine tier."""
+        coarse, fine = tier_bytes(agreed)
+        with self._lock:
+            self.handshakes += 1
+        return Handshake(sender, "compute unit", coarse, fine, offered.planes, agreed.planes)
+
+    def carry(self, coarse_bytes: int = 0, fine_bytes: int = 0) -> None:
+        """Count a transfer."""
+        with self._lock:
+            self.coarse_bytes += coarse_bytes
+            self.fine_bytes += fine_bytes

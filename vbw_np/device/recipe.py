@@ -1,0 +1,185 @@
+"""Recipes: what a card keeps of its weight and how it computes, as data."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import fnmatch
+from collections.abc import Callable, Sequence
+
+from ..engine import Parameter
+from ..formats import get_format
+
+Select = str | Sequence[str] | Callable[[str, Parameter], bool]
+
+FINE_CHOICES = ("never", "budget", "always")
+GRADIENT_RULES = ("straight-through", "row-max")
+
+
+@dataclasses.dataclass(frozen=True)
+class Operands:
+    """How the two operands of one FP4 product are made from float32.
+
+    Attributes
+    ----------
+    format : str
+        A block format along the axis that the product sums over.
+    stochastic : bool
+        Stochastic rounding instead of round-to-nearest-even.
+    hadamard : int
+        Size of the random Hadamard rotation along the summed axis before quantizing; 0 for none.
+    """
+
+    format: str
+    stochastic: bool = False
+    hadamard: int = 0
+
+    def __post_init__(self) -> None:
+        get_format(self.format)
+        if self.hadamard not in (0, 16):
+            raise ValueError(f"a Hadamard rotation has 16 points or none (0), not {self.hadamard}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """What a card does with its weight.
+
+    Compose your own from an existing one: ``dataclasses.replace(RECIPES["nvfp4"], name="mine", keep=("*gate*",))``.
+
+    Attributes
+    ----------
+    name : str
+    weight : str or None
+        Block format of the packed weight; None keeps it in float32.
+    fine : {"never", "budget", "always"}
+        When the compute unit asks for the format's fine tier: never, when the coarse tier's relative RMS error is
+        above `error_budget`, or always.
+    error_budget : float
+        Relative RMS error, |w - decoded| / |w|, that a card may have.
+    activation : Operands or None
+        For the forward product x W^T: how x is quantized, one second-level scale per token row. None: float32.
+    gradient : Operands or None
+        For the product g W of the input's gradient: how g is quantized.
+    weight_gradient : Operands or None
+        For the product g^T x of the weight's gradient: how both are quantized (rounding of g only is stochastic).
+    keep : tuple of str
+        Name patterns of layers that stay in full precision on their card.
+    gradient_rule : {"straight-through", "row-max"}
+        Where the weight's gradient goes: to every weight, or, as in the system behind the seed report, only to the
+        one weight of each row that sets the row's scale.
+    summary : str
+        One line for people.
+    """
+
+    name: str
+    weight: str | None
+    summary: str
+    fine: str = "never"
+    error_budget: float = 0.1
+    activation: Operands | None = None
+    gradient: Operands | None = None
+    weight_gradient: Operands | None = None
+    keep: tuple[str, ...] = ()
+    gradient_rule: str = "straight-through"
+
+    def __post_init__(self) -> None:
+        if self.weight is not None:
+            fmt = get_format(self.weight)
+            if self.fine != "never" and fmt.fine is None:
+                raise ValueError(f"recipe {self.name}: format {fmt.name} has no fine tier, so fine must be 'never'")
+        if self.fine not in FINE_CHOICES:
+            raise ValueError(f"recipe {self.name}: fine is one of {', '.join(FINE_CHOICES)}, not {self.fine!r}")
+        if self.gradient_rule not in GRADIENT_RULES:
+            raise ValueError(
+                f"recipe {self.name}: gradient_rule is one of {', '.join(GRADIENT_RULES)}, not {self.gradient_rule!r}"
+            )
+        if not self.error_budget > 0:
+            raise ValueError(f"recipe {self.name}: the error budget is a positive number, not {self.error_budget}")
+        if self.weight is None and (self.activation or self.gradient or self.weight_gradient):
+            raise ValueError(f"recipe {self.name}: FP4 products need an FP4 weight")
+
+    @property
+    def all_fp4(self) -> bool:
+        """Whether all three products of a linear layer run on FP4 operands."""
+        return None not in (self.activation, self.gradient, self.weight_gradient)
+
+    def keeps(self, name: str) -> bool:
+        """Whether the layer `name` stays in full precision."""
+        return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.keep)
+
+
+def _training(name: str, weight: str, operand: str, summary: str) -> Recipe:
+    return Recipe(
+        name,
+        weight,
+        summary,
+        activation=Operands(operand),
+        gradient=Operands(operand, stochastic=True),
+        weight_gradient=Operands(operand, stochastic=True, hadamard=16),
+    )
+
+
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe("fp32", None, "the baseline: weights as they are"),
+        Recipe("seed-v6", "seed-v6", "the report's: 16 quantiles of |w| with a sign, INT4 residual", fine="always"),
+        Recipe("fp4-row", "fp4-row", "E2M1 with one scale a row: why block scales exist"),
+        Recipe("mxfp4", "mxfp4", "OCP MXFP4: E2M1 with a power-of-two scale per 32"),
+        Recipe("nvfp4", "nvfp4", "NVFP4: E2M1 with an E4M3 scale per 16 and one scale a tensor"),
+        Recipe(
+            "nvfp4-boh",
+            "nvfp4-nested",
+            "NVFP4 first, its nested fine tier where the error budget asks for it",
+            fine="budget",
+        ),
+        _training(
+            "mxfp4-train",
+            "mxfp4-rceil",
+            "mxfp4-rceil",
+            "all three products of a layer on MXFP4 operands",
+        ),
+        _training(
+            "nvfp4-train",
+            "nvfp4-16x16",
+            "nvfp4-row-scaled",
+            "all three products of a layer on NVFP4 operands (arXiv 2509.25149)",
+        ),
+    )
+}
+
+
+def get_recipe(recipe: str | Recipe) -> Recipe:
+    """A recipe by name; a recipe is returned as it is.
+
+    Raises
+    ------
+    ValueError
+        No such recipe; lists the names.
+    """
+    if isinstance(recipe, Recipe):
+        return recipe
+    if recipe not in RECIPES:
+        close = difflib.get_close_matches(recipe, RECIPES, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ValueError(f"there is no recipe {recipe!r}{hint} The recipes are: {', '.join(RECIPES)}")
+    return RECIPES[recipe]
+
+
+LARGE = 1 << 16  # entries of a weight that `select="large"` places
+
+
+def selector(select: Select) -> Callable[[str, Parameter], bool]:
+    """A predicate over (name, parameter) from what a user writes.
+
+    "linear" places the weights of all linear layers, "large" those with at least 65,536 entries, "all" every matrix;
+    other strings (one or several) are name patterns, such as ``"blocks.*.ffn.*"``.
+    """
+    if callable(select):
+        return select
+    if select in ("linear", "all"):
+        return lambda name, parameter: True
+    if select == "large":
+        return lambda name, parameter: parameter.size >= LARGE
+    patterns = (select,) if isinstance(select, str) else tuple(select)
+    return lambda name, parameter: any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
