@@ -87,7 +87,8 @@ def codebook_ties() -> np.ndarray:
 def scale_boundaries() -> np.ndarray:
     """Block maxima beside every place where some E8M0 rule changes its mind; one block of 32 a row."""
     exponents = np.arange(1, 254, dtype=np.int64)[:, None]
-    mantissas = np.array([0, 0x200000, 0x400000, 0x600000, 0x7FFFFF])[None] + np.array([[-2], [-1], [0], [1], [2], [40]])
+    near = np.array([[-2], [-1], [0], [1], [2], [40]])
+    mantissas = np.array([0, 0x200000, 0x400000, 0x600000, 0x7FFFFF])[None] + near
     u = (exponents << 23) + mantissas.reshape(1, -1)
     u = np.unique(u[(u > 0x800000) & (u < 0x7F800000)]).astype(np.uint32)
     amax = u.view(np.float32)

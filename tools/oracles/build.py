@@ -127,7 +127,7 @@ def gguf_mx(x: torch.Tensor) -> Result:
 
 def transformer_engine(rows: int, four_over_six: str | None = None, cap: float = 448.0) -> Callable[..., Result]:
     """The formulas of its Python reference quantizer, in torch."""
-    fmax = torch.finfo(torch.float32).max
+    fmax = torch.tensor(torch.finfo(torch.float32).max)
     grid = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6])
 
     def round_e2m1(q: torch.Tensor) -> torch.Tensor:
@@ -146,19 +146,19 @@ def transformer_engine(rows: int, four_over_six: str | None = None, cap: float =
         if rows == 16:
             tiles = torch.stack([t.amax(dim=0) for t in amax_b.split(16)])
             amax_b = tiles.repeat_interleave(16, dim=0)[: len(x)]
-        s_enc = torch.clamp(torch.tensor(cap) * 6.0 / amax, max=fmax)
+        s_enc = torch.min(torch.div(torch.tensor(cap * 6.0), amax), fmax)
         if s_enc == 0 or amax == 0:
             s_enc = torch.tensor(1.0)
         s_dec = torch.div(1.0, s_enc)
 
         def candidate(scale: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             s = torch.clamp(scale, -448.0, 448.0).to(torch.float8_e4m3fn)
-            enc = torch.clamp(torch.div(1.0, s.float() * s_dec), max=fmax)
+            enc = torch.min(torch.div(1.0, s.float() * s_dec), fmax)
             return s, round_e2m1(torch.clamp(blocks * enc, -6.0, 6.0))
 
         if four_over_six is None:
             multiplier = s_enc * torch.reciprocal(torch.tensor(6.0))
-            scales, codes = candidate(torch.clamp(amax_b * multiplier, max=fmax))
+            scales, codes = candidate(torch.min(amax_b * multiplier, fmax))
         else:
             base = torch.div(amax_b, 6.0) * s_enc
             errors, found = [], [candidate(base), candidate(base * 1.5)]
@@ -166,7 +166,8 @@ def transformer_engine(rows: int, four_over_six: str | None = None, cap: float =
                 value = grid[(code & 7).long()] * torch.where(code > 7, -1.0, 1.0)
                 error = torch.zeros(amax_b.shape[:-1])
                 for i in range(16):
-                    difference = value[..., i] * s.float().squeeze(-1) * amax / (6.0 * cap) - blocks[..., i]
+                    decoded = torch.div(value[..., i] * s.float().squeeze(-1) * amax, torch.tensor(6.0 * cap))
+                    difference = decoded - blocks[..., i]
                     error = error + (difference * difference if four_over_six == "mse" else difference.abs())
                 errors.append(error)
             if rows == 16:
@@ -204,6 +205,17 @@ def bitsandbytes_double() -> Result:
         "codes": code.numpy(),
         "absmax": second.absmax.numpy(),
     }
+
+
+def bitsandbytes_ragged() -> Result:
+    """One row of 1001 numbers: the last block is ragged and the last byte half empty."""
+    from bitsandbytes.functional import quantize_4bit
+
+    out = {}
+    for kind in ("nf4", "fp4"):
+        packed, state = quantize_4bit(torch.from_numpy(cases.gaussian()[:1, :1001].copy()), quant_type=kind)
+        out[f"{kind}/codes"], out[f"{kind}/absmax"] = packed.numpy().reshape(-1), state.absmax.numpy()
+    return out
 
 
 def torchao_swizzle() -> Result:
@@ -276,6 +288,7 @@ def main() -> None:
     arrays = record(bitsandbytes("nf4"), "bitsandbytes-nf4", ("codebook_ties",))
     arrays |= record(bitsandbytes("fp4"), "bitsandbytes-fp4", ("codebook_ties",))
     arrays |= {f"double/{k}": v for k, v in bitsandbytes_double().items()}
+    arrays |= {f"ragged/{k}": v for k, v in bitsandbytes_ragged().items()}
     write("bitsandbytes", ("bitsandbytes",), real, arrays)
 
     write("gguf", ("gguf",), real, record(gguf_mx, "ggml-mxfp4", ("scale_boundaries",)))

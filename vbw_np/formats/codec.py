@@ -238,8 +238,11 @@ def quotients(x: np.ndarray, fmt: BlockFormat, scales: FittedScales) -> np.ndarr
     """What is rounded: every element in units of its scale, by the format's rule; float32 of x's shape."""
     element = fmt.rule.scale_element
     decoded = scales.block if element is None else element.table[scales.block]
-    blocks = fmt.rule.quotient(to_blocks(x, fmt), decoded[..., None], _level(scales.stored))
-    return from_blocks(blocks, x.shape, fmt)
+    level, blocks = _level(scales.stored), to_blocks(x, fmt)
+    divided = fmt.rule.quotient(blocks, decoded[..., None], level)
+    if fmt.rule.ragged_quotient is not None and blocks.size != x.size:
+        divided[..., -1, :] = fmt.rule.ragged_quotient(blocks[..., -1, :], decoded[..., -1:], level)
+    return from_blocks(divided, x.shape, fmt)
 
 
 def encode(

@@ -357,6 +357,8 @@ class Codebook:
         Thresholds between ascending levels where a producer's are not the midpoints.
     ties : str
         The rule at a cut when the caller names none: `down` takes the lower level, else one of `TIES`.
+    write_order : tuple of int, optional
+        The codes in ascending order, where a producer's order keeps two codes of one level (two zeros).
 
     Notes
     -----
@@ -368,6 +370,7 @@ class Codebook:
     bits: int = 4
     cuts: tuple[float, ...] = ()
     ties: str = "even"
+    write_order: tuple[int, ...] = ()
     signed: bool = field(default=True, repr=False)
 
     nan_code = None
@@ -388,6 +391,8 @@ class Codebook:
     @cached_property
     def order(self) -> np.ndarray:
         """The codes in ascending order of their levels; of equal levels only the first is ever written."""
+        if self.write_order:
+            return np.array(self.write_order, np.uint8)
         levels = self.table[: len(self.levels)]
         codes = np.argsort(levels, kind="stable").astype(np.uint8)
         keep = np.concatenate([[True], np.diff(levels[codes]) > 0])

@@ -49,6 +49,8 @@ class ScaleRule:
     four_over_six_base : (amax_b, g) -> the unrounded scale that four-over-six multiplies by 1 and 1.5
     range : float
         Largest element times largest block scale: what the tensor's amax is mapped to.
+    ragged_quotient : as quotient, optional
+        Where a producer treats a ragged last block of a flat format otherwise.
     """
 
     name: str
@@ -60,6 +62,7 @@ class ScaleRule:
     multiplier: Callable[[np.ndarray], np.ndarray] = lambda g: g
     four_over_six_base: Callable[[np.ndarray, np.ndarray | None], np.ndarray] | None = None
     range: float = 2688.0
+    ragged_quotient: Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray] | None = None
 
     @property
     def two_level(self) -> bool:

@@ -1,0 +1,118 @@
+"""Every profile against what its library wrote: codes and scales, byte for byte, over 4.2 million values."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vbw_np.formats import PROFILES, quantize
+from vbw_np.formats.packing import pack_nibbles
+
+HERE = Path(__file__).parent
+
+
+def _load_cases():
+    spec = importlib.util.spec_from_file_location("oracle_cases", HERE / "cases.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["oracle_cases"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+cases = _load_cases()
+LIBRARIES = ("torchao", "modelopt", "compressed_tensors", "bitsandbytes", "gguf", "transformer_engine")
+
+
+@functools.cache
+def golden(library: str) -> dict[str, np.ndarray]:
+    with np.load(HERE / f"{library}.npz") as file:
+        return dict(file)
+
+
+@functools.cache
+def case_input(case: str) -> np.ndarray:
+    return getattr(cases, case)()
+
+
+def recorded() -> list[tuple[str, str, str]]:
+    found = set()
+    for library in LIBRARIES:
+        with np.load(HERE / f"{library}.npz") as file:
+            for key in file.files:
+                if key.endswith("/codes-head"):
+                    profile, case, _ = key.split("/")
+                    found.add((library, profile, case))
+    return sorted(found, key=lambda t: (t[2], t[0], t[1]))
+
+
+def our_bytes(x: np.ndarray, profile: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Codes in the producer's nibble order, scales as bytes, the stored tensor-level number; a row a row of x."""
+    packed = quantize(x, PROFILES[profile].format, nonfinite="producer", measure=False)
+    codes, fmt = packed.codes, packed.format
+    if fmt.nibble_order != "low_first":
+        codes = pack_nibbles(packed.unpacked_codes(), fmt.nibble_order, fmt.nibble_group)
+    scales = np.ascontiguousarray(packed.scales).view(np.uint8)
+    return codes.reshape(len(x), -1), scales.reshape(len(x), -1), packed.stored_scale
+
+
+def assert_same(got: np.ndarray, wanted: np.ndarray, what: str) -> None:
+    if not np.array_equal(got, wanted):
+        bad = np.argwhere(got != wanted)
+        where = tuple(bad[0])
+        raise AssertionError(
+            f"{what}: {len(bad)} of {got.size} bytes differ, first at {where}: {got[where]:#x}, not {wanted[where]:#x}"
+        )
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_the_inputs_are_those_that_the_library_got(library):
+    about = json.loads(str(golden(library)["about"]))
+    for case, digest in about["inputs"].items():
+        assert cases.digests(case_input(case)).tobytes().hex()[:64] == digest
+
+
+@pytest.mark.parametrize(("library", "profile", "case"), recorded())
+def test_bytes_equal_the_librarys(library, profile, case):
+    kept, x = golden(library), case_input(case)
+    codes, scales, stored = our_bytes(x, profile)
+    key = f"{profile}/{case}"
+    assert_same(scales[: cases.HEAD_ROWS], kept[f"{key}/scales-head"], "scales")
+    assert_same(codes[: cases.HEAD_ROWS], kept[f"{key}/codes-head"], "codes")
+    if f"{key}/stored" in kept:
+        assert np.float32(stored) == kept[f"{key}/stored"].reshape(())
+    for part, array in (("scales", scales), ("codes", codes)):
+        same = (cases.digests(array) == kept[f"{key}/{part}-sha256"]).all(axis=1)
+        rows = [int(i) * cases.CHUNK_ROWS for i in np.flatnonzero(~same)]
+        assert not rows, f"{part} of the {cases.CHUNK_ROWS} rows from each of {rows} differ from the library's"
+
+
+@pytest.mark.parametrize(("library", "profile"), sorted({t[:2] for t in recorded()}))
+def test_edge_tensors_equal_the_librarys(library, profile):
+    kept = golden(library)
+    for i, row in enumerate(cases.edges()):
+        codes, scales, stored = our_bytes(row[None], profile)
+        what = f"edge {i}, x = {row[:4]}..."
+        assert_same(scales[0], kept[f"{profile}/edges/scales"][i], f"{what} scales")
+        assert_same(codes[0], kept[f"{profile}/edges/codes"][i], f"{what} codes")
+        if f"{profile}/edges/stored" in kept:
+            np.testing.assert_array_equal(np.float32(stored), kept[f"{profile}/edges/stored"][i][0], what)
+
+
+def test_every_executable_profile_has_its_oracle():
+    checked = {profile for _, profile, _ in recorded()}
+    assert {p.name for p in PROFILES.values() if p.checked != "source"} == checked
+
+
+@pytest.mark.parametrize("kind", ["nf4", "fp4"])
+def test_bitsandbytes_ragged_row(kind):
+    kept, x = golden("bitsandbytes"), case_input("gaussian")[:1, :1001]
+    packed = quantize(x, PROFILES[f"bitsandbytes-{kind}"].format)
+    codes = pack_nibbles(packed.unpacked_codes().reshape(-1), "high_first")
+    assert_same(packed.scales.view(np.uint8), kept[f"ragged/{kind}/absmax"].view(np.uint8), "absmax")
+    assert_same(codes[:-1], kept[f"ragged/{kind}/codes"][:-1], "codes")
