@@ -1,0 +1,168 @@
+"""What the program runs on: processor, memory, and the BLAS kernel that NumPy's products really use.
+
+Needs nothing but NumPy, and asks the libraries themselves: OpenBLAS picks its kernel when it is loaded, so its own
+answer, not the build's, says which one runs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+BLAS_VARIABLES = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+SPEED_VARIABLES = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
+"""Variables that replace OpenBLAS's own choice of kernel and block sizes: they can halve the speed of its products."""
+
+
+def cpu_name() -> str:
+    """The processor's name as its system gives it."""
+    try:
+        if sys.platform == "linux":
+            for line in Path("/proc/cpuinfo").read_text().splitlines():
+                if line.startswith(("model name", "Model")):
+                    return line.split(":", 1)[1].strip()
+        if sys.platform == "darwin":
+            command = ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"]
+            return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        pass
+    return platform.processor() or platform.machine()
+
+
+def cpu_count() -> int:
+    """Processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def memory_bytes() -> dict[str, int]:
+    """`total` and `available` memory in bytes, as far as the system tells; a container's limit counts."""
+    found: dict[str, int] = {}
+    try:
+        if sys.platform == "linux":
+            lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+            found = {
+                name: int(lines[key].split()[0]) * 1024
+                for name, key in (("total", "MemTotal"), ("available", "MemAvailable"))
+            }
+            _apply_container_limit(found)
+        elif sys.platform == "darwin":
+            found["total"] = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        elif sys.platform == "win32":
+            found = _windows_memory()
+    except (OSError, ValueError, KeyError):
+        pass
+    return found
+
+
+def _apply_container_limit(found: dict[str, int]) -> None:
+    limit, used = (Path(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
+    try:
+        total = int(limit.read_text())  # "max" where there is no limit
+        found["available"] = max(min(found["available"], total - int(used.read_text())), 0)
+        found["total"] = min(found["total"], total)
+    except (OSError, ValueError):
+        pass
+
+
+def _windows_memory() -> dict[str, int]:
+    class Status(ctypes.Structure):
+        _fields_ = (
+            ("length", ctypes.c_ulong),
+            ("load", ctypes.c_ulong),
+            *((name, ctypes.c_ulonglong) for name in ("total", "available", "a", "b", "c", "d", "e")),
+        )
+
+    status = Status(length=ctypes.sizeof(Status))
+    ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status))  # type: ignore[attr-defined]
+    return {"total": status.total, "available": status.available}
+
+
+def peak_memory_bytes() -> int | None:
+    """The most memory this process has held so far (resident set), or None where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # kilobytes, but bytes on macOS
+
+
+def _loaded_libraries() -> Iterator[str]:
+    """Paths of shared libraries that may hold NumPy's BLAS."""
+    import numpy as np
+
+    if sys.platform == "linux":
+        try:
+            maps = Path("/proc/self/maps").read_text(errors="replace")
+            yield from sorted({line.split(maxsplit=5)[5] for line in maps.splitlines() if line.count("/")})
+        except OSError:
+            pass
+    package = Path(np.__file__).parent
+    for folder in (package.parent / "numpy.libs", package / ".dylibs", package / ".libs"):
+        if folder.is_dir():
+            yield from sorted(map(str, folder.iterdir()))
+
+
+def _openblas(path: str) -> dict[str, Any] | None:
+    """What an OpenBLAS library says of itself. NumPy's wheels rename its functions; all known spellings are tried."""
+    try:
+        library = ctypes.CDLL(path)  # already loaded: this is only another handle to it
+    except OSError:
+        return None
+    for prefix in ("scipy_openblas", "openblas"):
+        for suffix in ("64_", "_64", "64", ""):
+            try:
+                core = getattr(library, f"{prefix}_get_corename{suffix}")
+                config = getattr(library, f"{prefix}_get_config{suffix}")
+                threads = getattr(library, f"{prefix}_get_num_threads{suffix}")
+            except AttributeError:
+                continue
+            core.restype = config.restype = ctypes.c_char_p
+            threads.restype = ctypes.c_int
+            return {
+                "library": "OpenBLAS",
+                "kernel": core().decode(errors="replace"),
+                "config": config().decode(errors="replace").strip(),
+                "threads": int(threads()),
+                "file": path,
+            }
+    return None
+
+
+def blas_info() -> dict[str, Any]:
+    """The BLAS behind NumPy's matrix products.
+
+    Returns
+    -------
+    dict
+        ``library``, ``kernel`` (such as ``SkylakeX``: the one chosen at load time), ``config``, ``threads``, ``file``;
+        for a library other than OpenBLAS only what NumPy knows of its build, with None for the rest. Also
+        ``variables``: the environment variables set that change it.
+    """
+    import numpy as np
+
+    np.dot(np.ones((2, 2)), np.ones((2, 2)))  # so that the library is loaded
+    variables = {name: os.environ[name] for name in BLAS_VARIABLES if name in os.environ}
+    for path in _loaded_libraries():
+        if "blas" in os.path.basename(path).lower() and (found := _openblas(path)):
+            return {**found, "variables": variables}
+    try:
+        build = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+    except (TypeError, KeyError):
+        build = {}
+    return {
+        "library": build.get("name", "unknown"),
+        "kernel": None,
+        "config": build.get("version"),
+        "threads": None,
+        "file": build.get("lib directory"),
+        "variables": variables,
+    }
