@@ -1,0 +1,104 @@
+"""What this CPU can do, and which instruction path the kernels take.
+
+The compiler, not the processor, decides which instructions may be emitted: numba compiles for the host unless
+`NUMBA_CPU_NAME` or `NUMBA_CPU_FEATURES` say otherwise, so the features are read where numba reads them.
+
+| path | dot product instruction | width |
+|---|---|---|
+| `amx` | `tdpbssd` on 16 x 16 tiles (Intel AMX, Linux only: the kernel must grant the tile registers) | 1024 bytes |
+| `avx512vnni` | `vpdpbusd` | 64 bytes |
+| `avxvnni` | `vpdpbusd` | 32 bytes |
+| `avx2` | `vpmaddubsw`, then `vpmaddwd` once a block | 32 bytes |
+| `neon` | `sdot` (ARMv8.2 dot product) | 16 bytes |
+| `portable` | none: plain loops that LLVM vectorizes for whatever it compiles for | any |
+
+All paths give the same bits. `VBW_KERNELS=<path>` forces one; a path the machine cannot run is one clear error.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import sys
+from functools import lru_cache
+
+PATHS = ("amx", "avx512vnni", "avxvnni", "avx2", "neon", "portable")
+"""Every path, fastest first."""
+
+_NEEDS = {
+    "amx": ("amx-tile", "amx-int8", "avx512f", "avx512bw", "avx512vl"),
+    "avx512vnni": ("avx512f", "avx512bw", "avx512vl", "avx512vnni"),
+    "avxvnni": ("avx2", "avxvnni"),
+    "avx2": ("avx2", "fma"),
+    "neon": ("dotprod",),
+    "portable": (),
+}
+
+_ARCH_REQ_XCOMP_PERM, _XFEATURE_XTILEDATA, _SYS_ARCH_PRCTL = 0x1023, 18, 158
+
+
+@lru_cache(maxsize=1)
+def features() -> frozenset[str]:
+    """The instruction-set features numba compiles for, by LLVM's names (`avx512vnni`, `amx-int8`, `dotprod`, ...)."""
+    import llvmlite.binding as llvm
+    from numba import config
+
+    if config.CPU_FEATURES is not None:
+        given = config.CPU_FEATURES.split(",")
+        return frozenset(f[1:] for f in given if f.startswith("+"))
+    if config.CPU_NAME is not None and config.CPU_NAME != llvm.get_host_cpu_name():
+        return frozenset()
+    try:
+        return frozenset(name for name, on in llvm.get_host_cpu_features().items() if on)
+    except RuntimeError:  # LLVM cannot tell on this system
+        return frozenset()
+
+
+@lru_cache(maxsize=1)
+def _tiles_granted() -> bool:
+    """Ask Linux for the AMX tile registers (a grant for the whole process, needed once before first use)."""
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        return False
+    try:
+        libc = ctypes.CDLL(None, use_errno=True)
+        return libc.syscall(_SYS_ARCH_PRCTL, _ARCH_REQ_XCOMP_PERM, _XFEATURE_XTILEDATA) == 0
+    except (OSError, AttributeError):
+        return False
+
+
+def jit_disabled() -> bool:
+    """Whether numba is switched off (`NUMBA_DISABLE_JIT=1`); then every product is the NumPy reference."""
+    from numba import config
+
+    return bool(config.DISABLE_JIT)
+
+
+@lru_cache(maxsize=1)
+def available_paths() -> tuple[str, ...]:
+    """The paths this machine can run, fastest first. `portable` is always among them."""
+    have = features()
+    found = [p for p in PATHS if all(need in have for need in _NEEDS[p])]
+    if "amx" in found and not _tiles_granted():
+        found.remove("amx")
+    return tuple(found)
+
+
+def choose_path(path: str | None = None) -> str:
+    """The path to use: the argument, else `VBW_KERNELS`, else the fastest available.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name, or a path that this machine cannot run.
+    """
+    asked = path or os.environ.get("VBW_KERNELS") or available_paths()[0]
+    if asked not in PATHS:
+        raise ValueError(f"unknown kernel path {asked!r} (VBW_KERNELS or path=); choose one of {', '.join(PATHS)}")
+    if asked not in available_paths():
+        missing = [need for need in _NEEDS[asked] if need not in features()]
+        why = f"missing CPU features: {', '.join(missing)}" if missing else "the system does not grant AMX tiles"
+        raise ValueError(
+            f"kernel path {asked!r} cannot run here ({why}); available: {', '.join(available_paths())}"
+        )
+    return asked

@@ -1,0 +1,173 @@
+"""Vector instructions for numba: each intrinsic emits one whole inner loop as LLVM IR.
+
+numba cannot name an instruction such as `vpdpbusd`, and LLVM does not find it from scalar loops reliably. An
+intrinsic can: its code generator builds LLVM IR by hand. Emitting the *whole* loop in one intrinsic keeps the
+accumulators in registers; one intrinsic per instruction would spill them between calls.
+
+Every intrinsic here takes addresses as plain integers (`array.ctypes.data` plus an offset), so that slicing
+costs nothing, and returns an int64 that means nothing. None checks bounds: the callers own that.
+
+`Emitter` is the small vocabulary all loops are written in. The IR avoids everything that changed between LLVM 15
+and 22 (pointer types appear only in the address-to-pointer cast and in loads and stores).
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+I1, I8, I16, I32, I64 = (ir.IntType(b) for b in (1, 8, 16, 32, 64))
+F32 = ir.FloatType()
+_POSITIONAL = inspect.Parameter.POSITIONAL_OR_KEYWORD
+
+
+def vec(element: ir.Type, lanes: int) -> ir.Type:
+    """A vector type."""
+    return ir.VectorType(element, lanes)
+
+
+class Emitter:
+    """An IR builder with the few operations the kernels need, on integer addresses."""
+
+    def __init__(self, builder: ir.IRBuilder):
+        self.b = builder
+
+    # -- constants and addresses -------------------------------------------------------------------
+    def int(self, value: int, ty: ir.Type = I64) -> ir.Constant:
+        """An integer constant."""
+        return ir.Constant(ty, value)
+
+    def const(self, ty: ir.VectorType, values: object) -> ir.Constant:
+        """A vector constant: one value for all lanes, or one a lane."""
+        given = values if isinstance(values, Sequence) else [values] * ty.count
+        return ir.Constant(ty, [ir.Constant(ty.element, v) for v in given])
+
+    def at(self, address: ir.Value, *offsets: object) -> ir.Value:
+        """address + the sum of byte offsets (Python ints or i64 values)."""
+        fixed = sum(o for o in offsets if isinstance(o, int))
+        for offset in offsets:
+            if not isinstance(offset, int):
+                address = self.b.add(address, offset)
+        return self.b.add(address, self.int(fixed)) if fixed else address
+
+    def times(self, a: ir.Value, factor: int | ir.Value) -> ir.Value:
+        """a * factor on i64."""
+        return self.b.mul(a, factor if isinstance(factor, ir.Value) else self.int(factor))
+
+    # -- memory ------------------------------------------------------------------------------------
+    def load(self, ty: ir.Type, address: ir.Value, align: int | None = None) -> ir.Value:
+        """Load a scalar or an (unaligned) vector."""
+        pointer = self.b.inttoptr(address, ty.as_pointer())
+        return self.b.load(pointer, align=align or _natural(ty))
+
+    def store(self, value: ir.Value, address: ir.Value, align: int | None = None) -> None:
+        """Store a scalar or an (unaligned) vector."""
+        pointer = self.b.inttoptr(address, value.type.as_pointer())
+        self.b.store(value, pointer, align=align or _natural(value.type))
+
+    def splat(self, scalar: ir.Value, lanes: int) -> ir.Value:
+        """A vector with the scalar in every lane."""
+        ty = vec(scalar.type, lanes)
+        one = self.b.insert_element(ir.Constant(ty, ir.Undefined), scalar, self.int(0, I32))
+        return self.b.shuffle_vector(one, ir.Constant(ty, ir.Undefined), self.const(vec(I32, lanes), 0))
+
+    # -- calls -------------------------------------------------------------------------------------
+    def call(self, name: str, returns: ir.Type, *args: ir.Value) -> ir.Value:
+        """Call an LLVM intrinsic by name."""
+        fnty = ir.FunctionType(returns, [a.type for a in args])
+        return self.b.call(cgutils.get_or_insert_function(self.b.module, fnty, name), args)
+
+    def fma(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
+        """a * b + c, rounded once."""
+        suffix = f"v{a.type.count}f32" if isinstance(a.type, ir.VectorType) else "f32"
+        return self.call(f"llvm.fma.{suffix}", a.type, a, b, c)
+
+    def fma_exact(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
+        """a * b + c where a * b is exact: multiply and add, for CPUs that may lack fma (there a library call)."""
+        return self.b.fadd(self.b.fmul(a, b), c)
+
+    # -- control -----------------------------------------------------------------------------------
+    def loop(
+        self,
+        count: ir.Value,
+        carried: Sequence[ir.Value],
+        body: Callable[[ir.Value, list[ir.Value]], Sequence[ir.Value]],
+        start: int | ir.Value = 0,
+    ) -> list[ir.Value]:
+        """`for i in range(start, count): carried = body(i, carried)`; returns the carried values after it."""
+        b = self.b
+        before = b.block
+        head, inside, after = (b.append_basic_block(n) for n in ("head", "body", "after"))
+        b.branch(head)
+        b.position_at_end(head)
+        index = b.phi(I64)
+        index.add_incoming(self.int(start) if isinstance(start, int) else start, before)
+        phis = []
+        for value in carried:
+            phi = b.phi(value.type)
+            phi.add_incoming(value, before)
+            phis.append(phi)
+        b.cbranch(b.icmp_signed("<", index, count), inside, after)
+        b.position_at_end(inside)
+        results = body(index, list(phis))
+        end = b.block
+        index.add_incoming(b.add(index, self.int(1)), end)
+        for phi, value in zip(phis, results, strict=True):
+            phi.add_incoming(value, end)
+        b.branch(head)
+        b.position_at_end(after)
+        return list(phis)
+
+
+def _natural(ty: ir.Type) -> int:
+    """The alignment promised by a load: that of one element."""
+    element = ty.element if isinstance(ty, ir.VectorType) else ty
+    return 4 if isinstance(element, ir.FloatType) else max(1, element.width // 8)
+
+
+def _intrinsic(n_args: int, first: tuple[str, ...], make: Callable) -> Callable:
+    """An intrinsic with a fixed number of arguments; `make(types)` gives its signature and code generator."""
+
+    def kernel(typingctx, *arguments):  # type: ignore[no-untyped-def]
+        return make(arguments)
+
+    names = ["typingctx", *first, *(f"address{i}" for i in range(n_args))]  # numba reads the arity off here
+    kernel.__signature__ = inspect.Signature([inspect.Parameter(n, _POSITIONAL) for n in names])  # type: ignore
+    return intrinsic(kernel)
+
+
+def loop_intrinsic(n_args: int, emit: Callable[..., ir.Value | None]) -> Callable:
+    """Make a numba intrinsic of `n_args` integer arguments from `emit(emitter, *i64 values)`."""
+
+    def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+        return emit(Emitter(builder), *args) or ir.Constant(I64, 0)
+
+    return _intrinsic(n_args, (), lambda arguments: (types.int64(*[types.int64] * n_args), codegen))
+
+
+def path_intrinsic(n_args: int, emit: Callable[..., ir.Value | None]) -> Callable:
+    """The same with a `KernelPath` before the integers: `emit(kernel_path, emitter, *i64 values)`."""
+
+    def make(arguments):  # type: ignore[no-untyped-def]
+        path_type = arguments[0]
+
+        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
+            return emit(path_type.kernel_path, Emitter(builder), *args[1:]) or ir.Constant(I64, 0)
+
+        return types.int64(path_type, *[types.int64] * n_args), codegen
+
+    return _intrinsic(n_args, ("path",), make)
+
+
+def _emit_fetch_add(e: Emitter, address: ir.Value) -> ir.Value:
+    pointer = e.b.inttoptr(address, I64.as_pointer())
+    return e.b.atomic_rmw("add", pointer, e.int(1), "monotonic")
+
+
+fetch_add = loop_intrinsic(1, _emit_fetch_add)
+"""Atomically add 1 to the int64 at an address and return what was there: a shared ticket counter."""

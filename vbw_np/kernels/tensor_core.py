@@ -1,0 +1,292 @@
+"""The virtual tensor core: matrix products with both operands in FP4, faster than the float32 product.
+
+    y[m, n] = (sum over blocks b, in order, of  (sx[m, b] * sw[n, b]) * dot_b(m, n))  *  (factor_x[m] * factor_w)
+
+`dot_b` is the exact integer dot product of one block (16 elements for nvfp4, 32 for mxfp4) of E2M1 values; `sx`
+and `sw` are the decoded block scales, the factors the second-level scales. The sum over blocks is a float32
+accumulator that starts at zero and takes one block after the other; the factor is applied last. That is what
+TransformerEngine's reference product does (`y += outer(sx, sw) * dot` a block, then one multiply), with the
+second level kept a row on the left, so that no token changes another.
+
+`matmul_reference` is this definition in NumPy. Every kernel returns its bits, on every instruction path and with
+any number of threads: a scaled dot product has at most 20 significant bits, so the only roundings are the
+additions across blocks, which all run in the same order. (Only where a scaled mxfp4 block leaves float32's range
+may Inf differ from a fused sum; E4M3 scales cannot get there.)
+
+    >>> left = quantize_left(x, "nvfp4")               # (M, K) float32 -> FP4, a scale a row
+    >>> right = quantize_right(w, "nvfp4")             # (N, K) float32 -> FP4 panels, once
+    >>> y = matmul(left, right)                        # (M, N) float32
+
+The three products of a linear layer, y = x W^T, dx = g W, dW = g^T x, are::
+
+    matmul(quantize_left(x), quantize_right(w))
+    matmul(quantize_left(g), quantize_right(w, transpose=True))
+    matmul(quantize_left(g, transpose=True), quantize_right(x, transpose=True))
+
+Operands from packed bytes in plain row layout: `left_from_packed`, `right_from_packed`, or `matmul_packed` for both.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import numba
+import numpy as np
+
+from . import cpu
+from .intrinsics import fetch_add
+from .intrinsics_tile import KernelPath, begin, block_length, decode, end, tile, tile_panels, tile_rows
+from .jit import jit, pjit
+from .panels import (
+    LeftOperand,
+    RightOperand,
+    aligned_empty,
+    half_scales,
+    left_from_packed,
+    quantize_left,
+    quantize_right,
+    right_from_packed,
+)
+
+__all__ = [
+    "LeftOperand",
+    "RightOperand",
+    "left_from_packed",
+    "matmul",
+    "matmul_packed",
+    "matmul_reference",
+    "quantize_left",
+    "quantize_right",
+    "right_from_packed",
+]
+
+GROUP = 8
+"""Panels (of 16 columns) that a task decodes at once."""
+
+K_CHUNK = 1024
+"""Elements of the reduction between two visits of a tile: its operands stay in the first-level cache."""
+
+ROWS_AT_ONCE = 384
+"""Most rows of a task; a multiple of every path's tile."""
+
+_BUFFER = 4096  # bytes: AMX tiles
+_DECODED = GROUP * 16 * K_CHUNK  # bytes: decoded panels
+_SCALES = GROUP * 16 * (K_CHUNK // 16) * 4  # bytes: decoded scales
+_SUMS = ROWS_AT_ONCE * GROUP * 16 * 4  # bytes: accumulators
+SCRATCH = _BUFFER + _DECODED + _SCALES + _SUMS
+"""Bytes of scratch a thread."""
+
+_local = threading.local()
+
+
+def matmul_reference(left: LeftOperand, right: RightOperand) -> np.ndarray:
+    """The product by its definition, in NumPy: block after block, exact dots, float32 sums. (M, N) float32."""
+    _check_pair(left, right)
+    (m, length), n, block = left.shape, right.shape[0], left.block
+    x, w = left.values[:m].astype(np.float32), right.values().astype(np.float32)
+    scale_x, scale_w = left.scales[:m], right.half_scales()
+    y = np.zeros((m, n), np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for b in range(-(-length // block)):
+            k = slice(b * block, (b + 1) * block)
+            dot = x[:, k] @ w[:, k].T  # integers up to 4608: exact in any order
+            y += np.multiply.outer(scale_x[:, b], scale_w[:, b]) * dot
+        return y * (left.factors[:m] * right.factor)[:, None]
+
+
+def matmul(
+    left: LeftOperand,
+    right: RightOperand,
+    out: np.ndarray | None = None,
+    *,
+    accumulate: bool = False,
+    path: str | None = None,
+) -> np.ndarray:
+    """The product `left @ right.T` of two FP4 operands.
+
+    Parameters
+    ----------
+    left : LeftOperand (M, K)
+    right : RightOperand (N, K), of the same format
+    out : float32 (M, N), C-contiguous, optional
+        Preallocate it: fresh pages cost more than the arithmetic.
+    accumulate : bool
+        Add to `out` (one float32 addition an element) instead of overwriting it.
+    path : str, optional
+        An instruction path of `cpu.PATHS`; default `VBW_KERNELS`, else the fastest here.
+
+    Returns
+    -------
+    float32 (M, N): `out`, or a new array.
+    """
+    _check_pair(left, right)
+    shape = (left.shape[0], right.shape[0])
+    if out is None:
+        if accumulate:
+            raise ValueError("accumulate=True adds to out: pass the array to add to")
+        out = np.empty(shape, np.float32)
+    elif out.shape != shape or out.dtype != np.float32 or not out.flags.c_contiguous:
+        raise ValueError(f"out must be C-contiguous float32 {shape}, got {out.dtype} {out.shape}")
+    if cpu.jit_disabled():
+        product = matmul_reference(left, right)
+        np.add(out, product, out=out) if accumulate else np.copyto(out, product)
+        return out
+    kp = KernelPath(cpu.choose_path(path), left.block)
+    threads = numba.get_num_threads()
+    starts = _starts(left, kp)
+    chunks = -(-shape[0] // ROWS_AT_ONCE)
+    rows = -(-shape[0] // (chunks * 48)) * 48  # rows of a task
+    _product(
+        kp,
+        left.values,
+        starts,
+        left.scales,
+        left.factors,
+        right.codes,
+        right.scales,
+        half_scales(right.fmt),
+        right.factor,
+        out,
+        accumulate,
+        rows,
+        _scratch(threads),
+        np.zeros(1, np.int64),
+    )
+    return out
+
+
+def matmul_packed(
+    x_codes: np.ndarray,
+    x_scales: np.ndarray,
+    x_factor: np.ndarray | float,
+    w_codes: np.ndarray,
+    w_scales: np.ndarray,
+    w_factor: float,
+    fmt: str,
+    out: np.ndarray | None = None,
+) -> np.ndarray:
+    """The product of two matrices in plain packed rows: (M, K/2) and (N, K/2) codes, scale bytes, factors."""
+    left = left_from_packed(x_codes, x_scales, fmt, x_factor)
+    return matmul(left, right_from_packed(w_codes, w_scales, fmt, w_factor), out)
+
+
+def _check_pair(left: LeftOperand, right: RightOperand) -> None:
+    if left.fmt != right.fmt:
+        raise ValueError(f"the left operand is {left.fmt}, the right one {right.fmt}; quantize both to one format")
+    if left.shape[1] != right.shape[1]:
+        raise ValueError(
+            f"left is {left.shape}, right is {right.shape}: the reduction runs along the last axis of both, "
+            "whose lengths differ"
+        )
+
+
+def _scratch(threads: int) -> np.ndarray:
+    """This Python thread's scratch memory, (threads, SCRATCH) bytes, kept between calls."""
+    kept = getattr(_local, "scratch", None)
+    if kept is None or kept.shape[0] < threads:
+        kept = _local.scratch = aligned_empty((threads, SCRATCH), np.uint8)
+    return kept[:threads]
+
+
+def _starts(left: LeftOperand, kp: KernelPath) -> np.ndarray:
+    """What each row's accumulators start at: -offset * (sum of the block's values); empty where not needed."""
+    if kp.offset == 0:
+        return np.empty((0, left.scales.shape[1]), np.int32)
+    kept = getattr(_local, "starts", None)
+    if kept is None or kept.size < left.scales.size:
+        kept = _local.starts = aligned_empty((left.scales.size,), np.int32)
+    starts = kept[: left.scales.size].reshape(left.scales.shape)
+    _block_starts(left.values, left.block, kp.offset, starts)
+    return starts
+
+
+@pjit
+def _block_starts(values: np.ndarray, block: int, shift: int, starts: np.ndarray) -> None:
+    for m in numba.prange(starts.shape[0]):
+        for b in range(starts.shape[1]):
+            total = 0
+            for k in range(block):
+                total += values[m, b * block + k]
+            starts[m, b] = -shift * total
+
+
+@jit
+def _decode_scales(stored, table, target):  # type: ignore[no-untyped-def]
+    for i in range(stored.size):
+        target[i] = table[stored[i]]
+
+
+@jit
+def _finish(sums, factors, factor, accumulate, out):  # type: ignore[no-untyped-def]
+    """out = sums * (factors * factor), or the same added to out; row by row, so that it vectorizes."""
+    for m in range(out.shape[0]):
+        _finish_row(sums[m], factors[m] * factor, accumulate, out[m])
+
+
+@jit
+def _finish_row(sums, factor, accumulate, out):  # type: ignore[no-untyped-def]
+    if accumulate:
+        for n in range(out.shape[0]):
+            out[n] = out[n] + sums[n] * factor
+    else:
+        for n in range(out.shape[0]):
+            out[n] = sums[n] * factor
+
+
+@jit
+def _one_task(kp, values, starts, scales, factors, codes, scale_bytes, table, factor, out, accumulate, row, panel, rows, scratch):  # type: ignore[no-untyped-def]  # noqa: E501
+    """Rows row .. row + rows, panels panel .. panel + GROUP, all of the reduction."""
+    block, step_rows, step_panels = block_length(kp), tile_rows(kp), tile_panels(kp)
+    length, blocks = values.shape[1], scales.shape[1]
+    panels = min(GROUP, codes.shape[0] - panel)
+    buffer = scratch.ctypes.data
+    decoded, decoded_scales = buffer + _BUFFER, buffer + _BUFFER + _DECODED
+    scales_view = scratch[_BUFFER + _DECODED : _BUFFER + _DECODED + _SCALES].view(np.float32)
+    sums = scratch[_BUFFER + _DECODED + _SCALES :].view(np.float32).reshape(ROWS_AT_ONCE, GROUP * 16)
+    sums_at = buffer + _BUFFER + _DECODED + _SCALES
+    start_row = 0 if starts.shape[0] == 0 else row
+    for k in range(0, length, K_CHUNK):
+        chunk = min(K_CHUNK, length - k)
+        first, count = k // block, chunk // block
+        for p in range(panels):
+            source = codes.ctypes.data + ((panel + p) * length + k) * 8
+            decode(kp, source, decoded + p * chunk * 16, chunk // 8)
+            target = scales_view[p * count * 16 : (p + 1) * count * 16]
+            _decode_scales(scale_bytes[panel + p, first : first + count].reshape(-1), table, target)
+        for i in range(0, rows, step_rows):
+            for p in range(0, panels, step_panels):
+                tile(
+                    kp,
+                    values.ctypes.data + (row + i) * length + k,
+                    length,
+                    starts.ctypes.data + ((start_row + i) * blocks + first) * 4,
+                    scales.ctypes.data + ((row + i) * blocks + first) * 4,
+                    blocks * 4,
+                    decoded + p * chunk * 16,
+                    chunk * 16,
+                    decoded_scales + p * count * 64,
+                    count * 64,
+                    count,
+                    sums_at + (i * GROUP + p) * 64,
+                    GROUP * 64,
+                    1 if k == 0 else 0,
+                    buffer,
+                )
+    right = min(out.shape[1], (panel + panels) * 16)
+    _finish(sums, factors[row : row + rows], factor, accumulate, out[row : row + rows, panel * 16 : right])
+
+
+@pjit
+def _product(kp, values, starts, scales, factors, codes, scale_bytes, table, factor, out, accumulate, rows, scratch, ticket):  # type: ignore[no-untyped-def]  # noqa: E501
+    """Every thread takes the next (group of panels, chunk of rows) until none is left."""
+    chunks = -(-out.shape[0] // rows)
+    tasks = chunks * -(-codes.shape[0] // GROUP)
+    for thread in numba.prange(scratch.shape[0]):
+        begin(kp, scratch[thread].ctypes.data)
+        task = fetch_add(ticket.ctypes.data)
+        while task < tasks:
+            row, panel = (task % chunks) * rows, (task // chunks) * GROUP
+            count = min(rows, out.shape[0] - row)
+            _one_task(kp, values, starts, scales, factors, codes, scale_bytes, table, factor, out, accumulate, row, panel, count, scratch[thread])  # noqa: E501
+            task = fetch_add(ticket.ctypes.data)
+        end(kp)
