@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
+
+from ..formats import PackedTensor
 
 
 class DecodeCache:
@@ -72,3 +75,14 @@ def relative_error(exact: np.ndarray, approximate: np.ndarray) -> float:
     norm = float(np.linalg.norm(exact))
     error = float(np.linalg.norm(exact - approximate))
     return error / norm if norm else (0.0 if error == 0 else float("inf"))
+
+
+def held_bytes(packed: PackedTensor) -> int:
+    """Bytes of all arrays of a packed weight, as they lie in memory.
+
+    More than `packed.nbytes` where only some planes of a fine tier are used: those travel as bit planes, but lie in
+    nibbles.
+    """
+    values = (getattr(packed, field.name) for field in dataclasses.fields(packed))
+    arrays = {id(value): value for value in values if isinstance(value, np.ndarray | np.generic)}  # each one once
+    return sum(array.nbytes for array in arrays.values())

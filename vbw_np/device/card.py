@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import hashlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 from ..engine import F, Parameter, Tensor, autograd
 from ..formats import BlockFormat, FittedScales, PackedTensor, get_format
 from . import codec
-from .cache import relative_error
+from .cache import held_bytes, relative_error
 from .recipe import Recipe
 from .statistics import Statistics
 
@@ -38,7 +40,7 @@ class Card:
     format : BlockFormat or None
         Of the packed weight; None: float32 (recipe `fp32`, or a layer that the recipe keeps).
     packed : PackedTensor or None
-        The weight as the card holds it, once it was used.
+        The weight as the card holds it, once it was used: the coarse tier, and of the fine one what was asked for.
     planes : int
         Bit planes of the fine tier that the compute unit asked for at the last separation.
     coarse_error, error : float or None
@@ -54,6 +56,7 @@ class Card:
         self.format: BlockFormat | None = None
         if recipe.weight is not None and not recipe.keeps(name):
             self.format = get_format(recipe.weight)
+        self.offered_planes = PLANES if self.format is not None and self.format.fine is not None else 0
         self.statistics = Statistics()
         self.packed: PackedTensor | None = None
         self.planes = 0
@@ -64,6 +67,7 @@ class Card:
         self._uses = 0  # of the present scales
         self._packed_version = -1
         self._scaled_version = -1
+        self._agreed_terms: tuple[Any, ...] | None = None  # under which the tiers were negotiated
         self._fingerprint: tuple[int, bytes] | None = None
 
     def __repr__(self) -> str:
@@ -87,10 +91,13 @@ class Card:
         That alone is the straight-through estimator: the input's gradient sees the decoded weight, and the weight's
         gradient, which does not depend on the weight, goes to the master.
         """
-        with self.device.span("compute", self.name):
+        # A weight in full precision is the master itself: nobody may write it while it is multiplied with.
+        held = self.parameter.lock if self.format is None else contextlib.nullcontext()
+        with self.device.span("compute", self.name), held:
             weight = self.use()
-            with self.device.span("matmul", self.name, rows=x.size // x.shape[-1], shape=weight.shape):
+            with self.device.span("matmul", self.name, rows=x.size // x.shape[-1], shape=weight.shape) as values:
                 output, vjp = dense.run(x, weight, *rest, **static)
+                values.update(x=x, product=output)
         return output, self._gradients(vjp)
 
     def _gradients(self, vjp: tuple[Callable, ...]) -> tuple[Callable, ...]:
@@ -132,9 +139,13 @@ class Card:
             self._update_packed()
             return self._decoded()
 
+    def _terms(self) -> tuple[Any, ...]:
+        """What decides which tiers are used, beside the weight."""
+        return self.device.boh, self.device.error_budget, self.device.mode_now() == "precision"
+
     def _needs_separation(self) -> bool:
         """Whether scales are computed afresh at this use."""
-        if self._scales is None:
+        if self._scales is None or self._agreed_terms != self._terms():
             return True
         if self.device.mode_now() == "training":
             return self._uses >= self.device.refresh_interval
@@ -142,15 +153,13 @@ class Card:
 
     def _update_packed(self) -> None:
         """Bring scales and codes up to date with the parameter, and count how."""
+        if self.dropped:
+            self._check_usable_without_master()
+            self.statistics.hits += 1
+            return
         version = self.parameter.version
         self._check_fingerprint(version)
-        separate = self._needs_separation()
-        if (separate or version != self._packed_version) and self.dropped:
-            raise RuntimeError(
-                f"card {self.name}: its master weight was dropped, so it cannot be packed again in mode "
-                f"{self.device.mode_now()!r}; stay in mode 'inference', or load the weights and place them again"
-            )
-        if separate:
+        if self._needs_separation():
             self._separate(version)
         else:
             self.statistics.hits += 1
@@ -158,49 +167,80 @@ class Card:
                 pass
         self._uses += 1
         if self._packed_version != version:
-            with self.device.span("pack", self.name, format=self.format.name):
-                self.packed = codec.encode(self.parameter.data, self.format, self._scales)
+            with self.device.span("pack", self.name, format=self.format.name) as values:
+                self.packed = self._encode(self.parameter.data, self._scales, self.planes)
+                values.update(bytes=self.packed.nbytes, weight=self.parameter.data, codes=self.packed.codes)
             self._packed_version = version
+
+    def _check_usable_without_master(self) -> None:
+        if self.device.mode_now() != "inference" or self._agreed_terms != self._terms():
+            raise RuntimeError(
+                f"card {self.name}: its master weight was dropped, so it can neither be trained nor packed again "
+                f"(mode {self.device.mode_now()!r}); stay in mode 'inference' with the tiers as they were agreed on, "
+                "call device.restore_masters(), or load the weights into a new model"
+            )
 
     def _separate(self, version: int) -> None:
         """Compute scales or codebook afresh, pack with them, and agree anew on the tiers to use."""
         weight = self.parameter.data
         with self.device.span("separate", self.name, format=self.format.name) as values:
-            self._scales = codec.fit(weight, self.format)
-            self.packed = codec.encode(weight, self.format, self._scales)
-            self._negotiate(weight)
-            values.update(coarse_error=self.coarse_error, planes=self.planes)
+            scales = codec.fit(weight, self.format)
+            packed, coarse_error, error = self._negotiate(weight, scales)
+            values.update(coarse_error=coarse_error, error=error, planes=packed.planes)
+            values.update(weight=weight, scales=packed.decoded_scales(), codes=packed.codes)
         self.statistics.separations += 1
         self.statistics.refreshes += self._scaled_version >= 0
+        self.packed, self.planes, self._scales = packed, packed.planes, scales
+        self.coarse_error, self.error = coarse_error, error
+        self._agreed_terms = self._terms()
         self._uses = 0
         self._scaled_version = self._packed_version = version
 
-    def _negotiate(self, weight: NDArray) -> None:
-        """How many planes of the fine tier the compute unit asks for, by the error budget, as few as will do."""
-        self.coarse_error = self.error = relative_error(weight, codec.decode(self.packed.coarse()))
-        self.planes = 0
-        if self.packed.fine is None or not self.device.boh or self.recipe.fine == "never":
-            return
-        always = self.recipe.fine == "always" or self.device.mode_now() == "precision"
-        if not always and self.coarse_error <= self.device.error_budget:
-            return
-        steps = range(1, PLANES) if self.format.fine.kind == "nested" and not always else ()
-        for planes in (*steps, PLANES):
-            self.planes = planes
-            self.error = relative_error(weight, codec.decode(self._asked_for()))
-            if self.error <= self.device.error_budget:
-                return
-        if not always:
+    def _negotiate(self, weight: NDArray, scales: FittedScales) -> tuple[PackedTensor, float, float]:
+        """Pack the coarse tier and as few planes of the fine one as the error budget asks for.
+
+        Returns
+        -------
+        packed : PackedTensor
+            What the compute unit will ask for.
+        coarse_error, error : float
+            Relative RMS errors of the coarse tier, and of `packed`.
+
+        Raises
+        ------
+        ValueError
+            All tiers together do not meet the budget; the card is then as it was before.
+        """
+        coarse = self._encode(weight, scales, 0)
+        coarse_error = relative_error(weight, codec.decode(coarse))
+        precise = self.device.mode_now() == "precision"
+        always = precise or self.recipe.fine == "always"
+        if not self.offered_planes or not self.device.boh or (self.recipe.fine == "never" and not precise):
+            return coarse, coarse_error, coarse_error
+        if not always and coarse_error <= self.device.error_budget:
+            return coarse, coarse_error, coarse_error
+        whole = self._encode(weight, scales, PLANES)
+        for planes in range(1, PLANES) if self.format.fine.kind == "nested" and not always else ():
+            packed = whole.with_planes(planes)
+            error = relative_error(weight, codec.decode(packed))
+            if error <= self.device.error_budget:
+                return packed, coarse_error, error
+        error = relative_error(weight, codec.decode(whole))
+        if not always and error > self.device.error_budget:
             raise ValueError(
                 f"card {self.name}: the error budget {self.device.error_budget:g} is below what {self.format.name} "
-                f"reaches with all its tiers ({self.error:.3g}); raise the budget or choose a finer format"
+                f"reaches with all its tiers ({error:.3g}); raise the budget or choose a finer format"
             )
+        return whole, coarse_error, error
 
-    def _asked_for(self) -> PackedTensor:
-        """What travels to the compute unit: the coarse tier, and the agreed planes of the fine one."""
-        if self.planes == 0:
-            return self.packed.coarse()
-        return self.packed if self.planes == self.packed.planes else self.packed.with_planes(self.planes)
+    def _encode(self, weight: NDArray, scales: FittedScales, planes: int) -> PackedTensor:
+        """`weight` packed with `planes` bit planes of the fine tier; tiers that nobody asks for are not made."""
+        if planes == 0 and self.offered_planes and not self.format.quantile_codebook:
+            return codec.encode(weight, dataclasses.replace(self.format, fine=None), scales)
+        packed = codec.encode(weight, self.format, scales)
+        if planes == packed.planes:
+            return packed
+        return packed.with_planes(planes) if planes else packed.coarse()
 
     def _decoded(self) -> NDArray:
         cache = self.device.decode_cache
@@ -210,10 +250,10 @@ class Card:
             self.statistics.decode_hits += 1
             with self.device.span("decode hit", self.name):
                 return decoded
-        asked_for = self._asked_for()
-        self._transfer(asked_for)
-        with self.device.span("decode", self.name, bytes=asked_for.nbytes):
-            decoded = codec.decode(asked_for)
+        self._transfer(self.packed)
+        with self.device.span("decode", self.name, bytes=self.packed.nbytes) as values:
+            decoded = codec.decode(self.packed)
+            values.update(codes=self.packed.codes, scales=self.packed.decoded_scales(), weight=decoded)
         self.statistics.decodes += 1
         cache.put(self, key, decoded, decoded.nbytes)
         self.device.count_bytes()
@@ -225,9 +265,9 @@ class Card:
         coarse, fine = asked_for.coarse().nbytes, 0
         if self.device.boh:
             with self.device.span("handshake", self.name) as values:
-                agreed = link.handshake(self.name, self.packed, asked_for)
+                agreed = link.handshake(self.name, asked_for, self.offered_planes)
                 coarse, fine = agreed.coarse_bytes, agreed.fine_bytes
-                values.update(coarse_bytes=coarse, fine_bytes=fine, planes=agreed.planes)
+                values.update(coarse_bytes=coarse, fine_bytes=fine, planes=agreed.planes, offered=agreed.offered_planes)
             statistics.handshakes += 1
         with self.device.span("coarse", self.name, bytes=coarse):
             link.carry(coarse_bytes=coarse)
@@ -256,9 +296,8 @@ class Card:
         with self.parameter.lock:
             if self.format is None or self.dropped:
                 return
-            if self.packed is None or self._packed_version != self.parameter.version:
-                self._update_packed()
-            self.packed = self._asked_for()
+            if self._packed_version != self.parameter.version or self._needs_separation():
+                self._separate(self.parameter.version)
             shape = self.parameter.shape
             self.parameter.data = np.broadcast_to(self.parameter.dtype.type(np.nan), shape)
             self.dropped = True
@@ -273,14 +312,8 @@ class Card:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the card holds now: the packed weight, or the master where there is none."""
-        return self.parameter.data.nbytes if self.packed is None else self.packed.nbytes
-
-    def weight_error(self) -> float | None:
-        """Relative RMS error of the weight as it is used now against the master; None if either is missing."""
-        if self.format is None or self.packed is None or self.dropped:
-            return None
-        return relative_error(self.parameter.data, codec.decode(self._asked_for()))
+        """Bytes of the arrays that the card holds now: the packed weight, or the master where there is none."""
+        return self.parameter.data.nbytes if self.packed is None else held_bytes(self.packed)
 
 
 STRAIGHT_THROUGH = "the gradient is that of the decoded weight, passed to the master as if rounding were the identity"

@@ -24,7 +24,7 @@ class Handshake:
     fine_bytes : int
         Size of the part of the fine tier that was asked for.
     offered_planes, planes : int
-        Bit planes of the fine tier on offer, and asked for.
+        Bit planes of the fine tier that the sender can make, and that were asked for.
     """
 
     sender: str
@@ -50,12 +50,12 @@ class Link:
         self.coarse_bytes = 0
         self.fine_bytes = 0
 
-    def handshake(self, sender: str, offered: PackedTensor, agreed: PackedTensor) -> Handshake:
-        """Agree on transferring `agreed`, which is `offered` with some or no planes of its fine tier."""
+    def handshake(self, sender: str, agreed: PackedTensor, offered_planes: int) -> Handshake:
+        """Agree on transferring `agreed`, whose sender could offer `offered_planes` bit planes of a fine tier."""
         coarse, fine = tier_bytes(agreed)
         with self._lock:
             self.handshakes += 1
-        return Handshake(sender, "compute unit", coarse, fine, offered.planes, agreed.planes)
+        return Handshake(sender, "compute unit", coarse, fine, offered_planes, agreed.planes)
 
     def carry(self, coarse_bytes: int = 0, fine_bytes: int = 0) -> None:
         """Count a transfer."""
