@@ -1,18 +1,19 @@
-# Two commands are all a fresh machine needs: `make bench` and `make test`.
+# Two commands are all a fresh machine needs: `make bench` and `make test`. More: `make help`.
 PYTHON ?= $(shell command -v python3.11 >/dev/null 2>&1 && echo python3.11 || echo python3)
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: help bench test test-slow lint clean
+.PHONY: help bench test test-slow lint doctor clean
 
 help:  ## what can be made
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 14
 
 $(STAMP): pyproject.toml
 	@"$(PYTHON)" -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"vbw-np needs Python 3.11 or newer; {sys.executable} is {v[0]}.{v[1]}. Name another one: make PYTHON=python3.12 ...")'
-	"$(PYTHON)" -m venv "$(VENV)"
-	"$(BIN)/python" -m pip install --quiet --editable ".[test]"
+	@echo "making $(VENV) and installing vbw-np into it (once, a minute or so)" >&2
+	@"$(PYTHON)" -m venv "$(VENV)"
+	@"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --editable ".[test]"
 	@touch "$(STAMP)"
 
 bench: $(STAMP)  ## the main job: train Claude4 on its 62 virtual cards and print the report (ARGS="..." for more)
@@ -27,6 +28,9 @@ test-slow: $(STAMP)  ## the tests that take minutes
 
 lint: $(STAMP)  ## ruff alone
 	"$(BIN)/python" -m ruff check .
+
+doctor: $(STAMP)  ## what it runs on here, and what is in its way
+	@"$(BIN)/python" -m vbw_np doctor $(ARGS)
 
 clean:  ## remove the environment and the caches
 	rm -rf "$(VENV)" .pytest_cache .ruff_cache .hypothesis
