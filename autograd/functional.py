@@ -16,6 +16,7 @@ from .ops import matmul_arrays
 from .primitive import primitive
 from .random import random_bits
 from .tensor import Parameter, Tensor, is_grad_enabled
+from .twin import procedure
 
 # ----------------------------------------------------------------------------------------------------------- linear
 
@@ -225,6 +226,22 @@ def cross_entropy(logits: Tensor, targets: NDArray) -> Tensor:
     return cross_entropy_rows(logits.reshape(-1, logits.shape[-1]), targets=targets)
 
 
+def _row_samples(rng: np.random.Generator) -> list[tuple[tuple, dict]]:
+    return [((rng.normal(size=(5, 7)), np.array([0, 6, 3, 3, 1]), 0.25), {})]
+
+
+@procedure(samples=_row_samples)
+def cross_entropy_into_gradient(logits: NDArray, targets: NDArray, scale: float) -> NDArray:
+    """Turn logits (N, V) into `scale` times the gradient of the sum of their losses, in place; return the losses (N,).
+
+    The gradient of -log softmax(logits)[target] is softmax(logits) - onehot(target).
+    """
+    losses, probabilities = _nll(logits, targets)
+    probabilities[np.arange(len(targets)), targets] -= 1
+    np.multiply(probabilities, logits.dtype.type(scale), out=logits)
+    return losses
+
+
 CHUNK_LOGITS = 1 << 24  # logits held at once by linear_cross_entropy: 64 MiB of float32
 
 
@@ -255,10 +272,8 @@ def dense_linear_cross_entropy(x, weight, *, targets):
     grad_x = empty(x.shape, x.dtype)
     grad_weight = None
     for rows in chunks_of_rows(len(x), len(weight)):
-        losses, gradient = _nll(matmul_arrays(x[rows], weight.T), targets[rows])
-        total += losses.sum(dtype=np.float64)
-        gradient[np.arange(len(losses)), targets[rows]] -= 1
-        gradient /= x.dtype.type(len(targets))
+        gradient = matmul_arrays(x[rows], weight.T)  # logits, at first
+        total += cross_entropy_into_gradient(gradient, targets[rows], 1 / len(targets)).sum(dtype=np.float64)
         np.matmul(gradient, weight, out=grad_x[rows])
         part = matmul_arrays(gradient.T, x[rows])
         grad_weight = part if grad_weight is None else np.add(grad_weight, part, out=grad_weight)
