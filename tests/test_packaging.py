@@ -104,7 +104,8 @@ def test_autograd_overwritten_in_place_is_noticed(foreign: Path, tmp_path: Path)
 
 
 def test_no_autograd_at_all(tmp_path: Path) -> None:
-    done = python("import vbw_np.engine", installed_without_autograd(tmp_path))
+    blocked = "import sys; sys.modules['autograd'] = None; import vbw_np.engine"
+    done = python(blocked, installed_without_autograd(tmp_path))
     assert done.stderr.splitlines()[-1].startswith("ImportError: vbw_np needs its own package 'autograd'")
 
 
