@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vbw_np.formats import PROFILES, quantize
+from vbw_np.formats import PROFILES, quantize, swizzle_scales, unswizzle_scales
+from vbw_np.formats.double_quant import double_quantize, dynamic_map
 from vbw_np.formats.packing import pack_nibbles
 
 HERE = Path(__file__).parent
@@ -116,3 +117,23 @@ def test_bitsandbytes_ragged_row(kind):
     codes = pack_nibbles(packed.unpacked_codes().reshape(-1), "high_first")
     assert_same(packed.scales.view(np.uint8), kept[f"ragged/{kind}/absmax"].view(np.uint8), "absmax")
     assert_same(codes[:-1], kept[f"ragged/{kind}/codes"][:-1], "codes")
+
+
+def test_double_quantization_equals_bitsandbytes():
+    kept = golden("bitsandbytes")
+    np.testing.assert_array_equal(dynamic_map(), kept["double/map"])
+    x = np.concatenate([case_input("gaussian"), case_input("gaussian_bfloat16")[:512]])
+    packed = quantize(x, PROFILES["bitsandbytes-nf4"].format, measure=False)
+    ours = double_quantize(packed.scales, kept["double/offset"])
+    np.testing.assert_array_equal(ours.absmax, kept["double/absmax"])
+    np.testing.assert_array_equal(ours.codes.reshape(-1), kept["double/codes"].reshape(-1))
+    # torch's float32 mean depends on its order of additions: ours is the exact mean, rounded once.
+    assert abs(double_quantize(packed.scales).offset / kept["double/offset"] - 1) < 2**-20
+
+
+@pytest.mark.parametrize("shape", [(128, 4), (130, 7), (300, 64), (1, 1)])
+def test_scale_swizzle_equals_torchaos(shape):
+    kept = golden("torchao")[f"swizzle/{shape[0]}x{shape[1]}"]
+    scales = (cases.bits(shape, 70) & np.uint32(0xFF)).astype(np.uint8)
+    np.testing.assert_array_equal(swizzle_scales(scales), kept)
+    np.testing.assert_array_equal(unswizzle_scales(kept, shape), scales)

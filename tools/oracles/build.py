@@ -193,7 +193,7 @@ def bitsandbytes_double() -> Result:
     """Double quantization of block maxima: the map, the offset, the bytes, the second-level maxima."""
     from bitsandbytes.functional import create_dynamic_map, quantize_4bit, quantize_blockwise
 
-    x = torch.from_numpy(cases.gaussian()[:256])
+    x = torch.from_numpy(np.concatenate([cases.gaussian(), cases.gaussian_bfloat16()[:512]]))
     _, plain = quantize_4bit(x, quant_type="nf4")
     _, state = quantize_4bit(x, quant_type="nf4", compress_statistics=True)
     code, second = state.absmax, state.state2
