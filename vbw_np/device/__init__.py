@@ -14,7 +14,7 @@ from .link import Handshake, Link
 from .recipe import RECIPES, Operands, Recipe, get_recipe
 from .report import DeviceReport
 from .statistics import Statistics
-from .trace import Event, Recorder
+from .trace import Event, Recorder, Sample, Steps
 
 __all__ = [
     "MODES",
@@ -29,8 +29,10 @@ __all__ = [
     "Operands",
     "Recipe",
     "Recorder",
+    "Sample",
     "StaleWeightError",
     "Statistics",
+    "Steps",
     "get_recipe",
     "place",
     "release",

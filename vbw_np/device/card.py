@@ -169,7 +169,7 @@ class Card:
         if self._packed_version != version:
             with self.device.span("pack", self.name, format=self.format.name) as values:
                 self.packed = self._encode(self.parameter.data, self._scales, self.planes)
-                values.update(bytes=self.packed.nbytes, weight=self.parameter.data, codes=self.packed.codes)
+                values.update(bytes=self.packed.nbytes, weight=self.parameter.data, packed=self.packed)
             self._packed_version = version
 
     def _check_usable_without_master(self) -> None:
@@ -187,7 +187,7 @@ class Card:
             scales = codec.fit(weight, self.format)
             packed, coarse_error, error = self._negotiate(weight, scales)
             values.update(coarse_error=coarse_error, error=error, planes=packed.planes)
-            values.update(weight=weight, scales=packed.decoded_scales(), codes=packed.codes)
+            values.update(weight=weight, packed=packed)
         self.statistics.separations += 1
         self.statistics.refreshes += self._scaled_version >= 0
         self.packed, self.planes, self._scales = packed, packed.planes, scales
@@ -253,7 +253,7 @@ class Card:
         self._transfer(self.packed)
         with self.device.span("decode", self.name, bytes=self.packed.nbytes) as values:
             decoded = codec.decode(self.packed)
-            values.update(codes=self.packed.codes, scales=self.packed.decoded_scales(), weight=decoded)
+            values.update(packed=self.packed, weight=decoded)
         self.statistics.decodes += 1
         cache.put(self, key, decoded, decoded.nbytes)
         self.device.count_bytes()

@@ -12,10 +12,13 @@ from .cache import DecodeCache
 from .card import Card
 from .link import Link
 from .recipe import Recipe, Select, get_recipe, selector
+from .report import DeviceReport
+from .state import device_state, load_device_state
 from .statistics import Statistics
-from .trace import Event, Recorder
+from .trace import Recorder, Steps, check_folder
 
 MODES = ("training", "inference", "auto", "precision")
+
 
 class _Forgetful(dict):
     """What a span yields while nobody records: values are accepted and forgotten."""
@@ -63,20 +66,23 @@ class Device:
         verify: bool = False,
         seed: int = 0,
     ) -> None:
-        if mode not in MODES:
-            raise ValueError(f"there is no mode {mode!r}; the modes are: {', '.join(MODES)}")
-        if not isinstance(refresh_interval, int) or refresh_interval < 1:
+        if isinstance(refresh_interval, bool) or not isinstance(refresh_interval, int) or refresh_interval < 1:
             raise ValueError(f"the refresh interval is a number of uses, at least 1, not {refresh_interval!r}")
         self.recipe = get_recipe(recipe)
+        self.cards: dict[str, Card] = {}
         self.mode = mode
         self.refresh_interval = refresh_interval
         self.boh = boh
         self.error_budget = self.recipe.error_budget if error_budget is None else error_budget
         if not self.error_budget > 0:
             raise ValueError(f"the error budget is a positive number, not {error_budget!r}")
+        if error_budget is not None and self.recipe.fine != "budget":
+            raise ValueError(
+                f"recipe {self.recipe.name} chooses no tiers by an error budget, so error_budget={error_budget} would "
+                "decide nothing; take a recipe that does, such as nvfp4-boh"
+            )
         self.verify = verify
         self.generator = autograd.Generator(seed)
-        self.cards: dict[str, Card] = {}
         self.link = Link()
         self.decode_cache = DecodeCache(cache_bytes)
         self.recorder: Recorder | None = None
@@ -85,10 +91,28 @@ class Device:
     def __repr__(self) -> str:
         return f"Device({self.recipe.name}, mode={self.mode}, {len(self.cards)} cards)"
 
+    @property
+    def mode(self) -> str:
+        """One of `MODES`; may be changed at any time, unless that takes a master weight that was dropped."""
+        return self._mode
+
+    @mode.setter
+    def mode(self, mode: str) -> None:
+        if mode not in MODES:
+            raise ValueError(f"there is no mode {mode!r}; the modes are: {', '.join(MODES)}")
+        dropped = self.dropped
+        if dropped and mode not in ("inference", "auto"):
+            raise RuntimeError(
+                f"mode {mode!r} needs the master weights, and those of {len(dropped)} cards were dropped "
+                f"({dropped[0]}, ...); stay in mode 'inference', call restore_masters() to go on from the decoded "
+                "weights, or load the weights into a new model"
+            )
+        self._mode = mode
+
     def mode_now(self) -> str:
         """The mode in force: `auto` follows the model."""
-        if self.mode != "auto":
-            return self.mode
+        if self._mode != "auto":
+            return self._mode
         return "training" if self._model is None or self._model.training else "inference"
 
     # -- placing
@@ -113,8 +137,11 @@ class Device:
         Raises
         ------
         ValueError
-            Nothing matches, or a weight lives on a card already; then nothing is placed.
+            Nothing matches, a weight lives on a card already, or the device holds cards of another model; then
+            nothing is placed.
         """
+        if self._model is not None and self._model is not model:
+            raise ValueError(f"this device holds the {len(self.cards)} cards of another model; make a new Device")
         candidates = matrices(model, packed_too=select != "linear" and select != "large")
         wanted = selector(select)
         chosen = [(name, parameter) for name, parameter in candidates if wanted(name, parameter)]
@@ -126,7 +153,11 @@ class Device:
             )
         taken = [name for name, parameter in chosen if parameter.card is not None]
         if taken:
-            raise ValueError(f"placed already: {', '.join(taken[:8])}; release the model first")
+            more = f" and {len(taken) - 8} more" if len(taken) > 8 else ""
+            raise ValueError(
+                f"placed already: {', '.join(taken[:8])}{more}; a weight lives on one card. Call release(model) first, "
+                "or select other layers"
+            )
         new = [Card(name, parameter, self.recipe, self) for name, parameter in chosen]
         for card in new:
             card.parameter.card = card
@@ -145,7 +176,7 @@ class Device:
         RuntimeError
             A master weight was dropped, so there is nothing to go back to.
         """
-        dropped = [card.name for card in self.cards.values() if card.dropped]
+        dropped = self.dropped
         if dropped:
             raise RuntimeError(
                 f"the master weights of {len(dropped)} cards were dropped ({dropped[0]}, ...); call restore_masters() "
@@ -160,6 +191,8 @@ class Device:
 
     def check(self) -> None:
         """Raise if the model no longer has the parameters that the cards hold.
+
+        Reports, traces, saved states and dropping masters begin with this check.
 
         Raises
         ------
@@ -184,6 +217,7 @@ class Device:
         RuntimeError
             The mode is not `inference` (or `auto` with the model in evaluation).
         """
+        self.check()
         if self.mode_now() != "inference":
             raise RuntimeError(f"master weights can be dropped in mode 'inference' only, not {self.mode_now()!r}")
         for card in self.cards.values():
@@ -193,6 +227,40 @@ class Device:
         """Fill dropped master weights with the decoded ones."""
         for card in self.cards.values():
             card.restore_master()
+
+    @property
+    def dropped(self) -> list[str]:
+        """Names of the cards whose master weight was dropped."""
+        return [card.name for card in self.cards.values() if card.dropped]
+
+    # -- state
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the device must remember, beside the model's weights, for a run to go on bit for bit.
+
+        Returns
+        -------
+        dict
+            Nested dicts of numbers, strings, None and arrays (copies): per card its scales or codebook, how often
+            they were used, the tiers agreed on and its counts; the link's counts; the random state.
+
+        Raises
+        ------
+        RuntimeError
+            A master weight was dropped, or a parameter replaced.
+        """
+        self.check()
+        return device_state(self)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict()` of a device with the same recipe and cards. Load the model's weights before.
+
+        Raises
+        ------
+        ValueError
+            The state is of another recipe, of other cards or of other shapes; nothing has changed then.
+        """
+        load_device_state(self, state)
 
     # -- watching
 
@@ -223,11 +291,27 @@ class Device:
             self.recorder.count("link", coarse=self.link.coarse_bytes, fine=self.link.fine_bytes)
 
     @contextlib.contextmanager
-    def trace(self, path: str | Path | None = None) -> Iterator[Recorder]:
-        """Record everything inside the context; at its end, write a Chrome trace to `path` if one is given."""
+    def trace(self, path: str | Path | None = None, samples: bool = False) -> Iterator[Recorder]:
+        """Record everything inside the context; at its end, write a Chrome trace to `path` if one is given.
+
+        Parameters
+        ----------
+        path : path, optional
+            A file; that it can be made is checked before anything runs. Open it at ui.perfetto.dev.
+        samples : bool
+            Whether to keep the first entries of the arrays at hand, as `step` does.
+
+        Raises
+        ------
+        RuntimeError
+            The device is being traced already.
+        """
         if self.recorder is not None:
-            raise RuntimeError("this device is being traced already")
-        self.recorder = recorder = Recorder()
+            raise RuntimeError("this device is being traced already; one recording at a time")
+        self.check()
+        if path is not None:
+            check_folder(path)
+        self.recorder = recorder = Recorder(samples)
         try:
             yield recorder
         finally:
@@ -235,22 +319,27 @@ class Device:
         if path is not None:
             recorder.save(path)
 
-    def step(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Iterator[Event]:
+    def step(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Steps:
         """Run a function, and walk through what the device did for it, one event at a time.
+
+        Returns
+        -------
+        Steps
+            The events in order, each with a sentence that explains it, the values at hand and the first entries of
+            the arrays at hand; `.next()` gives one at a time, `.result` is what the function returned.
 
         Examples
         --------
         >>> for event in device.step(model, ids):   # doctest: +SKIP
         ...     print(event)
         """
-        with self.trace() as recorder:
-            function(*args, **kwargs)
-        yield from recorder.in_order()
+        with self.trace(samples=True) as recorder:
+            result = function(*args, **kwargs)
+        return Steps(recorder.in_order(), result)
 
-    def report(self) -> Any:
-        """Everything about the cards: `str()` for text, in a notebook HTML, `.as_dict()` for JSON."""
-        from .report import DeviceReport
-
+    def report(self) -> DeviceReport:
+        """Everything about the cards: `str()` for text, HTML in a notebook, `.as_dict()` for JSON, `.save(path)`."""
+        self.check()
         return DeviceReport(self)
 
 
@@ -258,19 +347,17 @@ def matrices(model: nn.Module, packed_too: bool) -> list[tuple[str, Parameter]]:
     """The weights of all linear layers by layer name, in order; with `packed_too`, also packed ones by their own name.
 
     Packed weights are those that `functional.linear` multiplies with but no Linear owns: a GRU's, an attention's
-    in-projection.
+    in-projection. A weight that several layers share is listed once, under its first name.
     """
-    found: list[tuple[str, Parameter]] = []
+    found: dict[int, tuple[str, Parameter]] = {}
     for path, module in model.named_modules():
         if isinstance(module, nn.Linear):
-            found.append((path, module.weight))
+            found.setdefault(id(module.weight), (path or "linear", module.weight))
         elif packed_too and isinstance(module, nn.GRU | nn.MultiheadAttention):
-            found += [
-                (f"{path}.{name}" if path else name, value)
-                for name, value in module.__dict__.items()
-                if isinstance(value, Parameter) and value.ndim == 2
-            ]
-    return found
+            for name, value in module.__dict__.items():
+                if isinstance(value, Parameter) and value.ndim == 2:
+                    found.setdefault(id(value), (f"{path}.{name}" if path else name, value))
+    return list(found.values())
 
 
 def place(

@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import html
+import itertools
 import json
+import math
 import os
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from ..formats import PackedTensor
+
 KINDS = {
+    "batch": "One training batch: forward, backward and the optimizer's step.",
+    "forward": "The model's forward computation.",
+    "backward pass": "The gradients, from the loss back to the parameters.",
+    "optimizer": "The optimizer changes the master weights, and with them their version numbers.",
     "compute": "A product of the layer: everything below happens for it.",
     "hit": "The scale cache still holds this card's scales: they are used again.",
-    "separate": "Precision separation: scales or codebook are computed afresh from the weight.",
-    "pack": "The weight is rounded to codes, two to a byte.",
+    "separate": "Precision separation: scales or codebook are computed afresh from the weight, the tiers agreed on.",
+    "pack": "The weight has changed since it was packed: it is rounded to codes again, under the scales that are kept.",
     "handshake": "Card and compute unit agree on which tiers to transfer.",
     "coarse": "The coarse tier travels over the link.",
     "fine": "The asked-for bit planes of the fine tier travel over the link.",
@@ -27,6 +39,50 @@ KINDS = {
     "backward": "A gradient's product.",
 }
 
+ENGINES = {"handshake": "link", "coarse": "link", "fine": "link"}  # kinds with a track of their own; else the card's
+
+SAMPLE = 8  # entries of an array that a step shows
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """The first entries of an array that was at hand during an event.
+
+    Attributes
+    ----------
+    shape : tuple of int
+    dtype : str
+    first : ndarray
+        A copy of the first `SAMPLE` entries, in memory order.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    first: NDArray
+
+    @classmethod
+    def of(cls, array: NDArray) -> Sample:
+        return cls(array.shape, str(array.dtype), array.reshape(-1)[:SAMPLE].copy())
+
+    def __str__(self) -> str:
+        if self.first.dtype == np.uint8:  # packed codes: two to a byte, the first in the low nibble
+            shown = " ".join(f"{byte:02x}" for byte in self.first)
+        else:
+            shown = ", ".join(f"{value:.4g}" for value in self.first)
+        more = " ..." if math.prod(self.shape) > len(self.first) else ""
+        return f"{self.dtype}{list(self.shape)} {shown}{more}"
+
+
+def samples_of(values: dict[str, Any]) -> dict[str, Sample]:
+    """Samples of the arrays among `values`; of a packed weight, its bytes of codes and its decoded block scales."""
+    samples = {}
+    for name, value in values.items():
+        if isinstance(value, np.ndarray):
+            samples[name] = Sample.of(value)
+        elif isinstance(value, PackedTensor):
+            samples["codes"], samples["scales"] = Sample.of(value.codes), Sample.of(value.decoded_scales())
+    return samples
+
 
 @dataclasses.dataclass
 class Event:
@@ -35,89 +91,141 @@ class Event:
     Attributes
     ----------
     kind : str
-        One of `KINDS`.
+        One of `KINDS`, or a name that a caller gave to a span of its own.
     card : str
-    start, duration : float
-        Seconds; start counts from the beginning of the recording.
+        The card's (layer's) name, or that of another engine, such as the training loop.
+    start, end : int
+        Nanoseconds since the beginning of the recording.
+    order : int
+        Number of the event in the order of beginnings.
+    depth : int
+        How many events of the same thread were going on around it.
     thread : int
     values : dict
         The numbers at hand: bytes, errors, shapes.
+    samples : dict of str to Sample
+        First entries of the arrays at hand, where they were asked for.
     """
 
     kind: str
     card: str
-    start: float
-    duration: float
+    start: int
+    end: int
+    order: int
+    depth: int
     thread: int
     values: dict[str, Any]
+    samples: dict[str, Sample]
+
+    @property
+    def duration(self) -> float:
+        """Seconds."""
+        return (self.end - self.start) * 1e-9
 
     @property
     def sentence(self) -> str:
         """What this event means, in one sentence."""
-        return KINDS[self.kind]
+        return KINDS.get(self.kind, "A span that the caller named.")
+
+    def facts(self) -> list[tuple[str, str]]:
+        """The values and samples at hand, as names and text."""
+        values = [(name, f"{v:.4g}" if isinstance(v, float) else str(v)) for name, v in self.values.items()]
+        return values + [(name, str(sample)) for name, sample in self.samples.items()]
 
     def __str__(self) -> str:
-        values = ", ".join(f"{name}={value}" for name, value in self.values.items())
-        return f"[{self.card}] {self.kind} ({1e3 * self.duration:.3f} ms): {self.sentence}" + (
-            f"  {values}" if values else ""
+        indent = "  " * self.depth
+        lines = [f"{indent}[{self.card}] {self.kind} ({1e3 * self.duration:.3f} ms): {self.sentence}"]
+        return "\n".join(lines + [f"{indent}    {name} = {value}" for name, value in self.facts()])
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><th style='text-align:left'>{html.escape(name)}</th><td style='text-align:left'>"
+            f"<code>{html.escape(value)}</code></td></tr>"
+            for name, value in self.facts()
+        )
+        return (
+            f"<p style='margin-left:{self.depth}em'><b>{html.escape(self.kind)}</b> on <code>{html.escape(self.card)}"
+            f"</code>, {1e3 * self.duration:.3f} ms: {html.escape(self.sentence)}</p>"
+            f"<table style='margin-left:{self.depth + 1}em'>{rows}</table>"
         )
 
 
 class Recorder:
-    """Collects events of all threads; counters for the cache's and the link's bytes ride along."""
+    """Collects events of all threads; counters for the cache's and the link's bytes ride along.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    samples : bool
+        Whether to keep the first entries of arrays that are at hand. (Never whole arrays: a recording stays small.)
+    """
+
+    def __init__(self, samples: bool = False) -> None:
+        self.samples = samples
         self.events: list[Event] = []
-        self.counters: list[tuple[float, str, dict[str, int]]] = []
-        self._began = time.perf_counter()
+        self.counters: list[tuple[int, str, dict[str, int]]] = []
+        self._began = time.perf_counter_ns()
+        self._order = itertools.count()
+        self._depth = threading.local()
         self._lock = threading.Lock()
 
     @contextlib.contextmanager
     def span(self, kind: str, card: str, **values: Any) -> Iterator[dict[str, Any]]:
-        """Record what happens inside the context; values may be added to the dict it yields."""
-        start = time.perf_counter()
+        """Record what happens inside the context; values and arrays may be added to the dict it yields."""
+        order, depth = next(self._order), getattr(self._depth, "value", 0)
+        self._depth.value = depth + 1
+        start = time.perf_counter_ns()
         try:
             yield values
         finally:
-            end = time.perf_counter()
-            event = Event(kind, card, start - self._began, end - start, threading.get_ident(), values)
+            end = time.perf_counter_ns()
+            self._depth.value = depth
+            plain = {name: value for name, value in values.items() if not isinstance(value, np.ndarray | PackedTensor)}
+            samples = samples_of(values) if self.samples else {}
+            times = start - self._began, end - self._began
+            event = Event(kind, card, *times, order, depth, threading.get_ident(), plain, samples)
             with self._lock:
                 self.events.append(event)
 
     def count(self, name: str, **values: int) -> None:
         """Record the state of a counter now."""
         with self._lock:
-            self.counters.append((time.perf_counter() - self._began, name, values))
+            self.counters.append((time.perf_counter_ns() - self._began, name, values))
 
     def in_order(self) -> list[Event]:
-        """The events by start; an outer one before those inside it."""
-        return sorted(self.events, key=lambda event: (event.start, -event.duration))
+        """The events in the order of their beginnings; an outer one before those inside it."""
+        return sorted(self.events, key=lambda event: event.order)
 
     def chrome_trace(self) -> dict[str, Any]:
-        """The recording in Chrome's trace format: one track a card (and thread), times in microseconds."""
+        """The recording in Chrome's trace format: one track a card or engine (and thread), times in microseconds.
+
+        Events of one track are strictly nested, since those of a thread are.
+        """
         tracks: dict[tuple[str, int], int] = {}
         spans = []
         for event in self.in_order():
-            track = tracks.setdefault((event.card, event.thread), len(tracks) + 1)
+            engine = ENGINES.get(event.kind, event.card)
+            values = {name: _jsonable(value) for name, value in event.values.items()}
             spans.append(
                 {
                     "ph": "X",
                     "name": event.kind,
                     "cat": "device",
                     "pid": 1,
-                    "tid": track,
-                    "ts": round(1e6 * event.start, 3),
-                    "dur": round(1e6 * event.duration, 3),
-                    "args": event.values,
+                    "tid": tracks.setdefault((engine, event.thread), len(tracks) + 1),
+                    "ts": event.start / 1000,
+                    "dur": (event.end - event.start) / 1000,
+                    "args": values if engine == event.card else {"card": event.card, **values},
                 }
             )
         names = [{"ph": "M", "name": "process_name", "pid": 1, "tid": 0, "args": {"name": "Virtual Blackwell"}}]
-        threads = sorted({thread for _, thread in tracks})
-        for (card, thread), track in tracks.items():
-            label = card if len(threads) == 1 else f"{card} (thread {threads.index(thread)})"
+        threads = list(dict.fromkeys(thread for _, thread in tracks))
+        for (engine, thread), track in tracks.items():
+            label = engine if len(threads) == 1 else f"{engine} (thread {threads.index(thread)})"
             names.append({"ph": "M", "name": "thread_name", "pid": 1, "tid": track, "args": {"name": label}})
+            place = {"sort_index": track}
+            names.append({"ph": "M", "name": "thread_sort_index", "pid": 1, "tid": track, "args": place})
         counters = [
-            {"ph": "C", "name": name, "pid": 1, "tid": 0, "ts": round(1e6 * at, 3), "args": values}
+            {"ph": "C", "name": name, "pid": 1, "tid": 0, "ts": at / 1000, "args": values}
             for at, name, values in self.counters
         ]
         other = {"clock": "measured wall time of the emulation, not of Blackwell hardware"}
@@ -125,14 +233,65 @@ class Recorder:
 
     def save(self, path: str | Path) -> None:
         """Write the Chrome trace as JSON, whole or not at all; open it at ui.perfetto.dev."""
-        write_text(path, json.dumps(self.chrome_trace(), separators=(",", ":")))
+        write_text(path, json.dumps(self.chrome_trace(), separators=(",", ":"), allow_nan=False))
+
+
+class Steps(Sequence[Event]):
+    """The events of one call, to walk through one at a time.
+
+    Attributes
+    ----------
+    result : Any
+        What the function returned.
+    """
+
+    def __init__(self, events: Sequence[Event], result: Any) -> None:
+        self._events = list(events)
+        self._next = 0
+        self.result = result
+
+    def __len__(self) -> int:
+        return len(self._events)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._events[index]
+
+    def next(self) -> Event | None:
+        """The next event, for one notebook cell a step; None after the last."""
+        if self._next == len(self._events):
+            return None
+        self._next += 1
+        return self._events[self._next - 1]
+
+    def __str__(self) -> str:
+        return "\n".join(str(event) for event in self._events)
+
+    def __repr__(self) -> str:
+        return f"Steps({len(self)} events; iterate, or call .next() for one at a time)"
+
+
+def _jsonable(value: Any) -> Any:
+    """JSON knows no NumPy numbers and no infinities."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return [_jsonable(part) for part in value] if isinstance(value, tuple | list) else value
+
+
+def check_folder(path: str | Path) -> Path:
+    """`path`, if a file can be made there: found out before the work, not after it."""
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"cannot write {path}: the folder {path.parent} does not exist; create it first")
+    if path.is_dir():
+        raise IsADirectoryError(f"cannot write {path}: it is a folder; name a file in it")
+    return path
 
 
 def write_text(path: str | Path, text: str) -> None:
     """Write a file whole or not at all: into a temporary one beside it, flushed, then renamed."""
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"cannot write {path}: the folder {path.parent} does not exist; create it first")
+    path = check_folder(path)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
