@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from vbw_np import __version__, cli, doctor, machine
+from vbw_np import __version__, cli, doctor, files, machine
 from vbw_np.errors import UserError
 from vbw_np.progress import Progress, clock_text, use_color
 
@@ -325,3 +325,71 @@ def test_clock_text(seconds: float, text: str) -> None:
 
 def test_user_error_is_a_value_error() -> None:
     assert issubclass(UserError, ValueError)
+
+
+# vbw data, and output files
+
+
+def test_data_says_what_a_text_holds(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("VBW_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "a.txt").write_bytes(b"to be or not to be")
+    assert cli.main(["data", "--data", str(tmp_path / "a.txt"), "--samples", "1", "--seq-len", "11", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["bytes"], facts["tokens"], facts["vocab_size"], facts["unk_share"]) == (18, 11, 6, 0.0)
+    assert facts["samples"] == ["to be or not to be"] and facts["commonest"][:2] == [" ", "to"]
+    assert cli.main(["data", "--data", str(tmp_path / "a.txt")]) == 0
+    assert "a.txt: 18 bytes in 1 files" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "message"),
+    [
+        (None, [], "does not exist"),
+        (b"", [], "is empty"),
+        (b"\x7fELF\0\0", [], "not a text file"),
+        (b"a few words", ["--samples", "1"], "too short for a batch"),
+        (b"a few words", ["--vocab-size", "0"], "vocabulary of 0 is too small"),
+        (b"a few words", ["--vocab-size", "many"], "invalid int value: 'many'"),
+        (b"a few words", ["--seed", "-1"], "-1 is negative; a seed is 0 or more"),
+        (b"a few words", ["--seed", "x"], "invalid int value: 'x'"),
+        (b"a few words", ["--tokenizer", "bpe"], "invalid choice: 'bpe'"),
+        (b"a few words", ["--samples", "-1"], "--samples -1 is negative"),
+        (b"a few words", ["--samples", "1", "--seq-len", "1"], "windows of 1 tokens"),
+    ],
+)
+def test_bad_data_is_one_line(tmp_path: Path, monkeypatch, capsys, content, options: list[str], message: str) -> None:
+    monkeypatch.setenv("VBW_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("VBW_DEBUG", raising=False)
+    if content is not None:
+        (tmp_path / "input.txt").write_bytes(content)
+    assert cli.main(["data", "--data", str(tmp_path / "input.txt"), *options]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and err.startswith("vbw: error: ") and message in err
+
+
+def test_output_paths_are_checked_before_the_work(tmp_path: Path) -> None:
+    assert files.check_output(tmp_path / "new.json") == tmp_path / "new.json"
+    assert not list(tmp_path.iterdir())  # checking writes nothing
+    (tmp_path / "file").write_text("x")
+    for path, message in (
+        (tmp_path / "none" / "r.json", "none does not exist. Make it first"),
+        (tmp_path / "file" / "r.json", "file is a file"),
+        (tmp_path, "it is a folder"),
+    ):
+        with pytest.raises(UserError, match=message):
+            files.check_output(path)
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    files.write_whole(path, "old ü")
+
+    def fails(file) -> None:
+        file.write(b"half of ")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        files.write_whole(path, fails)
+    assert path.read_bytes() == "old ü".encode()
+    files.write_whole(path, b"new")
+    assert path.read_bytes() == b"new" and [p.name for p in tmp_path.iterdir()] == ["report.json"]

@@ -179,7 +179,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except SystemExit as leaving:  # argparse after --help and --version
         return leaving.code if isinstance(leaving.code, int) else 0 if leaving.code is None else 2
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, MemoryError, FloatingPointError) as error:
         if os.environ.get("VBW_DEBUG", "0") not in ("", "0"):
             raise
         _say(_message(error))

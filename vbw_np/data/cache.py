@@ -13,12 +13,13 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ..files import write_whole
 
 _FORMAT = 1
 
@@ -82,24 +83,11 @@ def write(key: str, ids: NDArray[np.unsignedinteger], about: dict[str, Any]) -> 
     }
     try:
         ids_path.parent.mkdir(parents=True, exist_ok=True)
-        _write_whole(ids_path, lambda file: np.save(file, ids, allow_pickle=False))
-        _write_whole(about_path, lambda file: file.write(json.dumps({**sums, **about}).encode()))
+        write_whole(ids_path, lambda file: np.save(file, ids, allow_pickle=False))
+        write_whole(about_path, json.dumps({**sums, **about}))
     except OSError:  # a read-only home, a full disk, a file that Windows keeps because it is mapped
         return False
     return True
-
-
-def _write_whole(path: Path, fill: Callable[[BinaryIO], Any]) -> None:
-    """Write beside `path` and move into its place, so that nobody ever sees half a file."""
-    handle, name = tempfile.mkstemp(prefix=path.stem[:8], suffix=".part", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            fill(file)
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
 
 
 def cache_usage() -> tuple[int, int]:
