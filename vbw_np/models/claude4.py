@@ -45,6 +45,9 @@ class Claude4Config:
         Whether nothing may depend on a later position.
     route_out_proj : bool
         Whether the reflection's attention sends its output projection through the device; the original does not.
+    token_shift : bool
+        Whether attention and experts see half of their channels from the token before. The original's attention knows
+        no positions at all; see `shift_tokens`.
     """
 
     vocab_size: int = 50_000
@@ -57,6 +60,7 @@ class Claude4Config:
     dropout: float = 0.1
     causal: bool = False
     route_out_proj: bool = False
+    token_shift: bool = False
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "d_model", "heads", "hidden", "layers", "rank", "experts"):
@@ -111,8 +115,24 @@ class OmniEncoder(nn.Module):
         return total * (1 / len(streams))
 
 
+def shift_tokens(x: Tensor) -> Tensor:
+    """The first half of the channels from the token before (zeros for the first token), the second half as it is.
+
+    (B, T, D) to (B, T, D). The *time shift* of RWKV (arXiv 2305.13048) in its earliest form, without
+    parameters: what attention without positions cannot tell, which token stands just before, is in the stream itself.
+    It looks back only.
+    """
+    half = x.shape[-1] // 2
+    nothing = Tensor(np.zeros((x.shape[0], 1, half), x.dtype))
+    earlier = autograd.ops.concatenate(nothing, x[:, :-1, :half], axis=1)  # (B, T, D / 2)
+    return autograd.ops.concatenate(earlier, x[..., half:], axis=-1)
+
+
 class Block(nn.Module):
-    """x += attn(norm1(x)); x += ffn(norm2(x)); with reflection also x += norm_reflect(reflection(x))."""
+    """x += attn(norm1(x)); x += ffn(norm2(x)); with reflection also x += norm_reflect(reflection(x)).
+
+    With `token_shift`, attn and ffn get their input through `shift_tokens`.
+    """
 
     def __init__(
         self,
@@ -125,6 +145,7 @@ class Block(nn.Module):
         dtype: DTypeLike,
     ) -> None:
         width = config.d_model
+        self.token_shift = config.token_shift
         self.attn = nn.TriVeinAttention(
             width, config.heads, config.rank, tau_module, causal=config.causal, rng=rng, dtype=dtype
         )
@@ -150,13 +171,16 @@ class Block(nn.Module):
         self, x: Tensor, load_factor: float = 1.0, attention: NDArray | None = None
     ) -> tuple[Tensor, dict[str, NDArray] | None]:
         """x (B, T, D); `attention` (B, any heads, T, T) replaces the block's own in the reflection."""
-        attended, weights = self.attn(self.norm1(x), load_factor)
+        attended, weights = self.attn(self._mixed(self.norm1(x)), load_factor)
         x = x + attended
-        x = x + self.ffn(self.norm2(x))
+        x = x + self.ffn(self._mixed(self.norm2(x)))
         if self.reflection is None:
             return x, None
         reflected, scores = self.reflection(x, weights.data if attention is None else attention)
         return x + self.norm_reflect(reflected), scores
+
+    def _mixed(self, x: Tensor) -> Tensor:
+        return shift_tokens(x) if self.token_shift else x
 
 
 class Claude4(nn.Module):
