@@ -116,8 +116,11 @@ def test_ties_go_where_their_name_says(element):
 @pytest.mark.parametrize("ties", ["even", "zero", "away"])
 def test_codes_survive_a_round_trip(element, ties):
     values = element.decode(element.codes)
-    again = element.decode(element.encode(values, ties, saturate=element.inf_code is None)
-                           if hasattr(element, "inf_code") else element.encode(values, ties))
+    again = element.decode(
+        element.encode(values, ties, saturate=element.inf_code is None)
+        if hasattr(element, "inf_code")
+        else element.encode(values, ties)
+    )
     np.testing.assert_array_equal(again, values)
 
 

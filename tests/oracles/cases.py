@@ -32,8 +32,11 @@ def nearly_normal(shape: tuple[int, ...], stream: int) -> np.ndarray:
     """Sums of twelve bytes and a 24-bit fraction, centred and divided by 256: near N(0, 1), exact in integers."""
     total = (bits(shape, stream) >> np.uint32(8)).astype(np.float64) * 2.0**-24 - 1530.5
     for word in range(1, 4):
-        total += np.ascontiguousarray(bits(shape, stream + word)).view(np.uint8).reshape(*shape, 4).sum(
-            axis=-1, dtype=np.int64
+        total += (
+            np.ascontiguousarray(bits(shape, stream + word))
+            .view(np.uint8)
+            .reshape(*shape, 4)
+            .sum(axis=-1, dtype=np.int64)
         )
     return (total / 256.0).astype(np.float32)
 
@@ -75,6 +78,7 @@ def midpoints() -> np.ndarray:
 
 def codebook_ties() -> np.ndarray:
     """Ties of NF4 (rows 0 to 127) and of bitsandbytes' FP4 (the rest), times powers of two."""
+
     def part(table: np.ndarray, stream: int) -> np.ndarray:
         x = choose(ties_and_neighbours(np.unique(table)), (128, COLUMNS), stream)
         x[:, ::64] = 1.0

@@ -498,9 +498,7 @@ E8M0 = ElementFormat("e8m0", 8, 0, bias=127, signed=False, specials="e8m0")
 INT4 = Codebook("int4", tuple(range(8)) + tuple(range(-8, 0)))
 """Two's complement, -8 to 7. Symmetric quantizers use a scale of amax/7, so that -8 never appears."""
 
-ELEMENTS: dict[str, ElementFormat | Codebook] = {
-    e.name: e for e in (E2M1, E2M3, E3M2, E4M3, UE4M3, E5M2, E8M0, INT4)
-}
+ELEMENTS: dict[str, ElementFormat | Codebook] = {e.name: e for e in (E2M1, E2M3, E3M2, E4M3, UE4M3, E5M2, E8M0, INT4)}
 
 
 def get_element(name: str | ElementFormat | Codebook) -> ElementFormat | Codebook:

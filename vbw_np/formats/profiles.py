@@ -307,12 +307,8 @@ def _nv(name: str, rule: ScaleRule, **fields: object) -> BlockFormat:
     return replace(FORMATS["nvfp4"], name=name, rule=rule, **fields)
 
 
-_TORCHAO_NV = ScaleRule(
-    "torchao-nvfp4", "torchao 0.18", E4M3, torchao_nv_block, torchao_nv_quotient, amax_over_level
-)
-_MODELOPT_NV = ScaleRule(
-    "modelopt-nvfp4", "ModelOpt", E4M3, modelopt_nv_block, modelopt_nv_quotient, amax_over_level
-)
+_TORCHAO_NV = ScaleRule("torchao-nvfp4", "torchao 0.18", E4M3, torchao_nv_block, torchao_nv_quotient, amax_over_level)
+_MODELOPT_NV = ScaleRule("modelopt-nvfp4", "ModelOpt", E4M3, modelopt_nv_block, modelopt_nv_quotient, amax_over_level)
 _CT_NV = ScaleRule(
     "compressed-tensors-nvfp4",
     "compressed-tensors 0.20",
@@ -388,7 +384,11 @@ _RECORDS = [
     ),
     *(
         Profile(
-            f"te-nvfp4-4over6-{error}", "TransformerEngine", "main, 2026", _four_over_six(error), "nvfp4-4over6",
+            f"te-nvfp4-4over6-{error}",
+            "TransformerEngine",
+            "main, 2026",
+            _four_over_six(error),
+            "nvfp4-4over6",
             "formulas",
         )
         for error in ("mse", "mae")

@@ -90,9 +90,16 @@ def round_scalar(
     low, high = levels[below][0], levels[above][0]
     middle = (low + high) / 2
     return Rounding(
-        x, code, float(element.table[code]), float(low), float(high), float(middle),
-        exact == middle and low != high, False, reason,
-    )  # fmt: skip
+        x,
+        code,
+        float(element.table[code]),
+        float(low),
+        float(high),
+        float(middle),
+        exact == middle and low != high,
+        False,
+        reason,
+    )
 
 
 def _choose(

@@ -1,0 +1,333 @@
+"""The command line of this package: `vbw formats`, `bits`, `quantize`, `explain`, `claims`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+
+from .blocks import FORMATS, BlockFormat, get_format
+from .claims import Verdict, check_claims
+from .codec import NONFINITE, quantize
+from .elements import ELEMENTS, TIES, ElementFormat
+from .errors import FormatError, unknown_name
+from .explain import Explanation, explain_code, explain_value, explain_values, number
+from .measure import relative_mse
+from .packed import PackedTensor, to_blocks
+from .profiles import PROFILES, get_profile
+
+
+def add_commands(subparsers: argparse._SubParsersAction) -> None:
+    """Add this package's commands to an argparse parser; each sets `run`, a function of the parsed arguments.
+
+    `run` prints to standard output and returns the exit code; it raises a ValueError with a message for bad input.
+    """
+    formats = subparsers.add_parser("formats", help="the table of formats and producers' profiles")
+    formats.add_argument("--json", action="store_true", help="as JSON")
+    formats.set_defaults(run=run_formats)
+
+    bits = subparsers.add_parser("bits", help="what the bits of a code mean")
+    bits.add_argument("codes", nargs="*", metavar="CODE", help="codes: 5, 0x5 or 0b0101 (all of them by default)")
+    bits.add_argument("--format", default="e2m1", help=f"element format: {', '.join(ELEMENTS)} (default e2m1)")
+    bits.add_argument("--json", action="store_true", help="as JSON")
+    bits.set_defaults(run=run_bits)
+
+    quantizing = subparsers.add_parser("quantize", help="quantize an .npy array")
+    quantizing.add_argument("file", metavar="FILE.npy", help="a float array")
+    quantizing.add_argument("--format", default="nvfp4", help="format, see `vbw formats` (default nvfp4)")
+    quantizing.add_argument("--profile", help="a producer's exact arithmetic, see `vbw formats`")
+    quantizing.add_argument("--ties", choices=TIES, help="another rounding than the format's")
+    quantizing.add_argument("--seed", type=int, default=0, help="seed of stochastic rounding (default 0)")
+    quantizing.add_argument("--nonfinite", choices=NONFINITE, default="raise", help="NaN and Inf (default raise)")
+    quantizing.add_argument("--out", metavar="FILE.npz", help="write codes, scales and what else decoding needs")
+    quantizing.add_argument("--report", action="store_true", help="errors, histogram of codes, worst element")
+    quantizing.add_argument("--json", action="store_true", help="as JSON")
+    quantizing.set_defaults(run=run_quantize)
+
+    explain = subparsers.add_parser("explain", help="one number from amax to its bits, step by step")
+    explain.add_argument("values", nargs="+", type=float, metavar="X", help="a block of numbers")
+    explain.add_argument("--format", default="nvfp4", help="format, profile or element format (default nvfp4)")
+    explain.add_argument("--index", type=int, default=0, help="which of them to explain (default 0, the first)")
+    explain.add_argument("--ties", choices=TIES[:3], default="even", help="for an element format (default even)")
+    explain.add_argument("--json", action="store_true", help="as JSON")
+    explain.set_defaults(run=run_explain)
+
+    claims = subparsers.add_parser("claims", help="published figures, reproduced; exit code 1 when one fails")
+    claims.add_argument("--only", metavar="TEXT", help="those whose name or source contains TEXT")
+    claims.add_argument("--json", action="store_true", help="as JSON")
+    claims.set_defaults(run=run_claims)
+
+
+def table(rows: list[tuple[str, ...]], right: tuple[int, ...] = ()) -> str:
+    """Rows as aligned text; columns in `right` are flushed right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [t.rjust(w) if i in right else t.ljust(w) for i, (t, w) in enumerate(zip(row, widths, strict=True))]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def print_json(data: object) -> None:
+    """Data as strict JSON: NaN and Inf become strings."""
+
+    def plain(value: object) -> object:
+        if isinstance(value, dict):
+            return {k: plain(v) for k, v in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(v) for v in value]
+        if isinstance(value, np.generic):
+            value = value.item()
+        return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+    print(json.dumps(plain(data), indent=2, allow_nan=False))
+
+
+def describe(fmt: BlockFormat) -> dict[str, object]:
+    """A format record as plain data."""
+    block = f"{fmt.block_rows} x {fmt.block or 'row'}" if fmt.block_rows > 1 or fmt.block is None else str(fmt.block)
+    scale = fmt.rule.scale_element.name if fmt.rule.scale_element else "fp32"
+    return {
+        "name": fmt.name,
+        "bits": fmt.bits,
+        "element": fmt.element.name if fmt.element else "quantiles",
+        "block": block,
+        "scale": scale,
+        "tensor_level": fmt.tensor_level,
+        "fine": fmt.fine.kind if fmt.fine else None,
+        "summary": fmt.summary,
+        "source": fmt.source,
+    }
+
+
+def run_formats(args: argparse.Namespace) -> int:
+    """`vbw formats`."""
+    formats = [describe(f) for f in FORMATS.values()]
+    elements = [
+        {"name": e.name, "bits": e.bits, "largest": e.max, "smallest": e.smallest, "codes": len(e.codes)}
+        for e in ELEMENTS.values()
+    ]
+    profiles = [
+        {"name": p.name, "producer": p.producer, "version": p.version, "family": p.family, "checked": p.checked}
+        for p in PROFILES.values()
+    ]
+    if args.json:
+        print_json({"elements": elements, "formats": formats, "profiles": profiles})
+        return 0
+    rows = [("element", "bits", "largest", "smallest")]
+    rows += [(e["name"], str(e["bits"]), f"{e['largest']:g}", f"{e['smallest']:g}") for e in elements]
+    print(table(rows, right=(1, 2, 3)))
+    rows = [("\nformat", "bits", "element", "block", "scale", "tensor", "")]
+    rows += [
+        (f["name"], f"{f['bits']:g}", f["element"], f["block"], f["scale"], f["tensor_level"], f["summary"])
+        for f in formats
+    ]
+    print(table(rows, right=(1,)))
+    rows = [("\nprofile", "of", "producer", "checked against")]
+    rows += [(p["name"], p["family"], f"{p['producer']} {p['version']}", p["checked"]) for p in profiles]
+    print(table(rows))
+    return 0
+
+
+def run_bits(args: argparse.Namespace) -> int:
+    """`vbw bits`."""
+    element = ELEMENTS.get(args.format)
+    if element is None and args.format in FORMATS:
+        element = FORMATS[args.format].element
+    if element is None:
+        raise unknown_name("element format", args.format, ELEMENTS)
+    explanations = [explain_code(parse_code(c), element) for c in args.codes]
+    if explanations:
+        print_explanations(explanations, args.json)
+        return 0
+    codes = [explain_code(int(c), element).data for c in element.codes]
+    if args.json:
+        print_json(codes)
+        return 0
+    rows = [("code", "bits", "value")]
+    rows += [(f"0x{d['code']:x}", d["bits"], number(d["value"])) for d in codes]
+    print(table(rows, right=(2,)))
+    return 0
+
+
+def parse_code(text: str) -> int:
+    """A code in decimal, 0x or 0b notation."""
+    try:
+        return int(text, 0)
+    except ValueError:
+        raise FormatError(f"{text!r} is not a code; write 5, 0x5 or 0b0101") from None
+
+
+def print_explanations(explanations: list[Explanation], as_json: bool) -> None:
+    """Explanations as text, or their numbers as JSON."""
+    if as_json:
+        data = [e.data for e in explanations]
+        print_json(data[0] if len(data) == 1 else data)
+    else:
+        print("\n\n".join(str(e) for e in explanations))
+
+
+def load_array(path: str) -> np.ndarray:
+    """The float array of an .npy file."""
+    if not Path(path).is_file():
+        raise FormatError(f"there is no file {path}; pass an .npy file, as numpy.save writes it")
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise FormatError(f"{path} cannot be read as .npy ({error}); write it with numpy.save") from error
+    if not isinstance(array, np.ndarray):
+        raise FormatError(f"{path} holds {len(array.files)} arrays; pass an .npy file with one")
+    return array
+
+
+def resolve(name: str, profile: str | None = None) -> BlockFormat:
+    """A format by its name or a profile's."""
+    if profile is not None:
+        return get_profile(profile).for_format(get_format(name))
+    if name in PROFILES:
+        return PROFILES[name].format
+    return get_format(name)
+
+
+def run_quantize(args: argparse.Namespace) -> int:
+    """`vbw quantize`."""
+    family = get_profile(args.profile).family if args.profile and args.format == "nvfp4" else args.format
+    fmt = resolve(family, args.profile)
+    x = load_array(args.file)
+    packed = quantize(x, fmt, ties=args.ties, seed=args.seed, nonfinite=args.nonfinite, measure=False)
+    report = quantize_report(x, packed, detailed=args.report)
+    if args.out:
+        write_packed(packed, args.out)
+        report["out"] = args.out
+    if args.json:
+        print_json(report)
+        return 0
+    histogram = report.pop("code_histogram", None)
+    print(table([(k.replace("_", " "), _show(v)) for k, v in report.items()]))
+    if histogram:
+        print(f"\ncodes of {fmt.name}")
+        most = max(histogram)
+        rows = []
+        for code, count in enumerate(histogram):
+            value = number(fmt.element.table[code]) if fmt.element else f"level {code}"
+            rows.append((f"0x{code:x}", value, f"{count / x.size:7.2%}", "#" * round(40 * count / most)))
+        print(table(rows, right=(1,)))
+    return 0
+
+
+def _show(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def quantize_report(x: np.ndarray, packed: PackedTensor, detailed: bool) -> dict[str, object]:
+    """Sizes and errors of a quantized array, as plain data."""
+    x = np.asarray(x, np.float32)
+    finite = np.isfinite(x)
+    with np.errstate(invalid="ignore"):
+        decoded = packed.dequantize()
+        relative = relative_mse(np.where(finite, x, 0), np.where(finite, decoded, 0))
+    report: dict[str, object] = {
+        "format": packed.format.name,
+        "shape": " x ".join(map(str, packed.shape)),
+        "bytes": packed.nbytes,
+        "bytes_float32": 4 * packed.size,
+        "bits_per_value": packed.bits_per_value,
+        "relative_mse": relative,
+        "sqnr_db": -10 * math.log10(relative) if relative > 0 else math.inf,
+    }
+    if not detailed:
+        return report
+    with np.errstate(invalid="ignore"):
+        error = np.abs(np.where(finite, decoded - x, 0))
+    worst = tuple(int(i) for i in np.unravel_index(int(error.argmax()), x.shape))
+    scales = packed.decoded_scales()
+    report |= {
+        "amax": float(np.abs(np.where(finite, x, 0)).max()),
+        "largest_error": float(error[worst]),
+        "largest_error_at": str(list(worst)),
+        "blocks": int(scales.size),
+        "zero_blocks": int((to_blocks(x, packed.format) == 0).all(axis=-1).sum()),
+        "smallest_scale": float(np.nanmin(scales)),
+        "largest_scale": float(np.nanmax(scales)),
+    }
+    if packed.tensor_scale is not None and np.size(packed.tensor_scale) == 1:
+        report["tensor_scale"] = float(np.asarray(packed.tensor_scale).reshape(()))
+    report["code_histogram"] = np.bincount(packed.unpacked_codes().reshape(-1), minlength=16).tolist()
+    return report
+
+
+def write_packed(packed: PackedTensor, path: str) -> None:
+    """Write everything that decoding needs to an .npz file, whole or not at all."""
+    arrays = {"codes": packed.codes, "scales": packed.scales, "shape": np.array(packed.shape)}
+    optional = ("tensor_scale", "stored_scale", "fine", "fine_scales", "fine_tensor_scale", "signs", "codebook")
+    arrays |= {n: np.asarray(getattr(packed, n)) for n in optional if getattr(packed, n) is not None}
+    target = Path(path)
+    if target.suffix != ".npz":
+        raise FormatError(f"{path} does not end in .npz; the output holds several arrays")
+    if not target.resolve().parent.is_dir():
+        raise FormatError(f"the folder of {path} does not exist; make it first")
+    temporary = target.with_name(target.name + ".part")
+    try:
+        with open(temporary, "wb") as file:
+            np.savez(file, format=np.array(packed.format.name), **arrays)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def run_explain(args: argparse.Namespace) -> int:
+    """`vbw explain`."""
+    values = np.array(args.values, np.float64)
+    if not -len(values) <= args.index < len(values):
+        raise FormatError(
+            f"--index {args.index} is out of range: there are {len(values)} numbers, 0 to {len(values) - 1}"
+        )
+    if args.format in ELEMENTS:
+        element = ELEMENTS[args.format]
+        if isinstance(element, ElementFormat) and not element.signed and values[args.index] < 0:
+            raise FormatError(f"{element.name} has no sign: it cannot hold {values[args.index]:g}")
+        print_explanations([explain_value(values[args.index], element, args.ties)], args.json)
+        return 0
+    fmt = resolve(args.format)
+    index = (0, args.index) if fmt.block_rows > 1 else (args.index,)
+    print_explanations([explain_values(values, fmt, index)], args.json)
+    return 0
+
+
+def run_claims(args: argparse.Namespace) -> int:
+    """`vbw claims`."""
+    verdicts = list(check_claims(args.only))
+    if not verdicts:
+        raise FormatError(f"no claim's name or source contains {args.only!r}; run `vbw claims` to see all")
+    if args.json:
+        print_json([v.as_dict() for v in verdicts])
+    else:
+        print(claims_table(verdicts))
+    return 0 if all(v.passed for v in verdicts) else 1
+
+
+def claims_table(verdicts: list[Verdict]) -> str:
+    """The claims, grouped by source."""
+    lines, source = [], None
+    rows = [("claim", "published", "ours", "tolerance", "", "condition")]
+    for v in verdicts:
+        c = v.claim
+        verdict = "pass" if v.passed else "FAIL"
+        published = f"{c.published:.7g} {c.unit}".strip()
+        rows.append((c.name, published, f"{v.ours:.7g}", f"{c.tolerance:.2g}", verdict, c.condition))
+    text = table(rows, right=(1, 2, 3)).split("\n")
+    lines.append(text[0])
+    for v, line in zip(verdicts, text[1:], strict=True):
+        if v.claim.source != source:
+            source = v.claim.source
+            lines.append(f"\n{source}")
+        lines.append(line)
+    passed = sum(v.passed for v in verdicts)
+    seconds = sum(v.seconds for v in verdicts)
+    lines.append(f"\n{passed} of {len(verdicts)} claims reproduced in {seconds:.1f} s")
+    return "\n".join(lines)
