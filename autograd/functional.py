@@ -246,9 +246,14 @@ CHUNK_LOGITS = 1 << 24  # logits held at once by linear_cross_entropy: 64 MiB of
 
 
 def chunks_of_rows(rows: int, columns: int) -> list[slice]:
-    """Equal slices of `rows`, each with at most about `CHUNK_LOGITS` entries over `columns` columns."""
+    """Slices of `rows`, each with about `CHUNK_LOGITS` entries over `columns` columns at most.
+
+    Their size is a multiple of 32 where there is more than one: no block of a block format is cut.
+    """
     count = -(-rows * columns // CHUNK_LOGITS)
     size = -(-rows // count)
+    if 1 < count and size > 16:
+        size = -(-size // 32) * 32
     return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..engine import F, Parameter, Tensor, autograd
 from ..formats import BlockFormat, FittedScales, PackedTensor, get_format
-from . import codec
+from . import codec, compute
 from .cache import held_bytes, relative_error
 from .recipe import Recipe
 from .statistics import Statistics
@@ -93,12 +93,24 @@ class Card:
         """
         # A weight in full precision is the master itself: nobody may write it while it is multiplied with.
         held = self.parameter.lock if self.format is None else contextlib.nullcontext()
-        with self.device.span("compute", self.name), held:
-            weight = self.use()
-            with self.device.span("matmul", self.name, rows=x.size // x.shape[-1], shape=weight.shape) as values:
-                output, vjp = dense.run(x, weight, *rest, **static)
+        path = self.path()
+        rows = x.size // x.shape[-1]
+        with self.device.span("compute", self.name, path=path), held:
+            weight = self.use(path)
+            with self.device.span("matmul", self.name, rows=rows, shape=self.parameter.shape) as values:
+                if path == "fp4":
+                    products = compute.Fp4Products(self, weight)
+                    output, vjp = compute.FP4_TWINS[dense.name](products, x, *rest, **static)
+                else:
+                    output, vjp = dense.run(x, weight, *rest, **static)
                 values.update(x=x, product=output)
         return output, self._gradients(vjp)
+
+    def path(self) -> str:
+        """The way this card computes now: one of `compute.LAYOUTS`."""
+        if self.format is None:
+            return "dequant"
+        return "fp4" if self.recipe.activation is not None or self.device.compute == "fp4" else "dequant"
 
     def _gradients(self, vjp: tuple[Callable, ...]) -> tuple[Callable, ...]:
         if not vjp:
@@ -127,8 +139,8 @@ class Card:
 
     # -- the weight, ready for a product
 
-    def use(self) -> NDArray:
-        """Count one use, and return the weight as the compute unit sees it, (out, in) float32.
+    def use(self, path: str = "dequant") -> Any:
+        """Count one use, and return the weight as the compute unit wants it: by default (out, in) float32.
 
         The result belongs to the version that the parameter has at this moment, and never changes afterwards.
         """
@@ -137,7 +149,7 @@ class Card:
             if self.format is None:
                 return self.parameter.data
             self._update_packed()
-            return self._decoded()
+            return self._laid_out(path)
 
     def _terms(self) -> tuple[Any, ...]:
         """What decides which tiers are used, beside the weight."""
@@ -242,22 +254,23 @@ class Card:
             return packed
         return packed.with_planes(planes) if planes else packed.coarse()
 
-    def _decoded(self) -> NDArray:
+    def _laid_out(self, path: str) -> Any:
+        """The packed weight as `path` wants it: from the decode cache, or transferred and decoded."""
         cache = self.device.decode_cache
         key = (self._packed_version, self.statistics.separations, self.planes)
-        decoded = cache.get(self, key)
-        if decoded is not None:
+        kept = cache.get((self, path), key)
+        if kept is not None:
             self.statistics.decode_hits += 1
             with self.device.span("decode hit", self.name):
-                return decoded
+                return kept
         self._transfer(self.packed)
-        with self.device.span("decode", self.name, bytes=self.packed.nbytes) as values:
-            decoded = codec.decode(self.packed)
-            values.update(packed=self.packed, weight=decoded)
+        with self.device.span("decode", self.name, bytes=self.packed.nbytes, path=path) as values:
+            weight = compute.LAYOUTS[path](self)
+            values.update(packed=self.packed, weight=weight)
         self.statistics.decodes += 1
-        cache.put(self, key, decoded, decoded.nbytes)
+        cache.put((self, path), key, weight, weight.nbytes)
         self.device.count_bytes()
-        return decoded
+        return weight
 
     def _transfer(self, asked_for: PackedTensor) -> None:
         """Move the agreed tiers over the link: by BOH, or the coarse one alone and without a word."""

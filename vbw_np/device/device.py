@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from ..engine import Parameter, autograd, nn
 from .cache import DecodeCache
 from .card import Card
+from .compute import COMPUTES, LAYOUTS
 from .link import Link
 from .recipe import Recipe, Select, get_recipe, selector
 from .report import DeviceReport
@@ -50,6 +52,10 @@ class Device:
         Capacity of the decode cache.
     verify : bool
         Debug mode: hash every weight at every use and report a change that moved no version.
+    compute : {"auto", "dequant", "fp4"}
+        How products are computed: decode the weight and multiply in float32 (`dequant`), or quantize the activations
+        too and use the virtual tensor core (`fp4`). `auto` is `fp4` for recipes that quantize activations, else
+        `dequant`.
     seed : int
         For stochastic rounding.
     """
@@ -64,6 +70,7 @@ class Device:
         error_budget: float | None = None,
         cache_bytes: int = 1 << 30,
         verify: bool = False,
+        compute: str = "auto",
         seed: int = 0,
     ) -> None:
         if isinstance(refresh_interval, bool) or not isinstance(refresh_interval, int) or refresh_interval < 1:
@@ -82,7 +89,11 @@ class Device:
                 "decide nothing; take a recipe that does, such as nvfp4-boh"
             )
         self.verify = verify
+        if compute not in COMPUTES:
+            raise ValueError(f"there is no way to compute {compute!r}; there are: {', '.join(COMPUTES)}")
+        self.compute = compute
         self.generator = autograd.Generator(seed)
+        self._keys = threading.Lock()
         self.link = Link()
         self.decode_cache = DecodeCache(cache_bytes)
         self.recorder: Recorder | None = None
@@ -108,6 +119,11 @@ class Device:
                 "weights, or load the weights into a new model"
             )
         self._mode = mode
+
+    def next_key(self) -> tuple[int, int]:
+        """The key of the next random draw; see `autograd.random`."""
+        with self._keys:
+            return self.generator.next_key()
 
     def mode_now(self) -> str:
         """The mode in force: `auto` follows the model."""
@@ -185,7 +201,8 @@ class Device:
         for card in self.cards.values():
             if card.parameter.card is card:
                 card.parameter.card = None
-            self.decode_cache.drop(card)
+            for path in LAYOUTS:
+                self.decode_cache.drop((card, path))
         self.cards.clear()
         self._model = None
 

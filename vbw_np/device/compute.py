@@ -1,0 +1,191 @@
+"""How a card multiplies: three ways to do the products of a linear layer with one version of its weight.
+
+`dequant` decodes the weight and leaves the products to BLAS: the reference for the others. `fp4` is the virtual tensor
+core: both operands are FP4, and so may be the operands of both gradients. `packed` multiplies few rows straight from
+the packed bytes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..engine import F, autograd
+from ..formats import PackedTensor, get_format, quantize
+from ..formats.hadamard import hadamard_rotate
+from ..kernels import relayout, tensor_core
+from . import codec
+from .recipe import Operands
+
+if TYPE_CHECKING:
+    from .card import Card
+
+empty = autograd.memory.empty
+
+COMPUTES = ("auto", "dequant", "fp4", "packed")
+
+ACTIVATIONS = {"nvfp4": Operands("nvfp4-row-scaled"), "mxfp4": Operands("mxfp4")}
+"""How activations are quantized where a recipe does not say: like the weight, with a second level a token row."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class WeightPanels:
+    """One version of a weight as the tensor core wants it.
+
+    Attributes
+    ----------
+    forward : RightOperand, (out, in)
+        For y = x W^T.
+    backward : RightOperand, (in, out), or None
+        For dx = g W; None where no gradient will be asked for in FP4.
+    packed : PackedTensor
+        What both were made of.
+    """
+
+    forward: tensor_core.RightOperand
+    backward: tensor_core.RightOperand | None
+    packed: PackedTensor
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return sum(part.nbytes() for part in (self.forward, self.backward) if part is not None)
+
+
+def weight_panels(card: Card) -> WeightPanels:
+    """Lay the card's packed weight out for the tensor core.
+
+    A weight with square scale tiles serves both directions with the same codes; any other is quantized a second time
+    along its other axis, from the master weight.
+    """
+    packed, recipe = card.packed, card.recipe
+    backward = None
+    if recipe.gradient is not None and not card.dropped:
+        if packed.format.block_rows == packed.format.block:
+            backward = relayout.transposed_right_operand(packed)
+        else:
+            master = np.ascontiguousarray(card.parameter.data)
+            backward = tensor_core.quantize_right(master, transpose=True, **_kind(recipe.weight))
+    return WeightPanels(relayout.right_operand(packed), backward, packed)
+
+
+def _kind(fmt: Any) -> dict[str, str]:
+    """The tensor core's name for a block format, and its scale rule."""
+    record = get_format(fmt)
+    if record.block == 32:
+        return {"fmt": "mxfp4", "rule": record.rule.name}
+    return {"fmt": "nvfp4"}
+
+
+def _left(x: NDArray, operands: Operands, key: tuple[int, int] | None, transpose: bool = False) -> Any:
+    """Quantize the left operand of a product; `transpose` sums over the rows of x instead of its columns."""
+    if operands.hadamard:
+        x, transpose = hadamard_rotate(x.T if transpose else x), False
+    if operands.stochastic:
+        return _stochastic_left(x.T if transpose else x, operands, key)
+    return tensor_core.quantize_left(np.ascontiguousarray(x), transpose=transpose, **_kind(operands.format))
+
+
+def _stochastic_left(x: NDArray, operands: Operands, key: tuple[int, int]) -> Any:
+    """By the formats' definition: the random bits of element i are a hash of the key and i."""
+    packed = quantize(
+        np.ascontiguousarray(x), operands.format, ties="stochastic", seed=key[0], stream=key[1], nonfinite="propagate"
+    )
+    factor = 1.0 if packed.tensor_scale is None else packed.tensor_scale
+    kind = _kind(operands.format)["fmt"]
+    return tensor_core.left_from_packed(packed.codes, packed.scales, kind, factor, length=packed.shape[1])
+
+
+def _right(x: NDArray, operands: Operands) -> Any:
+    """Quantize the right operand of a weight gradient, x^T, summing over its rows; always to nearest."""
+    if operands.hadamard:
+        return tensor_core.quantize_right(hadamard_rotate(x.T), **_kind(operands.format))
+    return tensor_core.quantize_right(np.ascontiguousarray(x), transpose=True, **_kind(operands.format))
+
+
+class Fp4Products:
+    """The three products of a linear layer on FP4 operands, with one version of a card's weight.
+
+    A gradient that the recipe does not quantize is computed in float32, with the decoded weight.
+    """
+
+    def __init__(self, card: Card, panels: WeightPanels) -> None:
+        self.card = card
+        self.recipe = card.recipe
+        self.panels = panels
+
+    def _key(self, operands: Operands) -> tuple[int, int] | None:
+        return self.card.device.next_key() if operands.stochastic else None
+
+    def forward(self, x: NDArray) -> NDArray:
+        """x W^T: x (N, in), to (N, out). Each token row has its own second-level scale, so rows stay independent."""
+        operands = self.recipe.activation or ACTIVATIONS[self.panels.forward.fmt]
+        left = _left(x, operands, self._key(operands))
+        return tensor_core.matmul(left, self.panels.forward, out=empty((len(x), self.panels.forward.shape[0])))
+
+    def to_x(self, g: NDArray, out: NDArray | None = None) -> NDArray:
+        """g W: g (N, out), to (N, in)"""
+        operands = self.recipe.gradient
+        width = self.panels.forward.shape[1]
+        out = empty((len(g), width)) if out is None else out
+        if operands is None:
+            return np.matmul(g, codec.decode(self.panels.packed), out=out)
+        return tensor_core.matmul(_left(g, operands, self._key(operands)), self.panels.backward, out=out)
+
+    def to_weight(self, g: NDArray, x: NDArray, out: NDArray | None = None) -> NDArray:
+        """g^T x: g (N, out), x (N, in), to (out, in); added to `out` if that is given"""
+        operands = self.recipe.weight_gradient
+        add = out is not None
+        out = empty((g.shape[1], x.shape[1])) if out is None else out
+        if operands is None:
+            return np.add(out, g.T @ x, out=out) if add else np.matmul(g.T, x, out=out)
+        left = _left(g, operands, self._key(operands), transpose=True)
+        return tensor_core.matmul(left, _right(x, operands), out=out, accumulate=add)
+
+
+def _rows(x: NDArray) -> NDArray:
+    return np.ascontiguousarray(x.reshape(-1, x.shape[-1]))
+
+
+def fp4_linear(products: Fp4Products, x: NDArray, bias: NDArray | None) -> tuple[NDArray, Any]:
+    """`linear` on the virtual tensor core: output (..., out) and the gradients of x, weight and bias."""
+    rows = _rows(x)
+    y = products.forward(rows)
+    if bias is not None:
+        y += bias
+    return y.reshape(*x.shape[:-1], y.shape[-1]), (
+        lambda g: products.to_x(_rows(g)).reshape(x.shape),
+        lambda g: products.to_weight(_rows(g), rows),
+        lambda g: _rows(g).sum(axis=0),
+    )
+
+
+def fp4_linear_cross_entropy(products: Fp4Products, x: NDArray, *, targets: NDArray) -> tuple[NDArray, Any]:
+    """`linear_cross_entropy` on the virtual tensor core; never holds all logits."""
+    rows, classes = len(x), products.panels.forward.shape[0]
+    record = autograd.is_grad_enabled()
+    total = 0.0
+    grad_x = empty(x.shape) if record else None
+    grad_weight = None
+    for chunk in F.chunks_of_rows(rows, classes):
+        gradient = products.forward(x[chunk])  # logits, at first
+        total += F.cross_entropy_into_gradient(gradient, targets[chunk], 1 / rows).sum(dtype=np.float64)
+        if record:
+            products.to_x(gradient, out=grad_x[chunk])
+            grad_weight = products.to_weight(gradient, x[chunk], out=grad_weight)
+    if not record:
+        return np.asarray(total / rows, x.dtype), ()
+    return np.asarray(total / rows, x.dtype), (
+        lambda g: grad_x if g == 1 else grad_x * g,
+        lambda g: grad_weight if g == 1 else grad_weight * g,
+    )
+
+
+FP4_TWINS = {"linear": fp4_linear, "linear_cross_entropy": fp4_linear_cross_entropy}
+"""What runs on the tensor core in place of a dense primitive, by the primitive's name."""
+
+LAYOUTS = {"dequant": lambda card: codec.decode(card.packed), "fp4": weight_panels}
+"""What the compute unit wants of a weight, by way of computing."""
