@@ -212,7 +212,7 @@ def _fit_quantile(w: np.ndarray) -> FittedScales:
     codebook = quantile_codebook(w)
     residual = np.abs(w) - codebook[quantile_codes(w, codebook)]
     row = np.abs(residual).max(axis=-1, keepdims=True) / np.float32(7.5)
-    return FittedScales(row, codebook=codebook, fine=row)
+    return FittedScales(row, codebook=codebook)
 
 
 def _fit_own_fine(x: np.ndarray, fmt: BlockFormat, scales: FittedScales) -> FittedScales:
@@ -354,14 +354,13 @@ def _encode_quantile(w: np.ndarray, fmt: BlockFormat, scales: FittedScales) -> P
     negative = w < 0
     magnitude = scales.codebook[codes]
     residual = w - np.where(negative, -magnitude, magnitude)
-    safe = np.where(scales.fine == 0, np.float32(1), scales.fine)
+    safe = np.where(scales.block == 0, np.float32(1), scales.block)
     return PackedTensor(
         codes=_pack(codes, fmt),
         scales=scales.block,
         shape=w.shape,
         format=fmt,
         fine=_pack(int4_nibbles(residual / safe), fmt),
-        fine_scales=scales.fine,
         planes=PLANES,
         signs=pack_bits(negative),
         codebook=scales.codebook,
@@ -471,5 +470,5 @@ def _check_fitted(scales: FittedScales, shape: tuple[int, ...], fmt: BlockFormat
         raise ScaleError(f"{fmt.name} and the scales disagree about a tensor-level scale; fit them with this format")
     if fmt.quantile_codebook and scales.codebook is None:
         raise ScaleError(f"{fmt.name} needs a codebook; fit the scales with this format")
-    if fmt.fine is not None and fmt.fine.kind in ("own", "row") and scales.fine is None:
+    if fmt.fine is not None and fmt.fine.kind == "own" and scales.fine is None:
         raise ScaleError(f"{fmt.name} needs scales for its fine tier; fit them with this format")

@@ -246,14 +246,16 @@ def quantize_report(x: np.ndarray, packed: PackedTensor, detailed: bool) -> dict
         error = np.abs(np.where(finite, decoded - x, 0))
     worst = tuple(int(i) for i in np.unravel_index(int(error.argmax()), x.shape))
     scales = packed.decoded_scales()
+    numbers = scales[np.isfinite(scales)]
     report |= {
         "amax": float(np.abs(np.where(finite, x, 0)).max()),
         "largest_error": float(error[worst]),
         "largest_error_at": str(list(worst)),
         "blocks": int(scales.size),
         "zero_blocks": int((to_blocks(x, packed.format) == 0).all(axis=-1).sum()),
-        "smallest_scale": float(np.nanmin(scales)),
-        "largest_scale": float(np.nanmax(scales)),
+        "nan_blocks": int(scales.size - numbers.size),
+        "smallest_scale": float(numbers.min()) if numbers.size else math.nan,
+        "largest_scale": float(numbers.max()) if numbers.size else math.nan,
     }
     if packed.tensor_scale is not None and np.size(packed.tensor_scale) == 1:
         report["tensor_scale"] = float(np.asarray(packed.tensor_scale).reshape(()))

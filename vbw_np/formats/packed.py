@@ -110,7 +110,8 @@ class PackedTensor:
     fine : uint8 array (..., ceil(K / 2)) or None
         4-bit codes of the fine tier, packed like `codes`. With fewer `planes` the low bits are zero.
     fine_scales, fine_tensor_scale :
-        Scales of a fine tier that has its own.
+        Scales of a fine tier of kind `own`. (`seed-v6` keeps its residual's row scales in `scales`; its coarse tier
+        has none.)
     planes : int
         Bit planes of the fine tier that are present, 0 to 4.
     signs : uint8 array (..., ceil(K / 8)) or None
@@ -193,7 +194,9 @@ class PackedTensor:
 
         Of a fine tier only the planes that are present count (as bit planes, whole bytes a row).
         """
-        total = self.codes.nbytes + self.scales.nbytes
+        total = self.codes.nbytes
+        if self.fine is not None or not self.format.quantile_codebook:  # seed-v6: only its fine tier has scales
+            total += self.scales.nbytes
         if self.tensor_scale is not None:
             total += 4 * int(np.size(self.tensor_scale))
         for array in (self.signs, self.codebook, self.fine_scales):
@@ -282,7 +285,8 @@ class PackedTensor:
 
     def _residual(self, fine: FineTier) -> np.ndarray:
         blocks = to_blocks(INT4.table[self.unpacked_fine()], self.format)
-        scales = self.fine_scales if fine.scale == "float32" else E4M3.table[self.fine_scales]
+        scales = self.scales if fine.kind == "row" else self.fine_scales
+        scales = scales if fine.scale == "float32" else E4M3.table[scales]
         blocks = blocks * scales[..., None]
         if self.fine_tensor_scale is not None:
             blocks = blocks * self.fine_tensor_scale
