@@ -1,0 +1,226 @@
+"""``vbw bench``: the speed test; its sub-verbs live beside it.
+
+Imports nothing heavy: the process's threads must be set before NumPy is loaded, so that happens when the verb runs.
+A sub-verb is a module of this package with ``add_commands(subparsers)``, and must be as light to import.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UserError
+from ..files import check_output, write_whole
+from ..progress import Progress
+
+if TYPE_CHECKING:
+    from .report import Report
+    from .speed import Settings
+
+VERBS = {"bench": "train Claude4 on its 62 virtual cards, and print how fast and how well"}
+SUBVERBS = ("kernels", "scaling", "peers")
+
+_DESCRIPTION = """\
+Train Claude4 on its virtual cards for some batches and print the report: the placed layers, losses and times, the
+time in multiples of the fp32 floor (numpy's sgemm alone on the same matrix products), and what the cards counted.
+The defaults are the report's settings."""
+
+_EXAMPLES = """examples:
+  vbw bench                                      the report, on the sources of Python's standard library
+  vbw bench --recipe fp32,seed-v6,nvfp4          several recipes from the same start, side by side
+  vbw bench --data random --lang zh              the original report's synthetic data and labels
+  vbw bench --data book.txt --json report.json   your own text; everything with raw samples as JSON
+  vbw bench --batches 3 --trace trace.json       what each card did and when; opens at ui.perfetto.dev"""
+
+
+def add_commands(subparsers: argparse._SubParsersAction) -> None:
+    """Add ``vbw bench`` and the sub-verbs that are there."""
+    parser = subparsers.add_parser(
+        "bench", help=VERBS["bench"], description=_DESCRIPTION, epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    _add_options(parser)
+    parser.set_defaults(run=run)
+    present = [name for name in SUBVERBS if importlib.util.find_spec(f"{__package__}.{name}") is not None]
+    if present:
+        inner = parser.add_subparsers(title="other benchmarks", metavar="VERB", dest="bench_verb")
+        for name in present:
+            importlib.import_module(f"{__package__}.{name}").add_commands(inner)
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    training = parser.add_argument_group("training")
+    _number(training, "--batches", 20, "batches to train on")
+    _number(training, "--batch-size", 8, "windows a batch")
+    _number(training, "--seq-len", 128, "tokens a window")
+    training.add_argument("--lr", type=float, default=1e-3, metavar="X", help="Adam's learning rate (0.001)")
+    _number(training, "--seed", 0, "of weights, dropout and batches; the same seed gives the same losses, bit for bit")
+    training.add_argument(
+        "--data", default="stdlib", metavar="WHAT",
+        help="a text file, a folder, 'stdlib' (the sources of Python's standard library) or 'random' ids (stdlib)",
+    )  # fmt: skip
+    training.add_argument("--tokenizer", default="word", metavar="NAME", help="word or byte (word)")
+    training.add_argument("--threads", type=int, metavar="N", help="for BLAS and numba (as many as they take)")
+
+    model = parser.add_argument_group("model")
+    _number(model, "--vocab-size", 50_000, "tokens in the vocabulary", "--vocab")
+    _number(model, "--d-model", 256, "width of the residual stream")
+    _number(model, "--heads", 4, "attention heads")
+    _number(model, "--hidden", 1024, "width inside an expert")
+    _number(model, "--layers", 3, "blocks; the later half have a reflection")
+    _number(model, "--rank", 4, "width of the attention's subspace")
+    _number(model, "--experts", 4, "experts a block")
+    model.add_argument("--dropout", type=float, default=0.1, metavar="P", help="probability (0.1)")
+    model.add_argument("--causal", action="store_true", help="nothing looks at a later token (the original does)")
+
+    device = parser.add_argument_group("device")
+    device.add_argument(
+        "--recipe", default="seed-v6", metavar="NAME[,NAME...]", help="what the cards keep and compute with (seed-v6)"
+    )
+    device.add_argument("--mode", default="training", help="training, inference, auto or precision (training)")
+    _number(device, "--refresh-interval", 100, "uses of a card before its scales are computed again")
+    device.add_argument(
+        "--boh", action=argparse.BooleanOptionalAction, default=True, help="offer the fine tier over the link (on)"
+    )
+    device.add_argument(
+        "--error-budget", type=float, metavar="X",
+        help="relative error of a card above which its fine tier is asked for (the recipe's own)",
+    )  # fmt: skip
+
+    output = parser.add_argument_group("output")
+    output.add_argument("--lang", default="en", choices=("en", "zh"), help="language of the report: en or zh (en)")
+    output.add_argument("--json", metavar="FILE", help="write everything with raw samples; '-': to stdout, no report")
+    output.add_argument("--trace", metavar="FILE", help="write what the cards did as a Chrome trace")
+    output.add_argument("--quiet", action="store_true", help="no progress line on stderr")
+
+
+def _number(group: Any, name: str, default: int, text: str, *more: str) -> None:
+    group.add_argument(name, *more, type=int, default=default, metavar="N", help=f"{text} ({default:,})")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check everything, then run the speed test and print its report; returns the exit code."""
+    check_outputs(arguments.json, arguments.trace)
+    from .environment import prepare_process
+
+    taken_away = prepare_process(arguments.threads)
+    from . import speed
+
+    settings = settings_of(arguments)
+    if arguments.trace is not None and len(settings.recipes) > 1:
+        raise UserError("--trace shows one recipe at a time; name one with --recipe")
+    stream = speed.open_data(settings)
+    listener = _listener(arguments, settings)
+    try:
+        result = speed.measure(settings, stream, listener, trace=arguments.trace, taken_away=taken_away)
+    finally:
+        listener.close()
+    if arguments.json is not None:
+        write_json(arguments.json, result)
+    return 0
+
+
+def settings_of(arguments: argparse.Namespace) -> Settings:
+    """The settings that the options name, checked."""
+    from ..models.claude4 import Claude4Config
+    from .speed import Settings
+
+    model = Claude4Config(
+        vocab_size=arguments.vocab_size,
+        d_model=arguments.d_model,
+        heads=arguments.heads,
+        hidden=arguments.hidden,
+        layers=arguments.layers,
+        rank=arguments.rank,
+        experts=arguments.experts,
+        dropout=arguments.dropout,
+        causal=arguments.causal,
+    )
+    return Settings(
+        recipes=tuple(name.strip() for name in arguments.recipe.split(",") if name.strip()),
+        n_batches=arguments.batches,
+        batch_size=arguments.batch_size,
+        seq_len=arguments.seq_len,
+        model=model,
+        lr=arguments.lr,
+        mode=arguments.mode,
+        refresh_interval=arguments.refresh_interval,
+        boh=arguments.boh,
+        error_budget=arguments.error_budget,
+        seed=arguments.seed,
+        data=arguments.data,
+        tokenizer=arguments.tokenizer,
+    )
+
+
+def check_outputs(json_file: str | None, trace_file: str | None) -> None:
+    """Raise unless both files can be written; before a run that would be lost otherwise."""
+    if json_file not in (None, "-"):
+        check_output(json_file)
+    if trace_file is None:
+        return
+    if trace_file == "-":
+        raise UserError("--trace needs the name of a file; stdout is for the report")
+    if check_output(trace_file) == Path(json_file or ""):
+        raise UserError(f"--json and --trace both name {trace_file}; give each a file of its own")
+
+
+def write_json(path: str, result: dict[str, Any]) -> None:
+    """Write a result whole or not at all; ``-`` is stdout."""
+    text = json.dumps(result, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    if path == "-":
+        sys.stdout.write(text)
+        return
+    write_whole(path, text)
+
+
+def _listener(arguments: argparse.Namespace, settings: Settings) -> Any:
+    """Prints the report as the run comes along, and draws a progress line."""
+    from .report import Report
+    from .speed import Listener
+
+    class Printer(Listener):
+        def __init__(self, report: Report) -> None:
+            self.report = report
+            self.progress: Progress | None = None
+
+        def print(self, lines: Iterable[str]) -> None:
+            """Print lines of the report, with the progress line out of the way."""
+            lines = list(lines)
+            if lines and arguments.json != "-":
+                self.close()
+                print("\n".join(lines), flush=True)
+
+        def close(self) -> None:
+            if self.progress is not None:
+                self.progress.close()
+
+        def started(self, result: dict[str, Any]) -> None:
+            self.print(self.report.head(result))
+
+        def run_started(self, result: dict[str, Any], run: dict[str, Any]) -> None:
+            self.print(self.report.training_head(result, run))
+            self.progress = Progress(
+                settings.n_batches,
+                run["recipe"],
+                items_per_step=settings.batch_size * settings.seq_len,
+                enabled=not arguments.quiet,
+            )
+
+        def batch_done(self, result: dict[str, Any], run: dict[str, Any]) -> None:
+            self.print(self.report.batch_line(result, run, len(run["loss"])))
+            self.progress.step(f"loss {run['loss'][-1]:.4f}")
+
+        def run_done(self, result: dict[str, Any], run: dict[str, Any]) -> None:
+            self.print(self.report.run_tail(result, run))
+
+        def done(self, result: dict[str, Any]) -> None:
+            self.print(self.report.tail(result))
+
+    return Printer(Report(arguments.lang))
