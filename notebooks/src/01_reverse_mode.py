@@ -1,0 +1,214 @@
+# ---
+# title: Reverse mode, from one value
+# minutes: 25
+# seconds: 10
+# needs: 00
+# question: How does a model find out in which direction each of its weights should move?
+# ---
+
+# %% [markdown]
+"""
+To learn, a model needs one number that says how wrong it was, and then, for each weight, an answer to: *if I moved this
+weight a little, how much would that number change?* The answer for one weight is a slope. All the slopes together are the
+**gradient**. This notebook computes gradients exactly, in one walk backwards. Everything later in the course stands on it.
+"""
+
+# %%
+import numpy as np
+
+from vbw_np import viz
+from vbw_np.engine import Tensor, autograd
+from vbw_np.teach import check, claim, hint, predict, solution
+
+# %% [markdown]
+"""
+## Predict
+
+`a = 2`, `b = -3`, `c = 10`, and the output is `(a * b + c) * a`. Nudge `a` upward by one thousandth. By how many
+thousandths does the output move? Guess before you run: `a` enters twice.
+"""
+
+# %%
+guess = None
+
+
+def f(a, b, c):
+    return (a * b + c) * a
+
+
+moved = (f(2.001, -3.0, 10.0) - f(2.0, -3.0, 10.0)) / 0.001
+predict(guess, round(moved, 2), "thousandths")
+claim("the nudge says: about -2", moved, -2, tol=0.01)
+
+# %% [markdown]
+"""
+The nudge says about -2. One nudge answered for one number. Claude4 has millions of weights, and nudging each in turn would take
+millions of runs. Reverse mode gets *all* slopes from one run and one walk back.
+
+## Manipulate
+
+A **tensor** here is a NumPy array that remembers how it was made. Compute with tensors as usual; then call `backward()`
+and look at `.grad`. Change the numbers, change the formula, and check one of the slopes with a nudge of your own.
+"""
+
+# %%
+a = Tensor(np.float64(2.0), requires_grad=True)
+b = Tensor(np.float64(-3.0), requires_grad=True)
+c = Tensor(np.float64(10.0), requires_grad=True)
+out = f(a, b, c)
+print("output:", out)
+out.backward()
+print("slopes: a", a.grad, " b", b.grad, " c", c.grad)
+claim("slopes of a, b, c", [float(a.grad), float(b.grad), float(c.grad)], [-2, 4, 2])
+
+# %% [markdown]
+"""
+The slopes are -2, 4 and 2: the first is what the nudge said.
+
+## Picture
+
+While you compute, the library writes down every operation. That list is called the **tape**. Each entry knows which tensors
+it came from; a tensor that you made yourself, which came from nowhere, is a **leaf** (round boxes below). Read the values
+from left to right, then the gradients from right to left.
+"""
+
+# %%
+viz.tape(f, a=2.0, b=-3.0, c=10.0)
+
+# %% [markdown]
+"""
+Follow `a`. It is used twice: once by the first `mul`, once by the last. Two gradients arrive at it, and they are *added*:
+the last product sends back 4 (the value of the other factor), the first sends back -6. Their sum is -2. Forget the sum, and
+keep only what came last, and you have the most common bug of home-made engines.
+"""
+
+# %%
+y = Tensor(np.float64(-3.0 * 2.0 + 10.0))
+direct = float(y.data)  # what the last product sends to a: its other factor
+around = 2.0 * -3.0  # what comes through the first product: slope 2 times b
+claim("two paths into a", [direct, around, direct + around], [4, -6, -2])
+
+
+def diamond(x, accumulate):
+    """y = x + x by hand: two uses of x, each sending back 1."""
+    grad = 0.0
+    for use in range(2):
+        grad = grad + 1.0 if accumulate else 1.0
+    return grad
+
+
+claim("with = instead of += the gradient of x + x is wrong by a factor of exactly 2",
+      diamond(0.0, True) / diamond(0.0, False), 2)
+
+# %% [markdown]
+"""
+## One operation, one rule
+
+How does an entry of the tape know what to send back? Each operation is declared together with its **vjp**, a function that
+takes the gradient of the output (`g`) and returns the gradients of the inputs. (The letters stand for *vector-Jacobian product*; you can read it as
+"what to send back".) Here is how the library declares `tanh`, word for word: forward and backward side by side.
+"""
+
+# %%
+import inspect
+
+print(inspect.getsource(autograd.ops.tanh.reference))
+
+# %% [markdown]
+"""
+## Exercise: what a product sends back
+
+`out = x * y`. Given the gradient `g` of `out`, return the gradients of `x` and of `y`.
+"""
+
+# %% exercise=01.1
+def mul_vjp(g, x, y):
+    ### BEGIN SOLUTION
+    raise NotImplementedError  # return (gradient of x, gradient of y)
+    ### END SOLUTION
+
+# %% check=01.1
+check("01.1", mul_vjp)
+
+# %% [markdown]
+"""
+## Exercise: undo the stretching
+
+NumPy lets you add a row to a matrix; the row is silently repeated for every row of the matrix. That is **broadcasting**.
+On the way back, each copy sends a gradient, and again they must be added: `(3, 4)` gradients for a row of shape `(4,)` sum over the first
+axis. Write `unbroadcast(g, shape)`: sum `g` until it has the shape that the input had before it was repeated. Axes of
+length one may have been stretched too.
+"""
+
+# %% exercise=01.2
+def unbroadcast(g, shape):
+    ### BEGIN SOLUTION
+    raise NotImplementedError  # sum over new axes in front, then over axes that were 1
+    ### END SOLUTION
+
+# %% check=01.2
+check("01.2", unbroadcast)
+
+# %% [markdown]
+"""
+## Never believe a gradient, check it
+
+A **gradient check** compares the gradient with nudges, in double precision. The library does this for every operation it has.
+"""
+
+# %%
+rng = np.random.default_rng(0)
+checked = 0
+for primitive in autograd.REGISTRY.values():
+    if primitive.samples is None or primitive.surrogate:
+        continue
+    for inputs, static in primitive.samples(rng):
+        autograd.gradcheck(primitive, inputs, **static)
+    checked += 1
+print(checked, "operations checked against nudges")
+claim("every operation with a derivative agrees with its nudges", checked, at_least=30)
+
+# %% [markdown]
+"""
+More than 30 operations, and all of them agree with their nudges. (Some operations of a later notebook have a backward rule that is *not* their
+derivative, on purpose. They are left out here and say so themselves.)
+
+## A model that learns, in ten lines
+
+Move every weight a little against its slope; repeat. That is all of learning. Here a line through noisy points: the true slope is 3
+and the true height is -1.
+"""
+
+# %%
+x = rng.normal(size=(200, 1))
+target = 3 * x - 1 + 0.1 * rng.normal(size=(200, 1))
+slope = Tensor(np.zeros((1, 1)), requires_grad=True)
+height = Tensor(np.zeros(1), requires_grad=True)
+errors = []
+for step in range(60):
+    error = ((Tensor(x) @ slope + height - target) ** 2).mean()
+    slope.zero_grad(), height.zero_grad()
+    error.backward()
+    slope.data -= 0.1 * slope.grad
+    height.data -= 0.1 * height.grad
+    errors.append(error.item())
+print("slope", slope.data.item(), "height", height.data.item())
+claim("it finds the slope 3 to a twentieth", slope.data.item(), 3, tol=0.05)
+claim("and the height -1", height.data.item(), -1, tol=0.05)
+
+# %%
+viz.curves({"mean squared error": errors}, ylabel="mean squared error", title="A line that learns", logy=True)
+
+# %% [markdown]
+"""
+## Where the emulator is not the hardware
+
+Nothing in this notebook is emulated: gradients are arithmetic. But the arithmetic here ran in double precision. From the next
+notebook on, numbers get narrow, and rounding has slope zero almost everywhere: a gradient that goes honestly through a
+rounding step vanishes. Keep that in mind; it becomes a notebook of its own.
+
+## What you can say now
+
+A tape records operations, a walk from the youngest entry to the oldest hands gradients back, gradients that meet are added,
+and repeated inputs get the sum over their copies.
+"""

@@ -1,0 +1,238 @@
+"""Every notebook is run as shipped, with the answers and with wrong ones; its numbers are asserted, its words known."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tools.notebooks import build
+from vbw_np.teach import CLAIMS, NOT_ATTEMPTED, RESULTS, RIGHT, WRONG, exercises
+from vbw_np.teach.runner import Cell, answer_with, run_cells
+from vbw_np.viz import have_matplotlib
+
+SOURCES = {source.name: source for source in build.sources()}
+every_notebook = pytest.mark.parametrize("name", SOURCES)
+
+
+def cells_of(source: build.Source, answers: str | None = None) -> list[Cell]:
+    """The cells of a notebook as it ships, or with each exercise's `solution` or `wrong` answer filled in."""
+    cells = [
+        Cell(c["cell_type"], "".join(c["source"]), c["metadata"]) for c in build.notebook(source)["cells"]
+    ]
+    for cell in cells:
+        if answers and cell.exercise:
+            cell.source = answer_with(cell.source, getattr(exercises()[cell.exercise], answers))
+    return cells
+
+
+@pytest.fixture(autouse=True)
+def afresh(monkeypatch):
+    """No verdicts or claims of another notebook; short training; no grader."""
+    RESULTS.clear()
+    CLAIMS.clear()
+    monkeypatch.setenv("VBW_FAST", "1")
+    monkeypatch.delenv("VBW_STRICT", raising=False)
+    monkeypatch.delenv("NBGRADER_EXECUTION", raising=False)
+
+
+def run(name: str, answers: str | None = None) -> list[Cell]:
+    cells = cells_of(SOURCES[name], answers)
+    run_cells(cells, name)
+    broken = [cell for cell in cells if cell.error]
+    assert not broken, f"{name}: a cell failed\n{broken[0].source}\n\n{broken[0].error}"
+    return cells
+
+
+def exercises_in(name: str) -> list[str]:
+    return [c.options["exercise"] for c in SOURCES[name].cells if "exercise" in c.options]
+
+
+# ---- the files
+
+
+@every_notebook
+def test_the_notebook_is_what_its_source_says(name):
+    path = build.NOTEBOOKS / f"{name}.ipynb"
+    assert path.read_text("utf-8") == build.rendered(SOURCES[name]), "run: python tools/notebooks/build.py"
+
+
+def test_there_is_no_notebook_without_a_source():
+    assert {path.stem for path in build.NOTEBOOKS.glob("*.ipynb")} == set(SOURCES)
+
+
+@every_notebook
+def test_the_file_is_a_clean_notebook(name):
+    document = json.loads((build.NOTEBOOKS / f"{name}.ipynb").read_text("utf-8"))
+    assert (document["nbformat"], document["nbformat_minor"]) == (4, 5)
+    assert document["metadata"]["kernelspec"]["name"] == "python3"
+    ids = [cell["id"] for cell in document["cells"]]
+    assert len(set(ids)) == len(ids) and all(re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", i) for i in ids)
+    for cell in document["cells"]:
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == [] and cell["execution_count"] is None
+            assert not re.search(r"^\s*[%!]", "".join(cell["source"]), re.M), "no magics: the cells are plain Python"
+    headings = [m for c in document["cells"] if c["cell_type"] == "markdown"
+                for m in re.findall(r"^(#+) ", "".join(c["source"]), re.M)]
+    assert headings.count("#") == 1, "one title"
+
+
+@every_notebook
+def test_the_beats_are_there(name):
+    text = "\n".join(c.source for c in SOURCES[name].cells if c.kind == "markdown")
+    for beat in ("Predict", "Exercise", "Where the emulator is not the hardware", "What you can say now"):
+        assert re.search(rf"^## .*{beat}", text, re.M | re.I), f"{name} has no section {beat!r}"
+    code = "\n".join(c.source for c in SOURCES[name].cells if c.kind == "code")
+    assert "claim(" in code and "viz." in code and "predict(" in code
+
+
+# ---- running
+
+
+@every_notebook
+def test_as_shipped_a_skipped_exercise_blocks_nothing(name):
+    cells = run(name)
+    assert exercises_in(name), "a notebook without an exercise"
+    assert {k: RESULTS[k].state for k in exercises_in(name)} == dict.fromkeys(exercises_in(name), NOT_ATTEMPTED)
+    check_prose(name)
+    check_pictures(name, cells)
+
+
+@every_notebook
+def test_with_the_solutions_every_check_passes(name):
+    run(name, "solution")
+    assert {k: RESULTS[k].state for k in exercises_in(name)} == dict.fromkeys(exercises_in(name), RIGHT)
+
+
+@every_notebook
+def test_a_wrong_answer_is_caught_with_the_advertised_message(name):
+    run(name, "wrong")
+    for key in exercises_in(name):
+        assert RESULTS[key].state == WRONG
+        assert exercises()[key].symptom in RESULTS[key].message
+
+
+def test_every_exercise_stands_in_a_notebook_once():
+    placed = [key for name in SOURCES for key in exercises_in(name)]
+    assert sorted(placed) == sorted(exercises())
+    checked = [c.options["check"] for s in SOURCES.values() for c in s.cells if "check" in c.options]
+    assert sorted(checked) == sorted(placed)
+
+
+# ---- numbers in the prose
+
+NUMBER = re.compile(r"(?<![\w.,/-])-?(\d{1,3}(?:,\d{3})+|\d+)(\.\d+)?(?![\w/]|\.\d|,\d)")
+
+
+def prose_of(markdown: str) -> str:
+    """Text without code, links' targets, and numbering."""
+    text = re.sub(r"```.*?```", " ", markdown, flags=re.S)
+    text = re.sub(r"`[^`]*`", " ", text)
+    text = re.sub(r"\]\([^)]*\)", "]", text)
+    text = re.sub(r"arXiv[ :]\d+\.\d+", " ", text)
+    return re.sub(r"^\s*\d+\.\s", "", text, flags=re.M)
+
+
+def numbers_in(text: str) -> list[str]:
+    return [match.group(0) for match in NUMBER.finditer(text)]
+
+
+def check_prose(name: str) -> None:
+    """Every number that the text prints was asserted by a claim in this run."""
+    asserted = {round(value, 9) for claim in CLAIMS for value in claim.numbers}
+    for cell in SOURCES[name].cells:
+        if cell.kind != "markdown":
+            continue
+        for number in numbers_in(prose_of(cell.source)):
+            value = round(float(number.replace(",", "")), 9)
+            assert value in asserted, f"{name}: the text says {number}, and no claim asserts it:\n{cell.source[:400]}"
+
+
+def test_the_number_finder_finds_numbers():
+    assert numbers_in(prose_of("It takes 4.5 bits, 2,048 bytes and -3 `or 7`; E2M1, NVFP4, [x](y 9).")) == [
+        "4.5", "2,048", "-3",
+    ]
+
+
+@every_notebook
+def test_a_claim_measures_something(name):
+    for cell in SOURCES[name].cells:
+        if cell.kind != "code":
+            continue
+        for node in ast.walk(ast.parse(cell.source)):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "claim":
+                assert not isinstance(node.args[1], ast.Constant), f"{name}: {ast.unparse(node)} asserts a constant"
+
+
+# ---- pictures
+
+
+def check_pictures(name: str, cells: list[Cell]) -> None:
+    from vbw_np.viz import Picture
+
+    pictures = [cell for cell in cells if isinstance(cell.value, Picture)]
+    assert pictures, f"{name} shows no picture"
+    for cell in pictures:
+        assert len(cell.value.alt) > 40 and cell.value.rows
+        assert "<details>" in cell.html
+        if have_matplotlib():
+            assert 'src="data:image/png;base64,' in cell.html and "alt=" in cell.html
+
+
+# ---- words
+
+GLOSSARY = Path(__file__).parents[2] / "docs" / "glossary.md"
+
+
+def glossary() -> dict[str, tuple[str, list[str]]]:
+    """Term -> (first notebook, forms of the word)."""
+    found = {}
+    for match in re.finditer(r"^### (.+?) \((\d\d)\)\n", GLOSSARY.read_text("utf-8"), re.M):
+        forms = [form.strip() for form in match.group(1).split(",")]
+        found[forms[0]] = (match.group(2), forms)
+    return found
+
+
+def uses(term: str, text: str) -> bool:
+    return re.search(rf"(?<![\w-]){re.escape(term)}(?:s|es)?(?![\w-])", text, re.I) is not None
+
+
+@pytest.mark.parametrize("term", glossary())
+def test_a_word_is_explained_before_it_is_used(term):
+    first, forms = glossary()[term]
+    numbers = {source.number: source for source in SOURCES.values()}
+    assert first in numbers, f"{term}: there is no notebook {first}"
+    for number, source in numbers.items():
+        texts = [source.front["title"] + ". " + source.front["question"]] if number < first else []
+        texts += [c.source for c in source.cells if c.kind == "markdown"]
+        if number < first:
+            for text in texts:
+                plain = prose_of(text)
+                assert not any(uses(form, plain) for form in forms), (
+                    f"{term!r} is used in {number}, before {first}:\n{text}"
+                )
+        elif number == first:
+            for text in texts:
+                bold = re.search("|".join(rf"\*\*{re.escape(form)}(?:s|es)?\*\*" for form in forms), text, re.I)
+                before = text[: bold.start()] if bold else text
+                before = prose_of(re.sub(r"^#+ .*$", "", before, flags=re.M) if bold else before)
+                assert not any(uses(form, before) for form in forms), (
+                    f"{term!r} is used before it is explained:\n{text}"
+                )
+                if bold:
+                    return
+            raise AssertionError(f"notebook {first} does not explain {term!r} in bold")
+
+
+def test_every_bold_word_is_in_the_glossary():
+    known = {form.lower() for _, forms in glossary().values() for form in forms}
+    for source in SOURCES.values():
+        for cell in source.cells:
+            if cell.kind != "markdown":
+                continue
+            for bold in re.findall(r"\*\*(.+?)\*\*", re.sub(r"`[^`]*`", "", cell.source)):
+                word = bold.lower()
+                assert {word, word.removesuffix("s"), word.removesuffix("es")} & known, f"{source.name}: {bold!r}"

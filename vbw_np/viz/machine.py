@@ -1,0 +1,408 @@
+"""Tapes, caches, timelines, curves and rooflines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .picture import HATCHES, MARKERS, PALETTE, STYLES, Picture, tidy
+
+
+def curves(
+    lines: Mapping[str, Sequence[float]],
+    *,
+    x: Sequence[float] | None = None,
+    xlabel: str = "step",
+    ylabel: str = "",
+    title: str = "Curves",
+    logx: bool = False,
+    logy: bool = False,
+) -> Picture:
+    """Curves of one x, told apart by color, line style and marker.
+
+    Parameters
+    ----------
+    lines : mapping of label to numbers, all of one length
+    x : numbers, optional
+        0, 1, 2, ... by default.
+    """
+    data = {label: np.asarray(y, np.float64) for label, y in lines.items()}
+    count = len(next(iter(data.values())))
+    at = np.arange(count) if x is None else np.asarray(x, np.float64)
+    pick = np.unique(np.linspace(0, count - 1, min(count, 9)).astype(int))
+    rows = tuple((float(at[i]), *(float(y[i]) for y in data.values())) for i in pick)
+    alt = (
+        f"Curves over {xlabel}: "
+        + "; ".join(f"{label} goes from {y[0]:.4g} to {y[-1]:.4g}" for label, y in data.items())
+        + "."
+    )
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        for n, (label, y) in enumerate(data.items()):
+            axes.plot(
+                at,
+                y,
+                color=PALETTE[n % 8],
+                ls=STYLES[n % 8],
+                marker=MARKERS[n % 8],
+                ms=4,
+                markevery=max(1, count // 12),
+                lw=1.8,
+                label=label,
+            )
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel(ylabel)
+        if logx:
+            axes.set_xscale("log", base=2)
+        if logy:
+            axes.set_yscale("log")
+        axes.legend(fontsize=8, frameon=False)
+        axes.grid(alpha=0.25)
+        tidy(axes)
+
+    return Picture(title, alt, (xlabel, *data), rows, draw, (7, 3.2))
+
+
+def bars(
+    values: Mapping[str, Mapping[str, float]], *, ylabel: str = "", title: str = "Bars", form: str = ".1f"
+) -> Picture:
+    """Groups of bars with their numbers written on them.
+
+    Parameters
+    ----------
+    values : mapping of group to mapping of label to number
+    """
+    groups = list(values)
+    labels = list(next(iter(values.values())))
+    rows = tuple((group, *(float(values[group][label]) for label in labels)) for group in groups)
+    alt = (
+        f"Bars of {ylabel or 'values'}: "
+        + "; ".join(
+            f"{group}: " + ", ".join(f"{label} {values[group][label]:{form}}" for label in labels) for group in groups
+        )
+        + "."
+    )
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        width = 0.8 / len(labels)
+        for n, label in enumerate(labels):
+            at = np.arange(len(groups)) + (n - (len(labels) - 1) / 2) * width
+            heights = [values[group][label] for group in groups]
+            axes.bar(
+                at,
+                heights,
+                width * 0.92,
+                color=PALETTE[n % 8],
+                hatch=HATCHES[n % 8],
+                alpha=0.75,
+                edgecolor="#333333",
+                linewidth=0.5,
+                label=label,
+            )
+            for place, height in zip(at, heights):
+                axes.text(place, height, format(height, form), ha="center", va="bottom", fontsize=7)
+        axes.set_xticks(range(len(groups)), groups, fontsize=8)
+        axes.set_ylabel(ylabel)
+        axes.margins(y=0.15)
+        if len(labels) > 1:
+            axes.legend(
+                fontsize=8, frameon=False, ncols=min(4, len(labels)), loc="upper center", bbox_to_anchor=(0.5, 1.2)
+            )
+        tidy(axes)
+
+    return Picture(title, alt, ("", *labels), rows, draw, (7.5, 3.2))
+
+
+# ---- the tape
+
+
+def tape(function: Callable[..., Any], **leaves: Any) -> Picture:
+    """Run a function on named leaves, walk back, and draw every operation with its value and its gradient.
+
+    Parameters
+    ----------
+    function : callable
+        Takes tensors by name and returns a tensor of one element.
+    leaves : numbers or arrays
+    """
+    from ..engine import Tensor, autograd
+
+    tensors = {name: Tensor(np.asarray(value, np.float64), requires_grad=True) for name, value in leaves.items()}
+    made: list[Any] = []
+    original = autograd.Primitive.__call__
+
+    def recording(self: Any, *inputs: Any, **static: Any) -> Any:
+        result = original(self, *inputs, **static)
+        if result.node is not None:
+            made.append((result, inputs))
+        return result
+
+    autograd.Primitive.__call__ = recording
+    try:
+        output = function(**tensors)
+    finally:
+        autograd.Primitive.__call__ = original
+    gradients: dict[int, Any] = {}
+    for result, _ in made:
+        result.node.vjp = _spied(result.node.vjp, gradients, id(result))
+    order = {id(result): number for number, (result, _) in enumerate(made)}
+    names = {id(t): name for name, t in tensors.items()}
+    for result, _ in made:
+        names[id(result)] = result.node.primitive.name
+    links = [(id(source), id(result)) for result, inputs in made for source in inputs if id(source) in names]
+    values = {id(t): t.data for t in tensors.values()} | {id(r): r.data for r, _ in made}
+    depth: dict[int, int] = dict.fromkeys((id(t) for t in tensors.values()), 0)
+    for result, inputs in made:
+        depth[id(result)] = 1 + max((depth[id(s)] for s in inputs if id(s) in depth), default=0)
+    output.backward()
+    for t in tensors.values():
+        gradients[id(t)] = t.grad
+    used = {key for link in links for key in link} | {id(output)}
+    keys = [key for key in depth if key in used]
+    rows = tuple(
+        (
+            names[key] if key not in order else f"{names[key]} (#{order[key]})",
+            _short(values[key]),
+            _short(gradients.get(key)),
+            ", ".join(names[a] for a, b in links if b == key) or "leaf",
+        )
+        for key in keys
+    )
+    alt = (
+        "The tape as a graph from left to right. "
+        + "; ".join(f"{r[0]}: value {r[1]}, gradient {r[2]}" for r in rows)
+        + "."
+    )
+    columns: dict[int, list[int]] = {}
+    for key in keys:
+        columns.setdefault(depth[key], []).append(key)
+    tallest = max(len(c) for c in columns.values())
+    place = {
+        key: (2.6 * level, -(i - (len(column) - 1) / 2) * 1.3)
+        for level, column in columns.items()
+        for i, key in enumerate(column)
+    }
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        for a, b in links:
+            (x0, y0), (x1, y1) = place[a], place[b]
+            far = x1 - x0 > 3  # an arrow past other boxes bows out of their way
+            axes.annotate(
+                "",
+                xy=(x1 - 0.75, y1 + 0.2 * far),
+                xytext=(x0 + 0.7, y0 + 0.2 * far),
+                arrowprops={
+                    "arrowstyle": "->",
+                    "color": "#555555",
+                    "lw": 1.2,
+                    "connectionstyle": f"arc3,rad={-0.2 if far else 0}",
+                },
+            )
+        for key in keys:
+            x, y = place[key]
+            leaf = key not in order
+            axes.text(
+                x,
+                y,
+                f"{names[key]}\nvalue {_short(values[key])}\ngrad {_short(gradients.get(key))}",
+                ha="center",
+                va="center",
+                fontsize=8,
+                family="monospace",
+                bbox={
+                    "boxstyle": "round,pad=0.35" if leaf else "square,pad=0.35",
+                    "facecolor": "#DDEEFA" if leaf else "#FFF3D6",
+                    "edgecolor": "#333333",
+                    "linestyle": "-" if leaf else "--",
+                },
+            )
+        axes.set_xlim(-1.3, 2.6 * max(columns) + 1.3)
+        axes.set_ylim(-0.65 * tallest - 0.3, 0.65 * tallest + 0.6)
+        axes.axis("off")
+
+    return Picture(
+        "The tape: values forward, gradients backward",
+        alt,
+        ("made by", "value", "gradient", "from"),
+        rows,
+        draw,
+        (min(9.0, 1.9 * (max(columns) + 1)), max(1.8, 0.95 * tallest)),
+    )
+
+
+def _spied(vjp: Any, gradients: dict[int, Any], key: int) -> Any:
+    """The same vjp, remembering the gradient that arrives."""
+
+    def spy(function: Callable) -> Callable:
+        def spied(g: Any) -> Any:
+            gradients[key] = np.array(g)
+            return function(g)
+
+        return spied
+
+    return spy(vjp) if callable(vjp) else tuple(spy(function) for function in vjp)
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "-"
+    array = np.asarray(value)
+    if array.size == 1:
+        return f"{float(array.reshape(())):.4g}"
+    return f"{'x'.join(map(str, array.shape))} array"
+
+
+# ---- the device
+
+
+def access_map(accesses: Sequence[tuple[str, bool]], title: str = "Cache: hit or miss") -> Picture:
+    """Who asked the cache, in order, and whether it hit.
+
+    Parameters
+    ----------
+    accesses : sequence of (name, hit)
+    """
+    names = list(dict.fromkeys(name for name, _ in accesses))
+    rows = tuple(
+        (
+            name,
+            sum(n == name for n, _ in accesses),
+            sum(n == name and hit for n, hit in accesses),
+            "".join("." if n != name else "H" if hit else "M" for n, hit in accesses),
+        )
+        for name in names
+    )
+    hits = sum(hit for _, hit in accesses)
+    alt = (
+        f"{len(accesses)} accesses in order, {hits} hits (H) and {len(accesses) - hits} misses (M). "
+        + "; ".join(f"{r[0]}: {r[2]} hits of {r[1]}" for r in rows)
+        + "."
+    )
+
+    def draw(figure: Any) -> None:
+        from matplotlib.patches import Rectangle
+
+        axes = figure.subplots()
+        for i, (name, hit) in enumerate(accesses):
+            y = -names.index(name)
+            axes.add_patch(
+                Rectangle(
+                    (i, y - 0.4),
+                    0.92,
+                    0.8,
+                    facecolor=PALETTE[2] if hit else PALETTE[1],
+                    hatch="" if hit else "///",
+                    edgecolor="#333333",
+                    lw=0.5,
+                    alpha=0.7,
+                )
+            )
+            if len(accesses) <= 60:
+                axes.text(i + 0.46, y, "H" if hit else "M", ha="center", va="center", fontsize=8)
+        axes.set_yticks([-i for i in range(len(names))], names, fontsize=8)
+        axes.set_xlim(-0.3, len(accesses) + 0.3)
+        axes.set_ylim(-len(names) + 0.4, 0.6)
+        axes.set_xlabel("access")
+        tidy(axes)
+
+    return Picture(
+        title,
+        alt,
+        ("who", "asked", "hits", "sequence"),
+        rows,
+        draw,
+        (min(8.5, 2.5 + 0.25 * len(accesses)), 0.8 + 0.35 * len(names)),
+    )
+
+
+def timeline(events: Sequence[Any], title: str = "What the device did") -> Picture:
+    """Recorded events over time, one lane a kind, times measured on this machine.
+
+    Parameters
+    ----------
+    events : sequence of objects with kind, card, start and duration (seconds)
+    """
+    kinds = list(dict.fromkeys(event.kind for event in events))
+    begin = min(event.start for event in events)
+    totals = {kind: 1e3 * sum(e.duration for e in events if e.kind == kind) for kind in kinds}
+    rows = tuple((kind, sum(e.kind == kind for e in events), totals[kind]) for kind in kinds)
+    alt = (
+        f"A timeline of {len(events)} events in {len(kinds)} lanes, in order of first appearance: "
+        + "; ".join(f"{r[0]}, {r[1]} times, {r[2]:.2f} ms in all" for r in rows)
+        + "."
+    )
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        for n, kind in enumerate(kinds):
+            spans = [(1e3 * (e.start - begin), max(1e3 * e.duration, 1e-4)) for e in events if e.kind == kind]
+            axes.broken_barh(
+                spans,
+                (-n - 0.4, 0.8),
+                facecolor=PALETTE[n % 8],
+                hatch=HATCHES[n % 8],
+                edgecolor="#333333",
+                linewidth=0.4,
+                alpha=0.8,
+            )
+        axes.set_yticks([-n for n in range(len(kinds))], kinds, fontsize=8)
+        axes.set_xlabel("milliseconds, measured here")
+        tidy(axes)
+
+    return Picture(title, alt, ("event", "times", "total ms"), rows, draw, (8, 0.9 + 0.33 * len(kinds)))
+
+
+def roofline(
+    points: Mapping[str, tuple[float, float]],
+    *,
+    peak: float,
+    bandwidth: float,
+    title: str = "Roofline",
+    unit: str = "GFLOP/s",
+) -> Picture:
+    """Work per byte against work per second, under the two roofs: memory and arithmetic.
+
+    Parameters
+    ----------
+    points : mapping of label to (operations a byte, 1e9 operations a second)
+    peak : float
+        1e9 operations a second, at most.
+    bandwidth : float
+        1e9 bytes a second.
+    """
+    ridge = peak / bandwidth
+    rows = tuple(
+        (label, intensity, rate, min(peak, bandwidth * intensity), "memory" if intensity < ridge else "arithmetic")
+        for label, (intensity, rate) in points.items()
+    )
+    alt = (
+        f"A roofline: up to {ridge:.3g} operations a byte the memory's {bandwidth:.3g} GB/s limit, beyond it the "
+        f"arithmetic's {peak:.4g} {unit}. "
+        + "; ".join(f"{r[0]} at {r[1]:.3g} operations a byte reaches {r[2]:.3g}, limited by {r[4]}" for r in rows)
+        + "."
+    )
+    low = min([ridge / 8, *(p[0] / 2 for p in points.values())])
+    high = max([ridge * 8, *(p[0] * 2 for p in points.values())])
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        at = np.geomspace(low, high, 200)
+        axes.plot(at, np.minimum(peak, bandwidth * at), color="black", lw=2)
+        axes.text(high, peak * 1.06, f"arithmetic: {peak:.3g} {unit}", ha="right", fontsize=8)
+        axes.text(low * 1.1, bandwidth * low * 1.5, f"memory: {bandwidth:.3g} GB/s", fontsize=8, rotation=28)
+        for n, (label, (intensity, rate)) in enumerate(points.items()):
+            axes.plot([intensity], [rate], MARKERS[n % 8], ms=9, color=PALETTE[n % 8], label=label, ls="none")
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.set_xlabel("operations a byte")
+        axes.set_ylabel(unit)
+        axes.legend(fontsize=8, frameon=False, loc="lower right")
+        axes.grid(alpha=0.25)
+        tidy(axes)
+
+    return Picture(title, alt, ("what", "operations a byte", unit, "roof there", "limited by"), rows, draw, (7, 3.6))

@@ -1,0 +1,138 @@
+"""What every picture is: a lazy drawing with a description and a table."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#F0E442", "#000000")
+"""Okabe and Ito's eight colors, in an order whose neighbors differ in lightness too."""
+
+HATCHES = ("", "///", "...", "xx", "\\\\\\", "ooo", "++", "---")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (7, 2)), (0, (3, 3)))
+
+_INSTALL = "matplotlib is not installed, so there is no picture: python -m pip install matplotlib"
+
+
+def have_matplotlib() -> bool:
+    """Whether pictures can be drawn here."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure that is drawn when somebody looks at it.
+
+    Attributes
+    ----------
+    title : str
+    alt : str
+        What a reader who cannot see the picture should know.
+    columns : tuple of str
+    rows : tuple of tuples
+        The plotted numbers, or the most telling of them.
+    draw : callable (matplotlib.figure.Figure) -> None
+    size : (float, float)
+        Inches.
+    """
+
+    title: str
+    alt: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+    draw: Callable[[Any], None]
+    size: tuple[float, float] = (7.5, 2.6)
+
+    def figure(self) -> Any:
+        """The drawn matplotlib Figure, free of pyplot's global state.
+
+        Raises
+        ------
+        ImportError
+            matplotlib is missing; the message says how to get it.
+        """
+        try:
+            from matplotlib.backends.backend_agg import FigureCanvasAgg
+            from matplotlib.figure import Figure
+        except ImportError:
+            raise ImportError(_INSTALL) from None
+        figure = Figure(figsize=self.size, layout="constrained")
+        FigureCanvasAgg(figure)
+        self.draw(figure)
+        return figure
+
+    def png(self, dpi: int = 110) -> bytes:
+        """The picture as PNG."""
+        stream = io.BytesIO()
+        self.figure().savefig(stream, format="png", dpi=dpi, metadata={"Description": self.alt, "Software": None})
+        return stream.getvalue()
+
+    def save(self, path: str | Path, dpi: int = 150) -> None:
+        """Write the picture as PNG."""
+        Path(path).write_bytes(self.png(dpi))
+
+    def cells(self) -> list[tuple[str, ...]]:
+        """The table as text, row by row."""
+        return [tuple(_cell(value) for value in row) for row in self.rows]
+
+    @property
+    def table(self) -> str:
+        """The plotted numbers as aligned text."""
+        grid = [self.columns, *self.cells()]
+        widths = [max(len(row[i]) for row in grid) for i in range(len(self.columns))]
+        return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in grid)
+
+    def __repr__(self) -> str:
+        return f"{self.title}\n{self.alt}\n\n{self.table}"
+
+    def _repr_html_(self) -> str:
+        alt, title = html.escape(self.alt, quote=True), html.escape(self.title)
+        if have_matplotlib():
+            data = base64.b64encode(self.png()).decode()
+            image = (
+                f'<img src="data:image/png;base64,{data}" alt="{alt}" '
+                f'style="max-width:100%;height:auto;background:#fff" width="{int(self.size[0] * 110)}">'
+            )
+        else:
+            image = f"<p>{html.escape(self.alt)}</p><p><em>{_INSTALL}</em></p>"
+        head = "".join(f'<th scope="col">{html.escape(c)}</th>' for c in self.columns)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in self.cells()
+        )
+        return (
+            f'<figure class="vbw-figure" style="margin:0">{image}<figcaption>{title}</figcaption>'
+            f"<details><summary>the same as a table</summary><div style='overflow-x:auto'>"
+            f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></details></figure>"
+        )
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return "" if value is None else str(value)
+    if isinstance(value, int) or (hasattr(value, "dtype") and value.dtype.kind in "ui"):
+        return f"{int(value)}"
+    if isinstance(value, float) or hasattr(value, "dtype"):
+        return f"{float(value):.6g}"
+    return str(value)
+
+
+def tidy(axes: Any) -> None:
+    """Fewer lines around a plot."""
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def listed(values: Sequence[Any], most: int = 6) -> str:
+    """A few values for a description."""
+    shown = ", ".join(_cell(v) for v in values[:most])
+    return shown + (", ..." if len(values) > most else "")
