@@ -272,13 +272,30 @@ def vector_norm(x, *, axis=None, keepdims=False):
 # --------------------------------------------------------------------------------------------------- matrix product
 
 
-def matmul_arrays(x: NDArray, y: NDArray) -> NDArray:
-    """x @ y over raw arrays, into a pooled array; a stack of matrices times one matrix is one large product."""
+_SHORT_SUM, _SUM_STEP = 256, 32
+
+
+def matmul_arrays(x: NDArray, y: NDArray, out: NDArray | None = None) -> NDArray:
+    """x @ y over raw arrays, into `out` or a pooled array, with bits that do not depend on the number of threads.
+
+    A stack of matrices times one matrix is one large product. OpenBLAS cuts long sums into blocks, with one thread in
+    other places than with several, unless they are short or a multiple of 32 terms; and it shares out the sum itself
+    of a matrix times a vector. So the terms beyond a multiple of 32 are added apart, and vectors go without it.
+    """
     if y.ndim == 2 and x.ndim > 2:
         return matmul_arrays(x.reshape(-1, x.shape[-1]), y).reshape(*x.shape[:-1], y.shape[-1])
-    if x.ndim == 2 and y.ndim == 2:
-        return np.matmul(x, y, out=empty((x.shape[0], y.shape[1]), np.result_type(x, y)))
-    return np.matmul(x, y)
+    if out is None and x.ndim == 2 and y.ndim == 2:
+        out = empty((x.shape[0], y.shape[1]), np.result_type(x, y))
+    length = x.shape[-1]
+    if length <= _SHORT_SUM or x.ndim != y.ndim or x.dtype != y.dtype:
+        return np.matmul(x, y, out=out)
+    if x.shape[-2] == 1 or y.shape[-1] == 1:
+        return np.einsum("...ik,...kj->...ij", x, y, out=out)
+    whole = length - length % _SUM_STEP
+    product = np.matmul(x[..., :whole], y[..., :whole, :], out=out)
+    if whole < length:
+        product += np.matmul(x[..., whole:], y[..., whole:, :])
+    return product
 
 
 @primitive(

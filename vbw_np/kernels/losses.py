@@ -20,6 +20,7 @@ from .lanes import WIDTH, load, load_part, splat, store, store_part, sum_lanes
 from .rows import exp_row, row_max
 
 empty = autograd.memory.empty
+matmul_arrays = autograd.ops.matmul_arrays  # not np.matmul: its bits depend on the number of threads
 
 STRETCH = 4096
 CHUNK_LOGITS = 1 << 24
@@ -133,7 +134,7 @@ def rows_at_once(rows: int, columns: int) -> list[slice]:
 
 
 def linear_cross_entropy(x: NDArray, weight: NDArray, *, targets: NDArray) -> Any:
-    """Twin of `autograd.functional.dense_linear_cross_entropy`: products by BLAS, one buffer of logits for all chunks."""
+    """Twin of `autograd.functional.dense_linear_cross_entropy`: products by BLAS, one buffer for all logits."""
     if x.dtype != np.float32 or weight.dtype != np.float32 or 0 in x.shape or 0 in weight.shape:
         return NotImplemented
     targets = targets.astype(np.int64)
@@ -144,14 +145,14 @@ def linear_cross_entropy(x: NDArray, weight: NDArray, *, targets: NDArray) -> An
         unused = np.empty((2, count))
         tops = unused[0].astype(np.float32)
         for rows in chunks:
-            part = np.matmul(x[rows], weight.T, out=logits[: rows.stop - rows.start])
+            part = matmul_arrays(x[rows], weight.T, out=logits[: rows.stop - rows.start])
             _losses(part, targets[rows], losses[rows], tops[rows], unused[1, rows])
         return np.asarray(losses.mean(), np.float32), ()
     grad_x, grad_weight = empty(x.shape), empty(weight.shape)
     for rows in chunks:
-        part = np.matmul(x[rows], weight.T, out=logits[: rows.stop - rows.start])
+        part = matmul_arrays(x[rows], weight.T, out=logits[: rows.stop - rows.start])
         losses_and_gradient(part, targets[rows], losses[rows], 1 / count)
-        np.matmul(part, weight, out=grad_x[rows])
+        matmul_arrays(part, weight, out=grad_x[rows])
         _add_product(part, x[rows], grad_weight, rows.start == 0)
     return np.asarray(losses.mean(), np.float32), (
         lambda g: grad_x if g == 1 else grad_x * g,
@@ -166,9 +167,9 @@ PANEL = 2048
 def _add_product(gradient: NDArray, x: NDArray, total: NDArray, first: bool) -> None:
     """total = gradient^T x, or += unless `first`: (N, V), (N, D), (V, D)"""
     if first:
-        np.matmul(gradient.T, x, out=total)
+        matmul_arrays(gradient.T, x, out=total)
         return
     scratch = empty((PANEL, x.shape[1]))
     for start in range(0, len(total), PANEL):
         target = total[start : start + PANEL]
-        target += np.matmul(gradient[:, start : start + PANEL].T, x, out=scratch[: len(target)])
+        target += matmul_arrays(gradient[:, start : start + PANEL].T, x, out=scratch[: len(target)])
