@@ -14,7 +14,7 @@ from ..formats import PackedTensor
 
 
 class DecodeCache:
-    """Laid-out weights by card, each with the version it was made from; bounded in bytes.
+    """Laid-out weights by card and way of computing, each with the version it was made from; bounded in bytes.
 
     An entry is good for exactly one version of its parameter: asking with another one is a miss. When the bound is
     passed, the entries that were not used for longest go first. A single entry larger than the bound is not kept.
@@ -55,10 +55,12 @@ class DecodeCache:
                 self._drop(next(iter(self._entries)))
                 self.evictions += 1
 
-    def drop(self, key: Hashable) -> None:
-        """Forget what was kept for `key`."""
+    def drop(self, owner: Hashable) -> None:
+        """Forget what was kept for the key `owner`, and for every key that is a tuple beginning with it."""
         with self._lock:
-            self._drop(key)
+            for key in list(self._entries):
+                if key == owner or (isinstance(key, tuple) and key[0] == owner):
+                    self._drop(key)
 
     def _drop(self, key: Hashable) -> None:
         entry = self._entries.pop(key, None)
