@@ -5,7 +5,7 @@ The compiler, not the processor, decides which instructions may be emitted: numb
 
 | path | dot product instruction | width |
 |---|---|---|
-| `amx` | `tdpbssd` on 16 x 16 tiles (Intel AMX, Linux only: the kernel must grant the tile registers) | 1024 bytes |
+| `amx` | `tdpbf16ps` on 16 x 16 tiles (Intel AMX, Linux only: the system must grant the tile registers) | 1024 bytes |
 | `avx512vnni` | `vpdpbusd` | 64 bytes |
 | `avxvnni` | `vpdpbusd` | 32 bytes |
 | `avx2` | `vpmaddubsw`, then `vpmaddwd` once a block | 32 bytes |
@@ -27,7 +27,7 @@ PATHS = ("amx", "avx512vnni", "avxvnni", "avx2", "neon", "portable")
 """Every path, fastest first."""
 
 _NEEDS = {
-    "amx": ("amx-tile", "amx-int8", "avx512f", "avx512bw", "avx512vl"),
+    "amx": ("amx-tile", "amx-bf16", "avx512f", "avx512bw", "avx512vl"),
     "avx512vnni": ("avx512f", "avx512bw", "avx512vl", "avx512vnni"),
     "avxvnni": ("avx2", "avxvnni"),
     "avx2": ("avx2", "fma"),
@@ -40,7 +40,7 @@ _ARCH_REQ_XCOMP_PERM, _XFEATURE_XTILEDATA, _SYS_ARCH_PRCTL = 0x1023, 18, 158
 
 @lru_cache(maxsize=1)
 def features() -> frozenset[str]:
-    """The instruction-set features numba compiles for, by LLVM's names (`avx512vnni`, `amx-int8`, `dotprod`, ...)."""
+    """The instruction-set features numba compiles for, by LLVM's names (`avx512vnni`, `amx-bf16`, `dotprod`, ...)."""
     import llvmlite.binding as llvm
     from numba import config
 

@@ -42,7 +42,6 @@ TILE_ARGUMENTS = (
     "out",  # float32 accumulators
     "out_stride",  # bytes from one row to the next
     "fresh",  # 1: accumulators start at zero; 0: they continue from `out`
-    "buffer",  # 2048 bytes for AMX tiles
 )
 """The arguments of every tile loop, all int64; addresses unless said otherwise."""
 
@@ -104,7 +103,7 @@ def emit_tile(isa: DotIsa, block: int) -> Callable[..., None]:
     tile = [(r, v) for r in range(rows) for v in range(vectors)]
 
     def emit(e: Emitter, a, a_stride, start, a_scales, s_stride, b, b_stride, b_scales, bs_stride,  # type: ignore[no-untyped-def]
-             blocks, out, out_stride, fresh, buffer):  # fmt: skip
+             blocks, out, out_stride, fresh):  # fmt: skip
         def column(base, stride, v):  # type: ignore[no-untyped-def]
             panel, lane = divmod(v * lanes, 16)
             return e.at(base, e.times(stride, panel), lane * 4)
@@ -155,79 +154,6 @@ def emit_tile(isa: DotIsa, block: int) -> Callable[..., None]:
     return emit
 
 
-def emit_tile_amx(block: int) -> Callable[..., None]:
-    """The code generator of one 16 x 16 tile loop on AMX.
-
-    The tile unit leaves a block's 16 x 16 integer dot products in memory; the vector unit scales them. The loop
-    runs one block behind, so that both units work at once.
-    """
-    int_ty, float_ty, rows = vec(I32, 16), vec(F32, 16), range(16)
-    C, A, B = 0, 2, 4
-
-    def emit(e: Emitter, a, a_stride, start, a_scales, s_stride, b, b_stride, b_scales, bs_stride,  # type: ignore[no-untyped-def]
-             blocks, out, out_stride, fresh, buffer):  # fmt: skip
-        def tile(name: str, *args: object) -> None:
-            values = [e.int(x, I8) if isinstance(x, int) else x for x in args]
-            e.call(f"llvm.x86.{name}", ir.VoidType(), *values)
-
-        def pointer(address: ir.Value) -> ir.Value:
-            return e.b.inttoptr(address, I8.as_pointer())
-
-        def half(i: ir.Value) -> ir.Value:
-            return e.at(buffer, e.times(e.b.and_(i, e.int(1)), 1024))
-
-        def multiply(i: ir.Value) -> None:
-            tile("tilezero", C)
-            tile("tileloadd64", A, pointer(e.at(a, e.times(i, block))), a_stride)
-            tile("tileloadd64", B, pointer(e.at(b, e.times(i, block * 16))), e.int(64))
-            tile("tdpbssd", C, A, B)
-            tile("tilestored64", C, pointer(half(i)), e.int(64))
-
-        scale_rows = [e.at(a_scales, e.times(s_stride, r)) for r in rows]
-        places = [e.at(out, e.times(out_stride, r)) for r in rows]
-
-        def scale(i: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
-            dots, s_at = half(i), e.times(i, 4)
-            right = e.load(float_ty, e.at(b_scales, e.times(i, 64)))
-            result = []
-            for r, total in zip(rows, sums, strict=True):
-                left = e.splat(e.load(F32, e.at(scale_rows[r], s_at)), 16)
-                dot = e.b.sitofp(e.load(int_ty, e.at(dots, r * 64)), float_ty)
-                result.append(e.fma(dot, e.b.fmul(left, right), total))
-            return result
-
-        def one_block(i: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
-            multiply(i)
-            return scale(e.b.sub(i, e.int(1)), sums)
-
-        is_fresh = e.b.icmp_signed("!=", fresh, e.int(0))
-        zero = ir.Constant(float_ty, None)
-        sums = [e.b.select(is_fresh, zero, e.load(float_ty, place)) for place in places]
-        multiply(e.int(0))
-        sums = e.loop(blocks, sums, one_block, start=1)
-        for place, total in zip(places, scale(e.b.sub(blocks, e.int(1)), sums), strict=True):
-            e.store(total, place)
-
-    return emit
-
-
-def emit_tile_configuration(e: Emitter, buffer: ir.Value, block: ir.Value) -> None:
-    """Describe the AMX tiles: two of 16 x 16 int32 sums, two of 16 x block left, two of block/4 x 16 x 4 right."""
-    for offset in range(0, 64, 8):
-        e.store(e.int(0), e.at(buffer, offset))
-    e.store(e.int(1, I8), e.at(buffer, 0))  # palette 1
-    width, quarter = e.b.trunc(block, I16), e.b.trunc(e.b.lshr(block, e.int(2)), I8)
-    for t in range(6):
-        e.store(width if t in (2, 3) else e.int(64, I16), e.at(buffer, 16 + 2 * t))  # bytes a row
-        e.store(quarter if t in (4, 5) else e.int(16, I8), e.at(buffer, 48 + t))  # rows
-    e.call("llvm.x86.ldtilecfg", ir.VoidType(), e.b.inttoptr(buffer, I8.as_pointer()))
-
-
-def emit_tile_release(e: Emitter) -> None:
-    """Give the tile registers back (a thread that keeps them makes every context switch dearer)."""
-    e.call("llvm.x86.tilerelease", ir.VoidType())
-
-
 def emit_decode(isa_lanes: int, offset: int) -> Callable[..., None]:
     """Decode panels: `count` times 64 bytes of codes become 128 bytes of values (+ offset): low nibbles, high."""
     magnitudes = (0, 1, 2, 3, 4, 6, 8, 12)
@@ -262,7 +188,7 @@ def emit_tile_portable(block: int, rows: int = 4) -> Callable[..., None]:
     short_ty, float_ty = vec(I16, 16), vec(F32, 16)
 
     def emit(e: Emitter, a, a_stride, start, a_scales, s_stride, b, b_stride, b_scales, bs_stride,  # type: ignore[no-untyped-def]
-             blocks, out, out_stride, fresh, buffer):  # fmt: skip
+             blocks, out, out_stride, fresh):  # fmt: skip
         a_rows = [e.at(a, e.times(a_stride, r)) for r in range(rows)]
         scale_rows = [e.at(a_scales, e.times(s_stride, r)) for r in range(rows)]
         places = [e.at(out, e.times(out_stride, r)) for r in range(rows)]
@@ -324,6 +250,8 @@ def emit_decode_portable(e: Emitter, source: ir.Value, target: ir.Value, count: 
 class KernelPath:
     """Which instructions (a path of `cpu.PATHS`) and which block length a kernel is compiled for.
 
+    (AMX has loops of its own, in `intrinsics_amx`; they too are told the block by this type.)
+
     numba compiles a kernel once for every type of argument, and every KernelPath has its own type; so one source
     function serves every path, without a branch in the machine code.
     """
@@ -334,7 +262,7 @@ class KernelPath:
     @property
     def tile_rows(self) -> int:
         """Rows of one tile."""
-        return {"amx": 16, "portable": 4}.get(self.path) or ISAS[self.path].rows
+        return ISAS[self.path].rows if self.path in ISAS else 4
 
     @property
     def tile_panels(self) -> int:
@@ -350,8 +278,6 @@ class KernelPath:
         """The code generators of the tile loop and of the decoder."""
         if self.path == "portable":
             return emit_tile_portable(self.block), emit_decode_portable
-        if self.path == "amx":
-            return emit_tile_amx(self.block), emit_decode(16, 0)
         isa = ISAS[self.path]
         return emit_tile(isa, self.block), emit_decode(isa.lanes, isa.offset)
 
@@ -394,33 +320,14 @@ def _emit_decode_of(kp: KernelPath, e: Emitter, *args: ir.Value) -> None:
     kp.emitters()[1](e, *args)
 
 
-def _emit_begin_of(kp: KernelPath, e: Emitter, buffer: ir.Value) -> None:
-    if kp.path == "amx":
-        emit_tile_configuration(e, buffer, e.int(kp.block))
-
-
-def _emit_end_of(kp: KernelPath, e: Emitter) -> None:
-    if kp.path == "amx":
-        emit_tile_release(e)
-
-
 tile = path_intrinsic(len(TILE_ARGUMENTS), _emit_tile_of)
 """`tile(kernel_path, *TILE_ARGUMENTS)`: one output tile."""
 
 decode = path_intrinsic(3, _emit_decode_of)
 """`decode(kernel_path, source, target, count)`: `count` x 64 code bytes to 128 bytes of what `tile` reads."""
 
-begin = path_intrinsic(1, _emit_begin_of)
-"""`begin(kernel_path, buffer)`: before a thread's first tile (configures AMX)."""
-
-end = path_intrinsic(0, _emit_end_of)
-"""`end(kernel_path)`: after a thread's last tile."""
-
-
 def _constant_of(attribute: str) -> Callable:
     return path_intrinsic(0, lambda kp, e: e.int(getattr(kp, attribute)))
 
 
-tile_rows, tile_panels, offset, block_length = (
-    _constant_of(name) for name in ("tile_rows", "tile_panels", "offset", "block")
-)
+tile_rows, tile_panels, block_length = (_constant_of(name) for name in ("tile_rows", "tile_panels", "block"))

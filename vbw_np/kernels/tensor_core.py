@@ -35,7 +35,19 @@ import numpy as np
 
 from . import cpu
 from .intrinsics import fetch_add
-from .intrinsics_tile import KernelPath, begin, block_length, decode, end, tile, tile_panels, tile_rows
+from .intrinsics_amx import (
+    BUFFER,
+    PHASE,
+    PHASE_PANELS,
+    configure,
+    release,
+    scale_left,
+    scale_right,
+    tile_block,
+    tile_phase,
+    width,
+)
+from .intrinsics_tile import KernelPath, block_length, decode, tile, tile_panels, tile_rows
 from .jit import jit, pjit
 from .panels import (
     LeftOperand,
@@ -69,8 +81,8 @@ K_CHUNK = 1024
 ROWS_AT_ONCE = 384
 """Most rows of a task; a multiple of every path's tile."""
 
-_BUFFER = 4096  # bytes: AMX tiles
-_DECODED = GROUP * 16 * K_CHUNK  # bytes: decoded panels
+_BUFFER = -(-BUFFER // 4096) * 4096  # bytes: AMX tiles
+_DECODED = GROUP * 16 * K_CHUNK * 2  # bytes: decoded panels, up to two bytes an element
 _SCALES = GROUP * 16 * (K_CHUNK // 16) * 4  # bytes: decoded scales
 _SUMS = ROWS_AT_ONCE * GROUP * 16 * 4  # bytes: accumulators
 SCRATCH = _BUFFER + _DECODED + _SCALES + _SUMS
@@ -131,27 +143,20 @@ def matmul(
         product = matmul_reference(left, right)
         np.add(out, product, out=out) if accumulate else np.copyto(out, product)
         return out
-    kp = KernelPath(cpu.choose_path(path), left.block)
-    threads = numba.get_num_threads()
-    starts = _starts(left, kp)
+    path = cpu.choose_path(path)
+    if path == "amx" and not (fits_bfloat16(left) and fits_bfloat16(right)):
+        path = cpu.available_paths()[1]
     chunks = -(-shape[0] // ROWS_AT_ONCE)
     rows = -(-shape[0] // (chunks * 48)) * 48  # rows of a task
-    _product(
-        kp,
-        left.values,
-        starts,
-        left.scales,
-        left.factors,
-        right.codes,
-        right.scales,
-        half_scales(right.fmt),
-        right.factor,
-        out,
-        accumulate,
-        rows,
-        _scratch(threads),
-        np.zeros(1, np.int64),
-    )
+    kp = KernelPath(path, left.block)
+    right_side = right.codes, right.scales, half_scales(right.fmt), right.factor
+    where = out, accumulate, rows, _scratch(numba.get_num_threads()), np.zeros(1, np.int64)
+    if path == "amx":
+        scaled = _kept("scaled", left.values.size, np.uint16)
+        _scale_rows(kp, left.values, left.scales, -(-shape[0] // 16), scaled)
+        _product_amx(kp, scaled, left.values.shape[1], left.factors, *right_side, *where)
+    else:
+        _product(kp, left.values, _starts(left, kp), left.scales, left.factors, *right_side, *where)
     return out
 
 
@@ -180,24 +185,60 @@ def _check_pair(left: LeftOperand, right: RightOperand) -> None:
         )
 
 
+def _kept(name: str, size: int, dtype: type) -> np.ndarray:
+    """Work memory of this Python thread, at least `size` elements, kept between calls."""
+    array = getattr(_local, name, None)
+    if array is None or array.size < size:
+        array = aligned_empty((size,), dtype)
+        setattr(_local, name, array)
+    return array[:size]
+
+
 def _scratch(threads: int) -> np.ndarray:
-    """This Python thread's scratch memory, (threads, SCRATCH) bytes, kept between calls."""
-    kept = getattr(_local, "scratch", None)
-    if kept is None or kept.shape[0] < threads:
-        kept = _local.scratch = aligned_empty((threads, SCRATCH), np.uint8)
-    return kept[:threads]
+    """Scratch of the numba threads, (threads, SCRATCH) bytes."""
+    return _kept("scratch", threads * SCRATCH, np.uint8).reshape(threads, SCRATCH)
 
 
 def _starts(left: LeftOperand, kp: KernelPath) -> np.ndarray:
     """What each row's accumulators start at: -offset * (sum of the block's values); empty where not needed."""
     if kp.offset == 0:
         return np.empty((0, left.scales.shape[1]), np.int32)
-    kept = getattr(_local, "starts", None)
-    if kept is None or kept.size < left.scales.size:
-        kept = _local.starts = aligned_empty((left.scales.size,), np.int32)
-    starts = kept[: left.scales.size].reshape(left.scales.shape)
+    starts = _kept("starts", left.scales.size, np.int32).reshape(left.scales.shape)
     _block_starts(left.values, left.block, kp.offset, starts)
     return starts
+
+
+def fits_bfloat16(operand: LeftOperand | RightOperand) -> bool:
+    """Whether scaled values and their products stay clear of float32's subnormals and of overflow.
+
+    E4M3 scales always do. E8M0 scales must lie within 2**-60 .. 2**60, except on blocks that are all zero.
+    """
+    if operand.fmt == "nvfp4":
+        return True
+    rows = operand.shape[0]
+    if isinstance(operand, LeftOperand):
+        return bool(_left_fits(operand.values[:rows], operand.scales[:rows], operand.block))
+    odd = (operand.scales < 67) | (operand.scales > 187)
+    if not odd.any():
+        return True
+    panel, block, column = np.nonzero(odd)
+    groups = operand.block // 8
+    codes = operand.codes.reshape(operand.codes.shape[0], -1, groups, 16, 4)
+    return not (codes[panel, block, :, column] & 0x77).any()
+
+
+@jit
+def _left_fits(values: np.ndarray, scales: np.ndarray, block: int) -> bool:
+    for m in range(scales.shape[0]):
+        for b in range(scales.shape[1]):
+            scale = scales[m, b]
+            if not (np.float32(2.0**-61) <= scale <= np.float32(2.0**59)):
+                if scale != scale:
+                    return False
+                for k in range(b * block, b * block + block):
+                    if values[m, k] != 0:
+                        return False
+    return True
 
 
 @pjit
@@ -270,7 +311,6 @@ def _one_task(kp, values, starts, scales, factors, codes, scale_bytes, table, fa
                     sums_at + (i * GROUP + p) * 64,
                     GROUP * 64,
                     1 if k == 0 else 0,
-                    buffer,
                 )
     right = min(out.shape[1], (panel + panels) * 16)
     _finish(sums, factors[row : row + rows], factor, accumulate, out[row : row + rows, panel * 16 : right])
@@ -282,11 +322,79 @@ def _product(kp, values, starts, scales, factors, codes, scale_bytes, table, fac
     chunks = -(-out.shape[0] // rows)
     tasks = chunks * -(-codes.shape[0] // GROUP)
     for thread in numba.prange(scratch.shape[0]):
-        begin(kp, scratch[thread].ctypes.data)
         task = fetch_add(ticket.ctypes.data)
         while task < tasks:
             row, panel = (task % chunks) * rows, (task // chunks) * GROUP
             count = min(rows, out.shape[0] - row)
             _one_task(kp, values, starts, scales, factors, codes, scale_bytes, table, factor, out, accumulate, row, panel, count, scratch[thread])  # noqa: E501
             task = fetch_add(ticket.ctypes.data)
-        end(kp)
+
+
+# ---- the same on AMX: operands scaled to bfloat16 first ------------------------------------------------------
+
+
+@pjit
+def _scale_rows(kp, values, scales, tiles, scaled):  # type: ignore[no-untyped-def]
+    """int8 values to scaled bfloat16 in row tiles [M/16][blocks][16][block]."""
+    length, blocks = values.shape[1], scales.shape[1]
+    for t in numba.prange(tiles):
+        scale_left(
+            kp,
+            values.ctypes.data + t * 16 * length,
+            length,
+            scales.ctypes.data + t * 64 * blocks,
+            blocks * 4,
+            blocks,
+            scaled.ctypes.data + t * 32 * length,
+        )
+
+
+@jit
+def _one_task_amx(kp, scaled, length, factors, codes, scale_bytes, table, factor, out, accumulate, row, panel, rows, scratch):  # type: ignore[no-untyped-def]  # noqa: E501
+    block, step = block_length(kp), width(kp)
+    panels = min(GROUP, codes.shape[0] - panel)
+    buffer = scratch.ctypes.data
+    decoded, decoded_scales = buffer + _BUFFER, buffer + _BUFFER + _DECODED
+    scales_view = scratch[_BUFFER + _DECODED : _BUFFER + _DECODED + _SCALES].view(np.float32)
+    sums = scratch[_BUFFER + _DECODED + _SCALES :].view(np.float32).reshape(ROWS_AT_ONCE, GROUP * 16)
+    sums_at = buffer + _BUFFER + _DECODED + _SCALES
+    left_at = scaled.ctypes.data + row * length * 2
+    for k in range(0, length, K_CHUNK):
+        chunk = min(K_CHUNK, length - k)
+        first, count = k // block, chunk // block
+        for p in range(panels):
+            target = scales_view[p * count * 16 : (p + 1) * count * 16]
+            _decode_scales(scale_bytes[panel + p, first : first + count].reshape(-1), table, target)
+            source = codes.ctypes.data + ((panel + p) * length + k) * 8
+            scale_right(kp, source, decoded_scales + p * count * 64, count, decoded + p * chunk * 32)
+        for h in range(0, chunk, PHASE):
+            whole = h + PHASE <= chunk
+            for quarter in range(0, panels, PHASE_PANELS):
+                for i in range(0, rows, 16):
+                    for p in range(quarter, min(quarter + PHASE_PANELS, panels), step):
+                        a = left_at + (i * length + (k + h) * 16) * 2
+                        b = decoded + p * chunk * 32 + h * 32
+                        c = sums_at + (i * GROUP + p) * 64
+                        if whole:
+                            tile_phase(kp, a, b, chunk * 32, c, GROUP * 64, 1 if k + h == 0 else 0, buffer)
+                        else:
+                            for j in range(0, chunk - h, block):
+                                fresh = 1 if k + h + j == 0 else 0
+                                tile_block(kp, a + j * 32, b + j * 32, chunk * 32, c, GROUP * 64, fresh, buffer)
+    right = min(out.shape[1], (panel + panels) * 16)
+    _finish(sums, factors[row : row + rows], factor, accumulate, out[row : row + rows, panel * 16 : right])
+
+
+@pjit
+def _product_amx(kp, scaled, length, factors, codes, scale_bytes, table, factor, out, accumulate, rows, scratch, ticket):  # type: ignore[no-untyped-def]  # noqa: E501
+    chunks = -(-out.shape[0] // rows)
+    tasks = chunks * -(-codes.shape[0] // GROUP)
+    for thread in numba.prange(scratch.shape[0]):
+        configure(kp, scratch[thread].ctypes.data)
+        task = fetch_add(ticket.ctypes.data)
+        while task < tasks:
+            row, panel = (task % chunks) * rows, (task // chunks) * GROUP
+            count = min(rows, out.shape[0] - row)
+            _one_task_amx(kp, scaled, length, factors, codes, scale_bytes, table, factor, out, accumulate, row, panel, count, scratch[thread])  # noqa: E501
+            task = fetch_add(ticket.ctypes.data)
+        release()
