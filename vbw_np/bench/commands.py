@@ -83,7 +83,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     device.add_argument(
         "--recipe", default="seed-v6", metavar="NAME[,NAME...]", help="what the cards keep and compute with (seed-v6)"
     )
-    device.add_argument("--mode", default="training", help="training, inference, auto or precision (training)")
+    device.add_argument(
+        "--mode", default="training", metavar="NAME", help="training, inference, auto or precision (training)"
+    )
     _number(device, "--refresh-interval", 100, "uses of a card before its scales are computed again")
     device.add_argument(
         "--boh", action=argparse.BooleanOptionalAction, default=True, help="offer the fine tier over the link (on)"
@@ -91,6 +93,11 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     device.add_argument(
         "--error-budget", type=float, metavar="X",
         help="relative error of a card above which its fine tier is asked for (the recipe's own)",
+    )  # fmt: skip
+
+    device.add_argument(
+        "--compute", default="auto", metavar="HOW",
+        help="dequant (decode, then float32), fp4 (activations too, codes times codes) or auto (the recipe's way)",
     )  # fmt: skip
 
     output = parser.add_argument_group("output")
@@ -106,23 +113,26 @@ def _number(group: Any, name: str, default: int, text: str, *more: str) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Check everything, then run the speed test and print its report; returns the exit code."""
-    check_outputs(arguments.json, arguments.trace)
+    json_file, trace_file = check_outputs(arguments.json, arguments.trace)
     from .environment import prepare_process
 
     taken_away = prepare_process(arguments.threads)
     from . import speed
 
     settings = settings_of(arguments)
-    if arguments.trace is not None and len(settings.recipes) > 1:
+    if trace_file is not None and len(settings.recipes) > 1:
         raise UserError("--trace shows one recipe at a time; name one with --recipe")
     stream = speed.open_data(settings)
     listener = _listener(arguments, settings)
     try:
-        result = speed.measure(settings, stream, listener, trace=arguments.trace, taken_away=taken_away)
+        result = speed.measure(settings, stream, listener, trace=trace_file, taken_away=taken_away)
     finally:
         listener.close()
-    if arguments.json is not None:
-        write_json(arguments.json, result)
+    text = json.dumps(result, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    if json_file is not None:
+        write_whole(json_file, text)
+    elif arguments.json == "-":
+        sys.stdout.write(text)
     return 0
 
 
@@ -153,31 +163,24 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
         refresh_interval=arguments.refresh_interval,
         boh=arguments.boh,
         error_budget=arguments.error_budget,
+        compute=arguments.compute,
         seed=arguments.seed,
         data=arguments.data,
         tokenizer=arguments.tokenizer,
     )
 
 
-def check_outputs(json_file: str | None, trace_file: str | None) -> None:
-    """Raise unless both files can be written; before a run that would be lost otherwise."""
-    if json_file not in (None, "-"):
-        check_output(json_file)
+def check_outputs(json_file: str | None, trace_file: str | None) -> tuple[Path | None, Path | None]:
+    """Both files, if they can be written; before a run that would be lost otherwise. ``-`` is no file."""
+    json_path = None if json_file in (None, "-") else check_output(json_file)
     if trace_file is None:
-        return
+        return json_path, None
     if trace_file == "-":
         raise UserError("--trace needs the name of a file; stdout is for the report")
-    if check_output(trace_file) == Path(json_file or ""):
+    trace_path = check_output(trace_file)
+    if trace_path == json_path:
         raise UserError(f"--json and --trace both name {trace_file}; give each a file of its own")
-
-
-def write_json(path: str, result: dict[str, Any]) -> None:
-    """Write a result whole or not at all; ``-`` is stdout."""
-    text = json.dumps(result, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    if path == "-":
-        sys.stdout.write(text)
-        return
-    write_whole(path, text)
+    return json_path, trace_path
 
 
 def _listener(arguments: argparse.Namespace, settings: Settings) -> Any:

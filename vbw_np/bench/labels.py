@@ -27,7 +27,7 @@ ENGLISH = {
         "Model: d_model={d_model}, heads={heads}, hidden={hidden}, layers={layers}, rank={rank}, experts={experts}, "
         "vocabulary={vocab_size:,}, causal={causal}"
     ),
-    "training": "Training: Adam, lr={lr:g}, seed={seed}, refresh interval {refresh_interval}",
+    "training": "Training: Adam, lr={lr:g}, seed={seed}; refresh interval {refresh_interval}, compute {compute}",
     "data": "Data: {name}: {tokens:,} tokens, {used:,} different",
     "text": "Text: {files:,} files, {bytes:,} bytes, <unk> {unk_share:.2%}, sha256 {sha256}",
     "start": "Training starts...",
@@ -48,7 +48,7 @@ ENGLISH = {
     "compile": "Compiling kernels: {compiled}, apart from the times above; warm-up in all {warm_up}",
     "compile_inside": "Compiling kernels inside the timed batches: {compiled}",
     "floor": "fp32 floor: {floor}, numpy's sgemm alone on the step's {gflop} GFLOP at {rate:.0f} GFLOP/s",
-    "floor_parts": "  {parts} GFLOP; the head on {batch_size} x {head_rows} rows; median of {passes} passes between batches",
+    "floor_parts": "  {parts} GFLOP; head rows {batch_size} x {head_rows}; median of {passes} passes between batches",
     "part.head": "head",
     "part.experts": "experts",
     "part.reflection": "reflection",
@@ -120,7 +120,7 @@ CHINESE = {
         "模型: d_model={d_model}, heads={heads}, hidden={hidden}, layers={layers}, rank={rank}, experts={experts}, "
         "词表={vocab_size:,}, causal={causal}"
     ),
-    "training": "训练: Adam, lr={lr:g}, seed={seed}, 缓存刷新间隔 {refresh_interval}",
+    "training": "训练: Adam, lr={lr:g}, seed={seed}; 缓存刷新间隔 {refresh_interval}, 计算方式 {compute}",
     "data": "数据: {name}: {tokens:,} 个词元, {used:,} 种",
     "text": "文本: {files:,} 个文件, {bytes:,} 字节, <unk> {unk_share:.2%}, sha256 {sha256}",
     "start": "开始训练测试...",

@@ -14,6 +14,7 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,8 @@ class Settings:
         Whether cards offer their fine tier.
     error_budget : float or None
         Relative error a card may have before its fine tier is asked for; None: the recipe's own.
+    compute : str
+        How cards compute, see `vbw_np.device.Device`.
     seed : int
         Of the initial weights, dropout, the batches and random ids.
     data : str
@@ -73,6 +76,7 @@ class Settings:
     refresh_interval: int = 100
     boh: bool = True
     error_budget: float | None = None
+    compute: str = "auto"
     seed: int = 0
     data: str = "stdlib"
     tokenizer: str = "word"
@@ -109,6 +113,7 @@ class Settings:
             refresh_interval=self.refresh_interval,
             boh=self.boh,
             error_budget=self.error_budget,
+            compute=self.compute,
             seed=self.seed,
         )
 
@@ -156,7 +161,7 @@ def measure(
     stream: TokenStream | None = None,
     listener: Listener | None = None,
     *,
-    trace: str | None = None,
+    trace: Path | None = None,
     taken_away: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Run the speed test.
@@ -170,7 +175,7 @@ def measure(
     stream : TokenStream, optional
         Default: what the settings name.
     listener : Listener, optional
-    trace : str, optional
+    trace : path, optional
         File for a Chrome trace of the batches' device events; for one recipe only.
     taken_away : mapping, optional
         What `environment.prepare_process` returned.
@@ -264,7 +269,7 @@ def _train(
     floor: Floor,
     result: dict[str, Any],
     listener: Listener,
-    trace: str | None,
+    trace: Path | None,
 ) -> None:
     """Add one recipe's run to the result; its model lives no longer than this call."""
     trainer = _Trainer(settings, recipe, floor)
@@ -361,7 +366,7 @@ def _warm_up(settings: Settings, recipe: str) -> dict[str, float]:
     start = time.perf_counter()
     with environment.CompileClock() as clock:
         model = Claude4(config)
-        device = Device(recipe, mode=settings.mode, refresh_interval=settings.refresh_interval, boh=settings.boh)
+        device = dataclasses.replace(settings, error_budget=None).new_device(recipe)
         device.place(model)
         optimizer = optim.Adam(model.parameters())
         for _ in range(2):
