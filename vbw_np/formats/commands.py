@@ -226,11 +226,10 @@ def _show(value: object) -> str:
 
 def quantize_report(x: np.ndarray, packed: PackedTensor, detailed: bool) -> dict[str, object]:
     """Sizes and errors of a quantized array, as plain data."""
-    x = np.asarray(x, np.float32)
-    finite = np.isfinite(x)
-    with np.errstate(invalid="ignore"):
-        decoded = packed.dequantize()
-        relative = relative_mse(np.where(finite, x, 0), np.where(finite, decoded, 0))
+    x, decoded = np.asarray(x, np.float32), packed.dequantize()
+    finite = np.isfinite(x) & np.isfinite(decoded)
+    x, decoded = np.where(finite, x, np.float32(0)), np.where(finite, decoded, np.float32(0))
+    relative = relative_mse(x, decoded) if finite.any() else math.nan
     report: dict[str, object] = {
         "format": packed.format.name,
         "shape": " x ".join(map(str, packed.shape)),
@@ -238,17 +237,18 @@ def quantize_report(x: np.ndarray, packed: PackedTensor, detailed: bool) -> dict
         "bytes_float32": 4 * packed.size,
         "bits_per_value": packed.bits_per_value,
         "relative_mse": relative,
-        "sqnr_db": -10 * math.log10(relative) if relative > 0 else math.inf,
+        "sqnr_db": math.inf if relative == 0 else -10 * math.log10(relative),
     }
+    if not finite.all():
+        report["values_measured"] = int(finite.sum())
     if not detailed:
         return report
-    with np.errstate(invalid="ignore"):
-        error = np.abs(np.where(finite, decoded - x, 0))
+    error = np.abs(decoded - x)
     worst = tuple(int(i) for i in np.unravel_index(int(error.argmax()), x.shape))
     scales = packed.decoded_scales()
     numbers = scales[np.isfinite(scales)]
     report |= {
-        "amax": float(np.abs(np.where(finite, x, 0)).max()),
+        "amax": float(np.abs(x).max()),
         "largest_error": float(error[worst]),
         "largest_error_at": str(list(worst)),
         "blocks": int(scales.size),

@@ -7,8 +7,12 @@ format's table, distances are compared as fractions, and every tie is decided by
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
+
+import numpy as np
 
 from .elements import TIES, Codebook, ElementFormat
 from .errors import FormatError, NonFiniteError, unknown_name
@@ -41,7 +45,8 @@ class Rounding:
     reason: str
 
 
-def levels_of(element: ElementFormat | Codebook) -> list[tuple[Fraction, int]]:
+@lru_cache(maxsize=64)
+def levels_of(element: ElementFormat | Codebook) -> tuple[tuple[Fraction, int], ...]:
     """Every finite level once, ascending, with the code that an encoder writes for it (zero: +0)."""
     found: dict[Fraction, int] = {}
     for code in element.codes:
@@ -50,7 +55,7 @@ def levels_of(element: ElementFormat | Codebook) -> list[tuple[Fraction, int]]:
             found.setdefault(Fraction(value), int(code))
     if isinstance(element, Codebook) and element.write_order:
         raise FormatError(f"codebook {element.name} writes two codes for one level; the scalar tier has one a level")
-    return sorted(found.items())
+    return tuple(sorted(found.items()))
 
 
 def round_scalar(
@@ -79,11 +84,11 @@ def round_scalar(
         raise NonFiniteError("x is NaN; the scalar tier rounds numbers")
     levels = levels_of(element)
     if math.isinf(x) or not levels[0][0] <= Fraction(x) <= levels[-1][0]:
-        edge, code = levels[-1] if x > 0 else levels[0]
+        edge, code = levels[-1] if x > levels[-1][0] else levels[0]
         value = float(edge)
         return Rounding(x, code, value, value, value, value, False, True, f"beyond {value:g}: saturates")
     exact = Fraction(x)
-    below = max(i for i, (level, _) in enumerate(levels) if level <= exact)
+    below = bisect_right(levels, exact, key=lambda pair: pair[0]) - 1
     above = below if levels[below][0] == exact else below + 1
     pick, reason = _choose(exact, levels, below, above, ties, random, element)
     code = _signed_code(x, levels[pick], element, signed_zero)
@@ -104,7 +109,7 @@ def round_scalar(
 
 def _choose(
     exact: Fraction,
-    levels: list[tuple[Fraction, int]],
+    levels: tuple[tuple[Fraction, int], ...],
     below: int,
     above: int,
     ties: str,
@@ -116,12 +121,14 @@ def _choose(
     if low == high:
         return below, "is a level"
     if ties == "stochastic":
-        return _stochastic(exact, levels, below, above, Fraction(random >> 8, 1 << 24))
+        from_zero = not isinstance(element, Codebook) and exact < 0  # floats round magnitudes, codebooks levels
+        inner, outer = (above, below) if from_zero else (below, above)
+        return _stochastic(exact, levels, inner, outer, Fraction(random >> 8, 1 << 24))
     if ties == "stochastic-8":
         return _stochastic_8(exact, levels, below, above, Fraction(random & 0xFF, 256))
     middle = (low + high) / 2
     if isinstance(element, Codebook) and element.cuts:
-        middle = Fraction(element.cuts[below]) if below < len(element.cuts) else middle
+        middle = Fraction(float(np.float32(element.cuts[below])))
     if exact != middle:
         pick = below if exact < middle else above
         return pick, f"nearer to {float(levels[pick][0]):g} (midpoint {float(middle):g})"
@@ -139,17 +146,16 @@ def _choose(
 
 
 def _stochastic(
-    exact: Fraction, levels: list[tuple[Fraction, int]], below: int, above: int, u: Fraction
+    exact: Fraction, levels: tuple[tuple[Fraction, int], ...], inner: int, outer: int, u: Fraction
 ) -> tuple[int, str]:
-    """Away from zero with probability equal to the fraction of the step already covered."""
-    inner, outer = (below, above) if exact > 0 else (above, below)
+    """To the outer level with probability equal to the fraction of the step already covered."""
     fraction = (exact - levels[inner][0]) / (levels[outer][0] - levels[inner][0])
     pick = outer if u < fraction else inner
     return pick, f"stochastic: u = {float(u):.6f} {'<' if u < fraction else '>='} fraction {float(fraction):.6f}"
 
 
 def _stochastic_8(
-    exact: Fraction, levels: list[tuple[Fraction, int]], below: int, above: int, u: Fraction
+    exact: Fraction, levels: tuple[tuple[Fraction, int], ...], below: int, above: int, u: Fraction
 ) -> tuple[int, str]:
     """Add u of the step to the magnitude, round to float32, truncate."""
     inner, outer = (below, above) if exact > 0 else (above, below)

@@ -1,0 +1,253 @@
+"""Explanations, diagnoses, claims and their commands."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from vbw_np.formats import (
+    E2M1,
+    E4M3,
+    FORMATS,
+    PROFILES,
+    FormatError,
+    ShapeError,
+    UnknownNameError,
+    pack_nibbles,
+    quantize,
+    swizzle_scales,
+)
+from vbw_np.formats.claims import Claim, Verdict, all_claims, check_claims
+from vbw_np.formats.commands import add_commands
+from vbw_np.formats.diagnose import diagnose
+from vbw_np.formats.explain import explain_code, explain_values
+from vbw_np.formats.random_bits import standard_normal
+
+
+def bfloat16_normal(*shape: int) -> np.ndarray:
+    return (standard_normal(shape, seed=21).view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
+
+
+# ---- explain
+
+
+@pytest.mark.parametrize("fmt", [*FORMATS.values(), *(p.format for p in PROFILES.values())], ids=lambda f: f.name)
+def test_explanations_say_what_the_bytes_say(fmt):
+    x = standard_normal((20, 70), seed=3)
+    packed = quantize(x, fmt)
+    decoded, codes = packed.dequantize(), packed.unpacked_codes()
+    for index in ((0, 0), (7, 33), (19, 69), (-1, -2)):
+        e = packed.explain(*index, x=x)
+        assert e.data["code"] == codes[index] and np.float32(e.data["decoded"]) == decoded[index]
+        byte = packed.codes.reshape(-1)[e.data["byte_address"]]
+        assert e.data["byte"] == byte
+        assert (byte >> 4 if e.data["nibble"] == "high" else byte & 15) == codes[index]
+        assert e.data["error"] == pytest.approx(float(decoded[index]) - float(x[index]), abs=1e-12)
+        if "low" in e.data:
+            assert e.data["low"] <= e.data["quotient"] <= e.data["high"] or "saturates" in e.data["reason"]
+            assert e.data["element"] in (e.data["low"], e.data["high"])
+        assert "decoded" in str(e) and "<table>" in e._repr_html_()
+        assert packed.explain(*index).data["decoded"] == e.data["decoded"]
+
+
+def test_a_tie_is_called_a_tie():
+    e = explain_values(np.array([6.0, 0.75, 5.0], np.float32), "mxfp4", (1,))
+    assert e.data["is_tie"] and "even code 2" in e.data["reason"] and e.data["decoded"] == 1.0
+
+
+def test_codes_are_taken_apart():
+    e = explain_code(5, E2M1)
+    assert e.data == {"format": "e2m1", "code": 5, "bits": "0 10 1", "value": 3.0}
+    assert "(2.5, 3.5)" in str(e) and "[1.75, 2.5]" in str(explain_code(4, E2M1))
+    assert "NaN" in str(explain_code(0x7F, E4M3)) and "subnormal" in str(explain_code(1, E2M1))
+    with pytest.raises(FormatError, match="0 to 15"):
+        explain_code(16, E2M1)
+
+
+def test_explain_refuses_bad_indices():
+    packed = quantize(np.ones((4, 32), np.float32), "nvfp4")
+    with pytest.raises(ShapeError, match="2 indices"):
+        packed.explain(3)
+    with pytest.raises(ShapeError, match="out of range"):
+        packed.explain(4, 0)
+    with pytest.raises(ShapeError, match="source has shape"):
+        packed.explain(0, 0, x=np.ones((4, 31), np.float32))
+
+
+# ---- diagnose
+
+
+@pytest.fixture
+def matrix():
+    return standard_normal((128, 128), seed=4)
+
+
+def test_equal_tensors_have_no_findings(matrix):
+    a = quantize(matrix, "nvfp4")
+    assert diagnose(a, quantize(matrix, "nvfp4")).findings == ()
+    assert "equal" in str(diagnose(a, a))
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("nibble order", lambda p: dict(codes=(p.codes >> 4) | (p.codes << 4))),
+        ("split halves", lambda p: dict(codes=pack_nibbles(p.unpacked_codes(), "split_half", 16))),
+        ("split halves", lambda p: dict(codes=pack_nibbles(p.unpacked_codes(), "split_half", 32))),
+        ("reciprocal tensor scale", lambda p: dict(tensor_scale=np.float32(1) / p.tensor_scale)),
+        ("amax as tensor scale", lambda p: dict(tensor_scale=p.stored_scale)),
+        ("swizzled scales", lambda p: dict(scales=swizzle_scales(p.scales).reshape(128, 8))),
+    ],
+)
+def test_mistakes_between_producers_are_named(matrix, name, change):
+    a = quantize(matrix, "nvfp4")
+    for found in (diagnose(a, replace(a, **change(a))), diagnose(replace(a, **change(a)), a)):
+        if name == "amax as tensor scale" and not found.findings[0].name.startswith(name):
+            continue
+        assert found.names == (name,) and found.findings[0].exact
+
+
+def test_two_mistakes_at_once(matrix):
+    a = quantize(matrix, "nvfp4")
+    b = replace(a, codes=(a.codes >> 4) | (a.codes << 4), tensor_scale=np.float32(1) / a.tensor_scale)
+    assert set(diagnose(a, b).names) == {"nibble order", "reciprocal tensor scale"}
+
+
+def test_rules_are_told_apart():
+    x = bfloat16_normal(128, 128)
+    a = quantize(x, "mxfp4")
+    scale = diagnose(a, quantize(x, "mxfp4-even"), x)
+    assert scale.names[:2] == ("scale rule", "codes follow scales") and "one higher in b" in str(scale)
+    ties = diagnose(a, quantize(x, "mxfp4", ties="zero"), x)
+    assert ties.names == ("tie rule", "producers") and "every one is an exact tie" in str(ties)
+    assert diagnose(a, quantize(x, "mxfp4", ties="zero")).names == ("tie rule",)
+    producers = diagnose(a, quantize(x, "mxfp4", profile="modelopt-mxfp4"), x)
+    assert "b is what modelopt-mxfp4 writes" in str(producers)
+    nv = diagnose(quantize(x, "nvfp4"), quantize(x, "nvfp4", profile="torchao-0.18-nvfp4"), x)
+    assert "operation order" in nv.names or "scale rule" in nv.names
+    random = diagnose(quantize(x, "nvfp4"), quantize(x, "nvfp4", ties="stochastic", seed=1), x)
+    assert random.names[0] in ("rounding", "other codes")
+
+
+def test_zero_blocks_and_signs_of_zero():
+    x = bfloat16_normal(16, 64)
+    x[3, 16:32] = 0
+    a, b = quantize(x, "nvfp4"), quantize(x, "nvfp4", profile="modelopt-nvfp4")
+    assert "zero-block scale" in diagnose(a, b).names
+    x[5, 7] = -0.0
+    assert (
+        diagnose(quantize(x, "nvfp4"), quantize(x, "nvfp4", profile="torchao-0.18-nvfp4")).names[-1] == "sign of zero"
+    )
+    assert diagnose(quantize(x, "nvfp4"), quantize(x, "mxfp4")).names == ("block size",)
+    with pytest.raises(ShapeError, match="one matrix"):
+        diagnose(a, quantize(x[:8], "nvfp4"))
+
+
+# ---- claims
+
+
+def test_every_published_figure_is_reproduced():
+    verdicts = list(check_claims())
+    assert len(verdicts) == len(all_claims()) >= 30
+    failed = [(v.claim.name, v.claim.published, v.ours) for v in verdicts if not v.passed]
+    assert not failed
+
+
+# ---- commands
+
+
+def run(*argv: str) -> int:
+    parser = argparse.ArgumentParser("vbw")
+    add_commands(parser.add_subparsers(required=True))
+    args = parser.parse_args(argv)
+    return args.run(args)
+
+
+def test_formats_table_names_everything(capsys):
+    assert run("formats") == 0
+    text = capsys.readouterr().out
+    for name in (*FORMATS, *PROFILES, "e8m0"):
+        assert name in text
+    assert run("formats", "--json") == 0
+    data = json.loads(capsys.readouterr().out)
+    assert [f["name"] for f in data["formats"]] == list(FORMATS)
+
+
+def test_bits(capsys):
+    assert run("bits", "0x5", "--format", "e2m1") == 0
+    assert "0 10 1" in capsys.readouterr().out
+    assert run("bits", "--format", "e4m3", "--json") == 0
+    data = json.loads(capsys.readouterr().out)
+    assert len(data) == 256 and data[0x7E]["value"] == 448.0 and data[0x7F]["value"] == "nan"
+    assert run("bits", "3", "0b100", "--json") == 0
+    assert [d["value"] for d in json.loads(capsys.readouterr().out)] == [1.5, 2.0]
+    for bad in (["bits", "five"], ["bits", "99"], ["bits", "1", "--format", "fp8"]):
+        with pytest.raises(FormatError):
+            run(*bad)
+
+
+def test_explain_command(capsys):
+    assert run("explain", "0.7", "--format", "nvfp4") == 0
+    assert "quotient" in capsys.readouterr().out
+    for name in ("nvfp4-16x16", "seed-v6", "modelopt-mxfp4", "e2m1", "int4-row", "nvfp4-nested"):
+        assert run("explain", "0.7", "-1.25", "3", "--index", "1", "--format", name, "--json") == 0
+        assert json.loads(capsys.readouterr().out)["x"] == -1.25
+    for bad in (
+        ["explain", "1", "--index", "1"],
+        ["explain", "1", "--format", "x"],
+        ["explain", "-1", "--format", "e8m0"],
+    ):
+        with pytest.raises(FormatError):
+            run(*bad)
+
+
+def test_quantize_command(tmp_path, capsys):
+    x = standard_normal((32, 64), seed=1)
+    path, out = tmp_path / "w.npy", tmp_path / "w.npz"
+    np.save(path, x)
+    assert run("quantize", str(path), "--format", "nvfp4", "--report", "--out", str(out)) == 0
+    assert "codes of nvfp4" in capsys.readouterr().out
+    with np.load(out) as file:
+        np.testing.assert_array_equal(file["codes"], quantize(x, "nvfp4").codes)
+    assert [p.name for p in tmp_path.iterdir() if p.suffix == ".part"] == []
+    assert run("quantize", str(path), "--profile", "bitsandbytes-nf4", "--json", "--report") == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["format"] == "bitsandbytes-nf4" and sum(data["code_histogram"]) == x.size
+    x[0, 0] = np.nan
+    np.save(path, x)
+    assert run("quantize", str(path), "--nonfinite", "propagate", "--report", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["nan_blocks"] == 1
+    for bad in (
+        ["quantize", str(path)],
+        ["quantize", str(tmp_path / "none.npy")],
+        ["quantize", str(path), "--format", "fp8"],
+        ["quantize", str(path), "--format", "mxfp4", "--profile", "te-nvfp4"],
+        ["quantize", str(path), "--nonfinite", "producer", "--out", str(tmp_path / "w.bin")],
+        ["quantize", str(path), "--nonfinite", "producer", "--out", str(tmp_path / "no" / "w.npz")],
+        ["quantize", str(out)],
+    ):
+        with pytest.raises(FormatError):
+            run(*bad)
+    path.write_bytes(b"not an array")
+    with pytest.raises(FormatError, match="numpy.save"):
+        run("quantize", str(path))
+
+
+def test_claims_command(capsys, monkeypatch):
+    assert run("claims", "--only", "Max, Quantizing", "--json") == 0
+    assert json.loads(capsys.readouterr().out)[0]["passed"] is True
+    with pytest.raises(FormatError, match="no claim"):
+        run("claims", "--only", "nothing of the kind")
+    wrong = Verdict(Claim("wrong", "nowhere", "never", 1.0, 0.1, lambda: 2.0), 2.0, 0.0)
+    monkeypatch.setattr("vbw_np.formats.commands.check_claims", lambda only: [wrong])
+    assert run("claims") == 1
+    assert "FAIL" in capsys.readouterr().out
+
+
+def test_unknown_profile():
+    with pytest.raises(UnknownNameError):
+        quantize(np.ones(16, np.float32), "nvfp4", profile="nobody")
