@@ -1,0 +1,527 @@
+"""The training loop: steps, validation, checkpoints and the log, so that a run can be killed at any moment.
+
+    trainer = Trainer(get_preset("bytes"), "runs/bytes")
+    trainer.run()                                   # or, after a crash: Trainer.resume("runs/bytes").run()
+
+A run is a pure function of its `TrainConfig` and the text: the same bits with one thread or several, in one go or
+interrupted. For that
+
+- cards compute scales afresh at every use (`refresh_interval=1`): a scale that outlives a step would be one more thing
+  that the weights depend on and a checkpoint has to hold, and all recipes but the report's define fresh scales anyway;
+- every random draw comes from a generator whose state is in the checkpoint;
+- the length of all gradients together, which clipping divides by, is summed in an order of its own (`grad_norm`): a
+  BLAS dot product of long vectors depends on the number of threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import __version__
+from ..data import TokenStream, batches, check_length, load_stream, split_by_file, split_tail
+from ..device import Device
+from ..engine import Parameter, no_grad, optim
+from ..errors import UserError
+from ..formats import NonFiniteError
+from ..models.claude4 import Claude4
+from ..progress import Progress
+from . import checkpoint, diagnose
+from .config import TrainConfig
+from .log import RunLog
+
+with contextlib.suppress(ImportError):  # the fast twins; without them everything works, slower
+    from .. import kernels as kernels
+
+KIND = "vbw-np training run"
+LAST, BEST, LOG = "last.vbw", "best.vbw", "log.jsonl"
+_NORM_PIECE = 1 << 16
+
+
+def grad_norm(parameters: Iterable[Parameter]) -> float:
+    """Euclidean length of all gradients together, the same on any number of threads.
+
+    Squares are added in float32 within pieces of 65,536 by NumPy's own loop, and the pieces in float64.
+    """
+    total = 0.0
+    for parameter in parameters:
+        if parameter.grad is None:
+            continue
+        flat = np.ascontiguousarray(parameter.grad).reshape(-1)
+        for start in range(0, flat.size, _NORM_PIECE):
+            piece = flat[start : start + _NORM_PIECE]
+            total += float(np.einsum("i,i->", piece, piece))
+    return math.sqrt(total)
+
+
+def clip_gradients(parameters: Iterable[Parameter], max_norm: float) -> float:
+    """Scale all gradients so that their common length is at most `max_norm` (0: any); return the length before."""
+    parameters = list(parameters)
+    norm = grad_norm(parameters)
+    if max_norm and norm > max_norm:
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad = parameter.grad * parameter.dtype.type(max_norm / (norm + 1e-6))
+    return norm
+
+
+def load_split(config: TrainConfig) -> tuple[TokenStream, TokenStream]:
+    """The stream for training and the held-out one; the split is the same for all seeds."""
+    stream = load_stream(config.data, tokenizer=config.tokenizer, vocab_size=config.model.vocab_size)
+    split = split_by_file if len(stream.files) > 1 else split_tail
+    return split(stream, config.held_out)
+
+
+def validation_windows(stream: TokenStream, config: TrainConfig) -> list[NDArray[np.int64]]:
+    """Batches (B, T) of windows spread evenly over the held-out stream: the same at every validation."""
+    check_length(stream, config.batch_size, config.seq_len)
+    count = config.eval_batches * config.batch_size
+    starts = np.linspace(0, len(stream) - config.seq_len, count).astype(np.int64)  # (windows,)
+    windows = stream.ids[starts[:, None] + np.arange(config.seq_len)].astype(np.int64)
+    return list(windows.reshape(config.eval_batches, config.batch_size, config.seq_len))
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a run came to.
+
+    Attributes
+    ----------
+    step : int
+        Steps done.
+    train_loss : float
+        Mean over the last tenth of the steps (at least one).
+    val_loss : float
+        At the end, nats a token.
+    best_loss, best_step
+        Of the best validation.
+    seconds : float
+        Spent on steps and validation, over all parts of an interrupted run.
+    tokens : int
+        Seen in training.
+    """
+
+    step: int
+    train_loss: float
+    val_loss: float
+    best_loss: float
+    best_step: int
+    seconds: float
+    tokens: int
+
+
+class Trainer:
+    """One training run in a folder of its own.
+
+    Parameters
+    ----------
+    config : TrainConfig
+    folder : path
+        Gets ``last.vbw``, ``best.vbw`` and ``log.jsonl``; made if missing.
+    streams : pair of TokenStream, optional
+        Training and held-out text, if they are loaded already (see `load_split`).
+
+    Raises
+    ------
+    UserError
+        The folder holds a run already, or the data does not fit the model.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        folder: str | os.PathLike[str],
+        streams: tuple[TokenStream, TokenStream] | None = None,
+    ) -> None:
+        self.folder = Path(folder)
+        if (self.folder / LAST).exists():
+            raise UserError(
+                f"{self.folder} holds a run already; go on with it (vbw train --resume {self.folder}), "
+                "or name another folder (--out)"
+            )
+        self._set_up(config, streams)
+
+    def _set_up(self, config: TrainConfig, streams: tuple[TokenStream, TokenStream] | None) -> None:
+        self.config = config
+        self.train_stream, self.held_out = streams or load_split(config)
+        if self.train_stream.vocab_size > config.model.vocab_size:
+            raise UserError(
+                f"the text has {self.train_stream.vocab_size:,} token ids, and the model's vocabulary "
+                f"{config.model.vocab_size:,}; give --vocab-size {self.train_stream.vocab_size}"
+            )
+        self.model = Claude4(config.model, seed=config.seed)
+        self.device = Device(config.recipe, mode="auto", refresh_interval=1, seed=config.seed)
+        self.device.place(self.model)
+        self.parameters = list(self.model.parameters())
+        self.optimizer = optim.AdamW(
+            self.parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
+        )
+        self.factor = config.factor()
+        self.data_rng = np.random.default_rng([config.seed, 1])  # not the stream that the weights were drawn from
+        self.batches = batches(self.train_stream, config.batch_size, config.seq_len, self.data_rng)
+        self.windows = validation_windows(self.held_out, config)
+        self.step = 0
+        self.best_loss, self.best_step = math.inf, 0
+        self.seconds = 0.0
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = _locked(self.folder)
+        self.swept = checkpoint.sweep(self.folder)
+        self.log = RunLog(self.folder / LOG)
+
+    # -- going on
+
+    @classmethod
+    def resume(
+        cls,
+        folder: str | os.PathLike[str],
+        streams: tuple[TokenStream, TokenStream] | None = None,
+        **changes: Any,
+    ) -> Trainer:
+        """Go on from the last whole checkpoint in `folder`.
+
+        Parameters
+        ----------
+        folder : path
+        streams : optional
+            See `Trainer`.
+        **changes
+            Fields of the `TrainConfig` to change from here on, such as `steps` or `lr`; without any, the run ends
+            with the same bits as if it had never stopped.
+
+        Raises
+        ------
+        CheckpointError
+            There is none, or it is damaged.
+        UserError
+            The text is no longer the one that the run began with.
+        """
+        folder = Path(folder)
+        kept = checkpoint.load(folder / LAST)
+        config = dataclasses.replace(config_of(folder / LAST, kept.meta), **changes)
+        trainer = cls.__new__(cls)
+        trainer.folder = folder
+        trainer._set_up(config, streams)
+        trainer._restore(kept)
+        return trainer
+
+    @classmethod
+    def start_or_resume(
+        cls, config: TrainConfig, folder: str | os.PathLike[str], streams: tuple[TokenStream, TokenStream] | None = None
+    ) -> Trainer:
+        """Resume a run that `folder` holds, else begin it; for runs that may be killed at any time.
+
+        Raises
+        ------
+        UserError
+            The folder holds a run of another configuration.
+        """
+        path = Path(folder) / LAST
+        if not path.exists():
+            return cls(config, folder, streams)
+        if config_of(path, checkpoint.load_meta(path)) != config:
+            raise UserError(f"{folder} holds a run with other settings; name another folder (--out) or remove it")
+        return cls.resume(folder, streams)
+
+    def _restore(self, kept: checkpoint.Checkpoint) -> None:
+        meta = kept.meta
+        if meta["data"]["sha256"] != self.train_stream.sha256 or meta["data"]["tokens"] != len(self.train_stream):
+            raise UserError(
+                f"{self.folder} was trained on {meta['data']['name']}, and {self.train_stream.name} is another text "
+                "(its SHA-256 differs): resume with the same --data and the same Python, or begin anew"
+            )
+        self.model.load_state_dict(kept.below("model/"))
+        self.optimizer.load_state_dict(checkpoint.unflatten(kept.arrays, meta["optimizer"]))
+        self._set_random_states(meta["random"])
+        for name, module in self.model.named_modules():
+            if name in meta["steady_calls"]:
+                module.steady_calls = meta["steady_calls"][name]
+        self.step, self.seconds = meta["step"], meta["seconds"]
+        self.best_loss, self.best_step = float(meta["best"]["loss"]), meta["best"]["step"]
+        self.log.resume_after(self.step)
+        if self.best_step == self.step:  # killed between the two renames
+            self._keep_as_best()
+
+    # -- states
+
+    def _random_states(self) -> dict[str, Any]:
+        return {
+            "model": self.model.generator.state_dict(),
+            "device": self.device.generator.state_dict(),
+            "data": self.data_rng.bit_generator.state,
+        }
+
+    def _set_random_states(self, states: dict[str, Any]) -> None:
+        self.model.generator.load_state_dict(states["model"])
+        self.device.generator.load_state_dict(states["device"])
+        self.data_rng.bit_generator.state = states["data"]
+
+    def save(self) -> None:
+        """Write ``last.vbw``, whole or not at all.
+
+        Raises
+        ------
+        CheckpointError
+            It could not be written; the one before is untouched.
+        NonFiniteTraining
+            A weight is not finite; the one before is untouched.
+        """
+        broken = diagnose.broken_parameter(self.model)
+        if broken:
+            raise self._stopped("its weights are not finite", broken)
+        arrays = {f"model/{name}": array for name, array in self.model.state_dict().items()}
+        moments, optimizer = checkpoint.flatten("optimizer", self.optimizer.state_dict())
+        arrays |= moments | _vocabulary_array(self.train_stream)
+        stream = self.train_stream
+        meta = {
+            "kind": KIND,
+            "vbw_np": __version__,
+            "config": self.config.as_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "best": {"loss": str(self.best_loss), "step": self.best_step},
+            "optimizer": optimizer,
+            "random": self._random_states(),
+            "steady_calls": {
+                name: module.steady_calls for name, module in self.model.named_modules()
+                if hasattr(module, "steady_calls")
+            },
+            "data": {"name": stream.name, "sha256": stream.sha256, "tokens": len(stream),
+                     "tokenizer": stream.tokenizer, "vocab_size": stream.vocab_size},
+        }  # fmt: skip
+        self.log.flush()  # first the log, so that it never lacks a step that the checkpoint has
+        checkpoint.save(self.folder / LAST, arrays, meta)
+
+    def _keep_as_best(self) -> None:
+        """``best.vbw`` becomes another name of the present ``last.vbw``: checkpoints are replaced, never written to."""
+        last, best = self.folder / LAST, self.folder / BEST
+        if best.exists() and best.samefile(last):
+            return
+        part = self.folder / f".{BEST}.part"
+        part.unlink(missing_ok=True)
+        try:
+            os.link(last, part)
+        except OSError:  # a file system without hard links
+            part.write_bytes(last.read_bytes())
+        os.replace(part, best)
+
+    # -- running
+
+    def run(
+        self,
+        *,
+        stop: Callable[[], bool] = lambda: False,
+        tell: Callable[[str], None] | None = None,
+        progress: bool | None = None,
+    ) -> Result:
+        """Train to the last step.
+
+        Parameters
+        ----------
+        stop : callable
+            Asked after every step; when it says yes, the state is saved and the run ends there.
+        tell : callable, optional
+            Told of each validation, in words.
+        progress : bool, optional
+            Show a progress line; by default on a terminal only.
+
+        Raises
+        ------
+        NonFiniteTraining
+            A loss or gradient was not finite.
+        """
+        config, left = self.config, self.config.steps - self.step
+        if self.step == 0:
+            self.log.resume_after(0)
+        with Progress(left, f"training {config.recipe.name}", items_per_step=config.tokens_per_step,
+                      enabled=progress) as shown:  # fmt: skip
+            note = ""
+            while self.step < config.steps:
+                started = time.perf_counter()
+                loss, norm = self.train_step()
+                self.seconds += time.perf_counter() - started
+                self.log.append(self.step, loss=loss, lr=self.optimizer.lr, grad_norm=norm,
+                                seconds=round(self.seconds, 3))  # fmt: skip
+                shown.step(f"loss {loss:.3f}{note}")
+                ended = self.step == config.steps
+                wants_stop = not ended and stop()
+                if ended or self.step % config.eval_every == 0:
+                    note = self._validate(loss, tell)
+                elif wants_stop or (config.save_every and self.step % config.save_every == 0):
+                    self.save()
+                if wants_stop:
+                    break
+        return self.result()
+
+    def _validate(self, loss: float, tell: Callable[[str], None] | None) -> str:
+        """Validate, log, save; a note for the progress line."""
+        started = time.perf_counter()
+        value = self.validation_loss()
+        self.seconds += time.perf_counter() - started
+        improved = value < self.best_loss
+        if improved:
+            self.best_loss, self.best_step = value, self.step
+        self.log.append(self.step, val_loss=value, seconds=round(self.seconds, 3))
+        self.save()
+        if improved:
+            self._keep_as_best()
+        if tell is not None:
+            rate = self.step * self.config.tokens_per_step / max(self.seconds, 1e-9)
+            tell(f"step {self.step:,}/{self.config.steps:,}  loss {loss:.4f}  validation {value:.4f}"
+                 f"{' (best)' if improved else ''}  {rate:,.0f} tokens/s")  # fmt: skip
+        return f"  validation {value:.3f}"
+
+    def train_step(self) -> tuple[float, float]:
+        """One optimizer step on the next batches; the loss before it, and the gradients' length before clipping."""
+        before = self._random_states()
+        drawn = [next(self.batches) for _ in range(self.config.accumulate)]
+        self.optimizer.lr = self.config.lr * self.factor(self.step)
+        try:
+            with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # judged below, and in words
+                loss = self._gradients(drawn)
+                norm = clip_gradients(self.parameters, self.config.clip) if math.isfinite(loss) else math.nan
+        except NonFiniteError:  # the device refuses to quantize NaN and Inf
+            loss = norm = math.nan
+        if not diagnose.is_finite(loss, norm):
+            what = f"the loss is {loss}" if not math.isfinite(loss) else f"the loss is {loss:.4f}, its gradient is not"
+            self._set_random_states(before)
+            self.step += 1
+            raise self._stopped(what, diagnose.first_offender(self.model, lambda: self._gradients(drawn)))
+        self.optimizer.step()
+        self.step += 1
+        return loss, norm
+
+    def _gradients(self, drawn: list[NDArray[np.int64]]) -> float:
+        """Gradients of the mean loss over the batches, in the parameters; the mean loss."""
+        self.optimizer.zero_grad()
+        total = 0.0
+        for ids in drawn:
+            loss = self.model.loss(ids)
+            total += loss.item() / len(drawn)
+            if not math.isfinite(total):
+                return total
+            loss.backward(1 / len(drawn))
+        return total
+
+    def _stopped(self, what: str, offender: str) -> diagnose.NonFiniteTraining:
+        config = self.config
+        self.log.append(self.step, error=what, offender=offender)
+        return diagnose.NonFiniteTraining(
+            diagnose.report(self.step, what, offender, self.optimizer.lr, config.clip, config.recipe.name, self.folder)
+        )
+
+    def validation_loss(self) -> float:
+        """Mean cross-entropy, nats a token, over the fixed windows of the held-out text; dropout off."""
+        with no_grad(), self.model.evaluating():
+            return float(np.mean([self.model.loss(ids).item() for ids in self.windows]))
+
+    def result(self) -> Result:
+        """What the log says up to now."""
+        entries = self.log.read()
+        losses = [float(entry["loss"]) for entry in entries if "loss" in entry]
+        values = [float(entry["val_loss"]) for entry in entries if "val_loss" in entry]
+        last = losses[-max(len(losses) // 10, 1) :]
+        return Result(
+            step=self.step,
+            train_loss=float(np.mean(last)) if last else math.nan,
+            val_loss=values[-1] if values else math.nan,
+            best_loss=self.best_loss,
+            best_step=self.best_step,
+            seconds=self.seconds,
+            tokens=self.step * self.config.tokens_per_step,
+        )
+
+    def close(self) -> None:
+        """Take the weights off the cards and let go of the folder."""
+        self.device.release()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+
+def config_of(path: Path, meta: dict[str, Any]) -> TrainConfig:
+    """The configuration in a checkpoint's meta; an error if it is not of a training run."""
+    if meta.get("kind") != KIND:
+        raise checkpoint.CheckpointError(f"checkpoint: {path} is not of a training run (kind {meta.get('kind')!r})")
+    return TrainConfig.from_dict(meta["config"])
+
+
+def _locked(folder: Path) -> Any:
+    """Hold the folder for this process, until it ends in any way, so that two runs cannot write into one log."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return None
+    file = open(folder / ".lock", "w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise UserError(f"{folder} is in use by another run; name another folder (--out), or wait for it") from None
+    return file
+
+
+# ------------------------------------------------------------------------------------------------------ trained models
+
+
+def _vocabulary_array(stream: TokenStream) -> dict[str, NDArray]:
+    """A word-level vocabulary as the bytes of a JSON list; byte level and random ids need none."""
+    if stream.tokenizer != "word":
+        return {}
+    return {"vocabulary": np.frombuffer(json.dumps(stream.vocab).encode(), np.uint8)}
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedModel:
+    """A model from a checkpoint, ready to use.
+
+    Attributes
+    ----------
+    model : Claude4
+        In evaluation mode, in float32, on no card.
+    config : TrainConfig
+        With the recipe that it was trained under.
+    text : TokenStream
+        Empty of ids; `encode` and `decode` work as in training.
+    step : int
+    """
+
+    model: Claude4
+    config: TrainConfig
+    text: TokenStream
+    step: int
+
+
+def load_model(path: str | os.PathLike[str]) -> TrainedModel:
+    """The model of a checkpoint, without the optimizer; `path` may be the run's folder (then its best one).
+
+    Raises
+    ------
+    CheckpointError
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / (BEST if (path / BEST).exists() else LAST)
+    weights = checkpoint.load(path, "model/")
+    config = config_of(path, weights.meta)
+    data = weights.meta["data"]
+    vocab: tuple = tuple(bytes([code]) for code in range(256)) if data["tokenizer"] == "byte" else ()
+    if data["tokenizer"] == "word":
+        vocab = tuple(json.loads(checkpoint.load(path, "vocabulary").arrays["vocabulary"].tobytes()))
+    text = TokenStream(
+        ids=np.empty(0, np.uint16), vocab=vocab, vocab_size=data["vocab_size"], starts=np.zeros(1, np.int64), files=(),
+        name=data["name"], tokenizer=data["tokenizer"], sha256=data["sha256"], n_bytes=0, unk_share=0.0,
+    )  # fmt: skip
+    model = Claude4(config.model, seed=config.seed)
+    model.load_state_dict(weights.below("model/"))
+    model.eval()
+    return TrainedModel(model, config, text, weights.meta["step"])
