@@ -3,8 +3,9 @@ PYTHON ?= $(shell command -v python3.11 >/dev/null 2>&1 && echo python3.11 || ec
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+ORACLE_VENV ?= .venv-oracles
 
-.PHONY: help bench test test-slow lint doctor clean
+.PHONY: help bench test test-slow oracles lint doctor clean
 
 help:  ## what can be made
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +26,11 @@ test: $(STAMP)  ## lint, then every test that is fast
 
 test-slow: $(STAMP)  ## the tests that take minutes
 	"$(BIN)/python" -m pytest -m slow $(ARGS)
+
+oracles:  ## build the golden arrays anew from the real libraries (torch and more, in an environment of their own)
+	"$(PYTHON)" -m venv "$(ORACLE_VENV)"
+	"$(ORACLE_VENV)/bin/python" -m pip install --quiet --disable-pip-version-check -r tools/oracles/requirements.txt
+	"$(ORACLE_VENV)/bin/python" tools/oracles/build.py
 
 lint: $(STAMP)  ## ruff alone
 	"$(BIN)/python" -m ruff check .
