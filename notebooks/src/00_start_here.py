@@ -101,7 +101,7 @@ is the subject of a later notebook; for now, notice that somebody counted it.
 
 Write a function that says how many *whole* bytes are needed for `count` numbers of `bits` bits each.
 Then run the cell after it: it tells you whether you have not tried, are wrong (with the smallest input that shows it),
-or are right. `hint("00.1")` gives a nudge, `solution("00.1")` an answer. A skipped exercise never blocks what follows.
+or are right. `hint("00.1")` gives a nudge, `solution("00.1")` an answer. A skipped exercise never stops what follows.
 """
 
 # %% exercise=00.1

@@ -1,0 +1,165 @@
+# ---
+# title: Two tiers, and who asks for the second
+# minutes: 25
+# seconds: 15
+# needs: 04
+# question: If four bits are not enough for one matrix, must all matrices pay for eight?
+# ---
+
+# %% [markdown]
+"""
+Some matrices survive four bits better than others. So send every matrix in two parts: a **coarse tier** that is useful by itself, and a **fine tier**
+that repairs it. Whoever can live with the coarse one never fetches the other. This is our own design; no hardware does exactly this.
+"""
+
+# %%
+import numpy as np
+
+from vbw_np import viz
+from vbw_np.device import place
+from vbw_np.engine import Tensor, nn, no_grad
+from vbw_np.formats import fake_quantize, quantize, sqnr_db
+from vbw_np.formats.packed import nested_edges
+from vbw_np.teach import check, claim, hint, predict, solution
+
+# %% [markdown]
+"""
+## Predict
+
+The plain design: what NVFP4 leaves over, the **residual** (number minus what came back), is stored in four more bits. For free, the residual's step can be tied to the block scale. NVFP4 alone gives about 20.4 dB on normal numbers. Eight
+and a half bits: how many dB?
+"""
+
+# %%
+guess = None
+
+x = np.random.default_rng(0).normal(size=(512, 1024)).astype(np.float32)
+quality = {name: sqnr_db(x, fake_quantize(x, name)) for name in ("nvfp4", "nvfp4-tied8", "nvfp4-nested")}
+predict(guess, round(quality["nvfp4-tied8"], 1), "dB, residual in steps of scale / 8")
+claim("NVFP4 alone: 20.4", quality["nvfp4"], 20.4, tol=0.1)
+claim("with a tied residual: 37.7", quality["nvfp4-tied8"], 37.7, tol=0.1)
+claim("with the design below: 44.8", quality["nvfp4-nested"], 44.8, tol=0.1)
+
+# %% [markdown]
+"""
+The plain residual gives 37.7 dB. The design below gives 44.8 with the same bits. Where does the difference come from?
+
+## Nested cells
+
+The coarse code already says in *which bin* the number lies. Bins near zero are narrow (half a step), the last ones are wide. A residual with one step for all must be coarse enough for the widest bin, and wastes its bits in the
+narrow ones. So cut *each bin* into sixteen equal cells, and let the four fine bits say which cell. No second scale is needed: the bin is known.
+"""
+
+# %%
+low, width = nested_edges(6.375)
+for code in range(8):
+    print(f"code {code}: bin from {low[code]:6} to {low[code] + width[code]:6}, cell width {width[code] / 16:.5f}")
+claim("the narrow bins are 0.5 wide, the one around 4 is 1.5", [float(width[1]), float(width[6])], [0.5, 1.5])
+
+# %% [markdown]
+"""
+## Manipulate: plane by plane
+
+The four fine bits can be sent one at a time, the most important first. All first bits of a matrix together are its first **bit plane**. Each plane halves every cell. Change `value`, and watch it being found.
+"""
+
+# %%
+value = 1.37
+
+row = np.zeros((1, 16), np.float32)
+row[0, 0], row[0, 1] = value, 6
+tensor = quantize(row, "nvfp4-nested")
+for planes in range(5):
+    back = float(tensor.dequantize(planes=planes)[0, 0])
+    print(f"{planes} planes: {back:<9.6f} error {abs(back - value):.6f}")
+
+# %%
+whole = quantize(x, "nvfp4-nested", measure=False)
+ladder = [sqnr_db(x, whole.dequantize(planes=p)) for p in range(5)]
+bits = [whole.with_planes(p).bits_per_value for p in range(5)]
+print([round(v, 1) for v in ladder])
+claim("dB with 0, 1, 2, 3 and 4 planes", ladder, [20.4, 26.9, 32.8, 38.7, 44.8], tol=0.1)
+claim("at 4.5 to 8.5 bits", [bits[0], bits[4]], [4.5, 8.5], tol=0.001)
+
+# %% [markdown]
+"""
+## Picture
+"""
+
+# %%
+viz.curves({"nested cells, plane by plane": ladder}, x=bits, xlabel="bits a number", ylabel="SQNR in dB",
+           title="Every plane halves the error: six dB a bit")
+
+# %% [markdown]
+"""
+From 20.4 dB at 4.5 bits to 44.8 at 8.5, six dB for every bit, and any prefix is usable.
+
+## Who asks
+
+Now the protocol, called **BOH** (Binary Optimization Hierarchy). A card offers its tiers to the compute unit. First a **handshake**: who sends, who receives, how many bytes, how many planes. Then the coarse tier travels. Of the fine tier
+only as many planes follow as the receiver's **error budget** asks for: the largest relative error (the root of the error's power over the matrix's power) that it will accept.
+"""
+
+# %%
+def two_layers():
+    model = nn.Sequential(nn.Linear(64, 128, rng=0), nn.Linear(128, 64, rng=1))
+    model[0].weight.assign(np.random.default_rng(2).normal(0, 0.1, size=(128, 64)))  # normal weights; the other layer's are flat
+    return model
+
+
+def transfer(budget):
+    device = place(two_layers(), "nvfp4-boh", mode="inference", error_budget=budget)
+    with no_grad():
+        device._model(Tensor(np.ones((1, 64), np.float32)))
+    return device
+
+
+for budget in (0.11, 0.1, 0.05, 0.02, 0.006):
+    device = transfer(budget)
+    asked = {name: card.planes for name, card in device.cards.items()}
+    print(f"budget {budget:<6} planes {asked}  coarse bytes {device.link.coarse_bytes:,}  fine bytes {device.link.fine_bytes:,}")
+
+# %%
+device = transfer(0.1)
+planes = [card.planes for card in device.cards.values()]
+errors = [card.coarse_error for card in device.cards.values()]
+claim("budget 0.1: the normal layer needs 0 planes, the flat one needs 1", planes, [0, 1])
+claim("because its coarse error is above 0.1", errors[1], at_least=0.1)
+claim("2 handshakes, one a card", device.link.handshakes, 2)
+claim("one plane of 128 times 64 weights is 1,024 bytes", device.link.fine_bytes, 1024)
+claim("that is", list(device.cards["1"].parameter.shape), [64, 128])
+
+# %% [markdown]
+"""
+With a budget of 0.1, the layer of normal weights is fine with 0 planes; the flat one is a hair above 0.1 and asks for 1 plane: 1,024 bytes, an eighth of a byte for each of its 64 times 128 weights.
+
+## Exercise: find the cell
+
+`q` is a number divided by its block scale, between 0.25 and 6.375. Return `(code, cell)`: the E2M1 code of its bin, and which of the sixteen equal cells of that bin it lies in (0 is the lowest; the upper end belongs to cell 15). The bins' ends are in
+`low` and `width` above.
+"""
+
+# %% exercise=06.1
+def find_cell(q):
+    ### BEGIN SOLUTION
+    raise NotImplementedError  # the last bin whose lower end is below q; then how far into it, in sixteenths
+    ### END SOLUTION
+
+# %% check=06.1
+check("06.1", find_cell)
+
+# %%
+claim("a scaled number lies between 0.25 and 6.375 or in the bin of zero", [float(low[1]), float(low[7] + width[7])], [0.25, 6.375])
+claim("cells are numbered 0 to 15", sorted({int(v) for v in np.unique(whole.unpacked_fine())})[::15], [0, 15])
+
+# %% [markdown]
+"""
+## Where the emulator is not the hardware
+
+No processor that we know of stores weights this way. The coarse tier is real NVFP4, byte for byte; the fine tier is ours. The link here is a counter: it counts the bytes that *would* travel, and nothing
+more. Real links also cost time per message, which we do not invent.
+
+## What you can say now
+
+A coarse tier, a fine tier of bit planes nested in the coarse bins; a handshake; an error budget that decides how much travels.
+"""
