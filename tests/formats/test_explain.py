@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from vbw_np.errors import UserError
 from vbw_np.formats import (
     E2M1,
     E4M3,
@@ -230,7 +231,7 @@ def test_quantize_command(tmp_path, capsys):
         ["quantize", str(path), "--nonfinite", "producer", "--out", str(tmp_path / "no" / "w.npz")],
         ["quantize", str(out)],
     ):
-        with pytest.raises(FormatError):
+        with pytest.raises(UserError):
             run(*bad)
     path.write_bytes(b"not an array")
     with pytest.raises(FormatError, match="numpy.save"):

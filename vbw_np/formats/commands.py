@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..files import check_output, write_whole
 from .blocks import FORMATS, BlockFormat, get_format
 from .claims import Verdict, check_claims
 from .codec import NONFINITE, quantize
@@ -19,23 +20,31 @@ from .measure import relative_mse
 from .packed import PackedTensor, to_blocks
 from .profiles import PROFILES, get_profile
 
+VERBS = {
+    "formats": "the table of formats and producers' profiles",
+    "bits": "what the bits of a code mean",
+    "quantize": "quantize an .npy array",
+    "explain": "one number from amax to its bits, step by step",
+    "claims": "published figures, reproduced; exit code 1 when one fails",
+}
+
 
 def add_commands(subparsers: argparse._SubParsersAction) -> None:
     """Add this package's commands to an argparse parser; each sets `run`, a function of the parsed arguments.
 
     `run` prints to standard output and returns the exit code; it raises a ValueError with a message for bad input.
     """
-    formats = subparsers.add_parser("formats", help="the table of formats and producers' profiles")
+    formats = subparsers.add_parser("formats", help=VERBS["formats"])
     formats.add_argument("--json", action="store_true", help="as JSON")
     formats.set_defaults(run=run_formats)
 
-    bits = subparsers.add_parser("bits", help="what the bits of a code mean")
+    bits = subparsers.add_parser("bits", help=VERBS["bits"])
     bits.add_argument("codes", nargs="*", metavar="CODE", help="codes: 5, 0x5 or 0b0101 (all of them by default)")
     bits.add_argument("--format", default="e2m1", help=f"element format: {', '.join(ELEMENTS)} (default e2m1)")
     bits.add_argument("--json", action="store_true", help="as JSON")
     bits.set_defaults(run=run_bits)
 
-    quantizing = subparsers.add_parser("quantize", help="quantize an .npy array")
+    quantizing = subparsers.add_parser("quantize", help=VERBS["quantize"])
     quantizing.add_argument("file", metavar="FILE.npy", help="a float array")
     quantizing.add_argument("--format", default="nvfp4", help="format, see `vbw formats` (default nvfp4)")
     quantizing.add_argument("--profile", help="a producer's exact arithmetic, see `vbw formats`")
@@ -47,7 +56,7 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
     quantizing.add_argument("--json", action="store_true", help="as JSON")
     quantizing.set_defaults(run=run_quantize)
 
-    explain = subparsers.add_parser("explain", help="one number from amax to its bits, step by step")
+    explain = subparsers.add_parser("explain", help=VERBS["explain"])
     explain.add_argument("values", nargs="+", type=float, metavar="X", help="a block of numbers")
     explain.add_argument("--format", default="nvfp4", help="format, profile or element format (default nvfp4)")
     explain.add_argument("--index", type=int, default=0, help="which of them to explain (default 0, the first)")
@@ -55,7 +64,7 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
     explain.add_argument("--json", action="store_true", help="as JSON")
     explain.set_defaults(run=run_explain)
 
-    claims = subparsers.add_parser("claims", help="published figures, reproduced; exit code 1 when one fails")
+    claims = subparsers.add_parser("claims", help=VERBS["claims"])
     claims.add_argument("--only", metavar="TEXT", help="those whose name or source contains TEXT")
     claims.add_argument("--json", action="store_true", help="as JSON")
     claims.set_defaults(run=run_claims)
@@ -196,6 +205,8 @@ def run_quantize(args: argparse.Namespace) -> int:
     """`vbw quantize`."""
     family = get_profile(args.profile).family if args.profile and args.format == "nvfp4" else args.format
     fmt = resolve(family, args.profile)
+    if args.out:
+        check_packed_path(args.out)
     x = load_array(args.file)
     packed = quantize(x, fmt, ties=args.ties, seed=args.seed, nonfinite=args.nonfinite, measure=False)
     report = quantize_report(x, packed, detailed=args.report)
@@ -263,23 +274,19 @@ def quantize_report(x: np.ndarray, packed: PackedTensor, detailed: bool) -> dict
     return report
 
 
+def check_packed_path(path: str) -> None:
+    """Refuse an output path that cannot be written, before the work."""
+    if Path(path).suffix != ".npz":
+        raise FormatError(f"{path} does not end in .npz; the output holds several arrays")
+    check_output(path)
+
+
 def write_packed(packed: PackedTensor, path: str) -> None:
     """Write everything that decoding needs to an .npz file, whole or not at all."""
     arrays = {"codes": packed.codes, "scales": packed.scales, "shape": np.array(packed.shape)}
     optional = ("tensor_scale", "stored_scale", "fine", "fine_scales", "fine_tensor_scale", "signs", "codebook")
     arrays |= {n: np.asarray(getattr(packed, n)) for n in optional if getattr(packed, n) is not None}
-    target = Path(path)
-    if target.suffix != ".npz":
-        raise FormatError(f"{path} does not end in .npz; the output holds several arrays")
-    if not target.resolve().parent.is_dir():
-        raise FormatError(f"the folder of {path} does not exist; make it first")
-    temporary = target.with_name(target.name + ".part")
-    try:
-        with open(temporary, "wb") as file:
-            np.savez(file, format=np.array(packed.format.name), **arrays)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, lambda file: np.savez(file, format=np.array(packed.format.name), **arrays))
 
 
 def run_explain(args: argparse.Namespace) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from ..errors import UserError
 
-class FormatError(ValueError):
+
+class FormatError(UserError):
     """Base of every error raised by `vbw_np.formats`."""
 
 

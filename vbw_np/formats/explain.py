@@ -12,7 +12,7 @@ from .codec import FittedScales, block_amax, quantize, quotients
 from .elements import Codebook, ElementFormat, as_float32
 from .errors import FormatError, ShapeError
 from .packed import PackedTensor, layout_shape, nested_edges, nested_table
-from .scalar import round_scalar
+from .scalar import Rounding, round_scalar
 
 
 @dataclass(frozen=True)
@@ -134,12 +134,19 @@ def _neighbour_steps(code: int, element: ElementFormat | Codebook) -> list[Step]
     ]
 
 
+def neighbours(r: Rounding) -> Step:
+    """The levels on either side of what was rounded."""
+    if r.low == r.high:
+        return Step("neighbours", number(r.low), "the last level" if r.saturated else "a level itself")
+    return Step("neighbours", f"{number(r.low)} and {number(r.high)}", f"midpoint {number(r.midpoint)}")
+
+
 def explain_value(x: float, element: ElementFormat | Codebook, ties: str = "even") -> Explanation:
     """How one number becomes a code of an element format, without any scale."""
     r = round_scalar(float(np.float32(x)), element, ties)
     steps = (
         Step("x", number(r.x), "as float32"),
-        Step("neighbours", f"{r.low:g} and {r.high:g}", f"midpoint {r.midpoint:g}"),
+        neighbours(r),
         Step("rounding", ties, r.reason),
         Step("code", f"{r.code} (0x{r.code:x})", f"bits {bit_fields(r.code, element)}"),
         Step("value", number(r.value)),
@@ -257,7 +264,7 @@ def _encoding_steps(
     steps.append(Step("quotient", number(q), "x in units of its scale, float32"))
     if np.isfinite(q) and not fmt.ties.startswith("stochastic") and not getattr(fmt.element, "write_order", ()):
         r = round_scalar(q, fmt.element, fmt.ties, signed_zero=fmt.signed_zero)
-        steps.append(Step("neighbours", f"{number(r.low)} and {number(r.high)}", f"midpoint {number(r.midpoint)}"))
+        steps.append(neighbours(r))
         steps.append(Step("rounding", fmt.ties, r.reason))
         data |= {"low": r.low, "high": r.high, "midpoint": r.midpoint, "is_tie": r.is_tie, "reason": r.reason}
     return steps
