@@ -51,7 +51,7 @@ class MultiheadAttention(Module):
     """Multi-head attention with PyTorch's parameters: `in_proj_weight` (3D, D), `in_proj_bias`, `out_proj`.
 
     As in PyTorch, the attention applies `out_proj`'s parameters itself, so a device that holds them as a linear layer
-    is not asked; with `through_device` it is.
+    is not asked; with `through_device` it is, and also when it alone still has the weight.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class MultiheadAttention(Module):
             kv = F.linear(memory, weight[width:], bias[width:])  # (B, T, 2D)
         q, k, v = (split_heads(part, self.num_heads) for part in (q, kv[..., :width], kv[..., width:]))
         mixed = merge_heads(attention_weights(q, k, self.causal) @ v)
-        if self.through_device:
+        if self.through_device or getattr(self.out_proj.weight.card, "dropped", False):
             return self.out_proj(mixed)
         return F.dense_linear(mixed, self.out_proj.weight, self.out_proj.bias)
 

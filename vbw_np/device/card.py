@@ -201,7 +201,7 @@ class Card:
             values.update(coarse_error=coarse_error, error=error, planes=packed.planes)
             values.update(weight=weight, packed=packed)
         self.statistics.separations += 1
-        self.statistics.refreshes += self._scaled_version >= 0
+        self.statistics.refreshes += self.statistics.separations > 1
         self.packed, self.planes, self._scales = packed, packed.planes, scales
         self.coarse_error, self.error = coarse_error, error
         self._agreed_terms = self._terms()

@@ -229,6 +229,9 @@ class Device:
     def drop_masters(self) -> None:
         """Give up the float32 weights of all cards: only the packed ones stay. For inference.
 
+        A layer that reads its weight past its card (the reflection's `out_proj`, unless the model routes it) goes
+        through the card from then on, since nobody else has the weight.
+
         Raises
         ------
         RuntimeError
