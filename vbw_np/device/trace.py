@@ -41,6 +41,8 @@ KINDS = {
 
 ENGINES = {"handshake": "link", "coarse": "link", "fine": "link"}  # kinds with a track of their own; else the card's
 
+_PLAIN = (str, int, float, tuple, list, np.generic, type(None))  # what an event keeps as it is
+
 SAMPLE = 8  # entries of an array that a step shows
 
 
@@ -179,7 +181,7 @@ class Recorder:
         finally:
             end = time.perf_counter_ns()
             self._depth.value = depth
-            plain = {name: value for name, value in values.items() if not isinstance(value, np.ndarray | PackedTensor)}
+            plain = {name: value for name, value in values.items() if isinstance(value, _PLAIN)}
             samples = samples_of(values) if self.samples else {}
             times = start - self._began, end - self._began
             event = Event(kind, card, *times, order, depth, threading.get_ident(), plain, samples)
