@@ -467,6 +467,128 @@ return code, int((q - low[code]) / width[code] * 15)
     symptom="expected:    [1, 8]",
 )
 
+# ---- 07
+
+
+def _say_counts(args: tuple, got: Any, want: Any) -> str:
+    cards, batches, interval = args
+    return (
+        f"the smallest input that shows it: {cards} cards, {batches} batches, scales kept for {interval} uses\n"
+        f"your (computes, separations, hits): {describe_value(got)}\nexpected:                           "
+        f"{describe_value(want)}"
+    )
+
+
+def _counts(cards: int, batches: int, interval: int) -> tuple[int, int, int]:
+    computes, separations = cards * batches, cards * -(-batches // interval)
+    return computes, separations, computes - separations
+
+
+_add(
+    "07.1",
+    "the counters of a training run",
+    "counts",
+    cases=lambda seed: [(1, 1, 1), (1, 2, 1), (1, 2, 2), (3, 12, 5), (56, 20, 100)]
+    + [tuple(int(v) for v in row) for row in np.random.default_rng(seed).integers(1, 60, size=(20, 3))],
+    expected=_counts,
+    describe=_say_counts,
+    hints=(
+        "Every card computes once a batch: computes = cards * batches.",
+        "A separation happens at use 0, interval, 2 * interval, ...: batches / interval of them a card, rounded up.",
+        "Every compute that is not a separation is a hit.",
+    ),
+    solution="""
+computes = cards * batches
+separations = cards * -(-batches // interval)
+return computes, separations, computes - separations
+""",
+    wrong="""
+computes = cards * batches
+return computes, cards, computes - cards
+""",
+    symptom="1 cards, 2 batches, scales kept for 1 uses",
+)
+
+
+def _smallest_cache() -> int:
+    from ..device import place
+    from ..engine import Tensor, nn, no_grad
+
+    model = nn.Sequential(*(nn.Linear(32, 32, rng=i) for i in range(4)))
+
+    def hits(capacity: int) -> int:
+        device = place(model, "nvfp4", mode="inference", cache_bytes=capacity)
+        with no_grad():
+            for _ in range(3):
+                model(Tensor(np.zeros((1, 32), np.float32)))
+        found = device.statistics.decode_hits
+        device.release()
+        return found
+
+    low, high = 0, 1 << 20  # hits(low) < 8 <= hits(high)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if hits(middle) == 8 else (middle, high)
+    return high
+
+
+_add(
+    "07.2",
+    "the smallest decode cache that helps",
+    "smallest_cache",
+    cases=_once,
+    expected=_smallest_cache,
+    hints=(
+        "A decoded weight is float32: four bytes an entry.",
+        "The weights are used in a circle, so all of them have to fit at once.",
+    ),
+    solution="smallest_cache = 4 * 32 * 32 * 4  # layers, rows, columns, bytes",
+    wrong="smallest_cache = 3 * 32 * 32 * 4",
+    symptom="expected:    16384",
+)
+
+# ---- 08
+
+
+def _clip_cases(seed: int) -> list[tuple]:
+    rng = np.random.default_rng(seed)
+    return [
+        (np.ones(1), np.zeros(1), 6.0),
+        (np.ones(1), np.array([7.0]), 6.0),
+        (np.ones(1), np.array([-7.0]), 6.0),
+        (np.ones(1), np.array([6.0]), 6.0),
+        *((rng.normal(size=8), rng.normal(0, 5, size=8), 6.0) for _ in range(10)),
+    ]
+
+
+_add(
+    "08.1",
+    "a straight-through gradient that stops where numbers saturate",
+    "clipped_straight_through",
+    cases=_clip_cases,
+    expected=lambda g, q, limit: np.where(np.abs(q) <= limit, g, 0.0),
+    hints=("np.abs(q) <= limit is an array of True and False.", "Multiply g by it: True counts as one, False as zero."),
+    solution="return g * (np.abs(q) <= limit)",
+    wrong="return g * (q <= limit)",
+    symptom="([1.], [-7.], 6)",
+)
+
+_add(
+    "08.2",
+    "stochastic rounding with few random bits, without bias",
+    "stochastic_floor",
+    cases=lambda seed: [(0.5, 0, 1), (0.5, 1, 1), (0.25, 0, 1), (0.25, 1, 1), (0.9, 0, 2), (-1.3, 2, 3)]
+    + [(float(x), i % 16, 4) for i, x in enumerate(np.random.default_rng(seed).uniform(-4, 4, 40).round(2) + 0.003)],
+    expected=lambda x, u, k: np.floor(x + (u + 0.5) / 2**k),
+    hints=(
+        "u / 2**k takes the values 0, 1/4, 2/4, 3/4 for k = 2: their mean is below one half.",
+        "Shift each by half a face: (u + 0.5) / 2**k.",
+    ),
+    solution="return np.floor(x + (u + 0.5) / 2**k)",
+    wrong="return np.floor(x + u / 2**k)",
+    symptom="the smallest input that shows it is (0.25, 1, 1)",
+)
+
 # ---- (next)
 
 EXERCISES: dict[str, Exercise] = {exercise.name: exercise for exercise in _LIST}

@@ -1,0 +1,264 @@
+# ---
+# title: The device, its caches and its trace
+# minutes: 30
+# seconds: 20
+# needs: 06
+# question: What happens, in order, when a layer multiplies with a weight that is stored in four bits?
+# ---
+
+# %% [markdown]
+"""
+So far we quantized arrays by hand. Now a whole model: the device puts every weight matrix on a card. The model does not notice: same names, same
+shapes, same code. But when a layer multiplies, the card does it, and writes down everything it did.
+"""
+
+# %%
+import numpy as np
+
+from vbw_np import viz
+from vbw_np.device import RECIPES, StaleWeightError, place
+from vbw_np.engine import Tensor, nn, no_grad, optim
+from vbw_np.formats import E2M1
+from vbw_np.models.claude4 import Claude4, Claude4Config
+from vbw_np.teach import check, claim, hint, predict, solution
+
+# %% [markdown]
+"""
+What a card does with its weight is called a **recipe**. A recipe is a name for a format and a few rules:
+"""
+
+# %%
+for recipe in RECIPES.values():
+    print(f"{recipe.name:14} {recipe.summary}")
+
+# %% [markdown]
+"""
+## Manipulate: one product, step by step
+
+Here are three layers of 64 by 64 weights. `device.step` runs the model and hands out, one at a time, what the device did. Read the sentences for the first card.
+Then change the recipe, or run the model a second time, and see which steps disappear.
+"""
+
+# %%
+def three_layers():
+    return nn.Sequential(*(nn.Linear(64, 64, rng=i) for i in range(3)))
+
+
+model = three_layers()
+x = Tensor(np.random.default_rng(0).normal(size=(8, 64)).astype(np.float32))
+device = place(model, "nvfp4", mode="inference", log=print)
+claim("each weight is 64 by 64", list(model[0].weight.shape), [64, 64])
+
+with no_grad():
+    for event in device.step(model, x):
+        if event.card == "0":
+            print(f"{event.kind:10} {event.sentence}")
+
+# %% [markdown]
+"""
+To find scales (and split off a fine tier, if there is one) is called a **separation**. Then card and compute unit agree, the coarse tier travels, it is decoded, and the product is computed.
+
+The whole run as a picture. The times are those of *this* machine:
+"""
+
+# %%
+device = place(three_layers(), "nvfp4", mode="inference")
+with device.trace() as recorder, no_grad():
+    device._model(x)
+    device._model(x)
+viz.timeline(recorder.in_order(), title="Two runs of three layers: the second does less")
+
+# %% [markdown]
+"""
+Such a recording is called a **trace**. `device.trace("file.json")` writes it for a trace viewer in the browser.
+
+## Two caches
+
+Why does the second run do less? A **cache** keeps what was costly to make. Asking it is a **cache hit** if it has what you want, and a **cache miss** if not. The device has two.
+
+The **scale cache** keeps the scales of a weight while training changes the weight a little each step: new codes every step, new scales only every hundredth use (the *refresh interval*). The **decode cache** keeps the decoded weight, ready to multiply,
+for as long as the weight does not change at all.
+
+## Predict
+
+The report that started this project trained a model with 62 cards for 20 batches. Six of the cards are never used. In every batch every active card computes once. How many computes, and how many of them found their scales in the cache?
+"""
+
+# %%
+guess_computes, guess_hits = None, None
+
+small = Claude4(Claude4Config(vocab_size=97, d_model=32, hidden=64), seed=0)  # the same layers, only narrower
+tokens = np.random.default_rng(0).integers(0, 97, size=(1, 12))
+device = place(small, "seed-v6")
+for batch in range(20):
+    small.loss(tokens)
+statistics = device.statistics
+predict(guess_computes, statistics.computes, "computes")
+predict(guess_hits, statistics.hits, "scale-cache hits")
+claim("62 cards", len(device.cards), 62)
+claim("20 batches", batch + 1, 20)
+claim("6 of them idle", len(device.idle), 6)
+claim("1,120 computes", statistics.computes, 1120)
+claim("1,064 hits", statistics.hits, 1064)
+claim("56 separations, one a card", statistics.separations, 56)
+claim("95 % hits", 100 * statistics.hit_rate, 95)
+
+# %% [markdown]
+"""
+1,120 computes, 1,064 of them hits: 95 percent, the figure of the report, to the last one. It is only a count: each of the 56 active cards missed once, at its first use.
+
+## Exercise: count before you run
+
+`cards` cards compute once in each of `batches` batches; scales are kept for `interval` uses. Return `(computes, separations, hits)`.
+"""
+
+# %% exercise=07.1
+def counts(cards, batches, interval):
+    ### BEGIN SOLUTION
+    raise NotImplementedError  # return (computes, separations, hits)
+    ### END SOLUTION
+
+# %% check=07.1
+check("07.1", counts)
+
+# %%
+model = three_layers()
+device = place(model, "nvfp4", refresh_interval=5)
+optimizer = optim.SGD(model.parameters(), lr=0.01)
+for _ in range(12):
+    optimizer.zero_grad()
+    (model(x) ** 2).mean().backward()
+    optimizer.step()
+real = device.statistics
+claim("3 cards, 12 batches, interval 5: computes, separations, hits", [real.computes, real.separations, real.hits], [36, 9, 27])
+claim("nothing decoded twice could be reused while training: decode-cache hits", real.decode_hits, 0)
+
+# %% [markdown]
+"""
+With 3 cards, 12 batches and an interval of 5, the device counts 36, 9 and 27, and so should your function.
+
+## Picture: a cache that is one byte too small
+
+When a cache is full, it throws out what was not used for longest. Throwing out is called **eviction**. Our three decoded weights take 16,384 bytes each. Watch four runs with room for all three, and four runs with room for one byte less.
+"""
+
+# %%
+def accesses(capacity, runs=4):
+    model = three_layers()
+    device = place(model, "nvfp4", mode="inference", cache_bytes=capacity)
+    with device.trace() as recorder, no_grad():
+        for _ in range(runs):
+            model(x)
+    return [(f"card {e.card}", e.kind == "decode hit") for e in recorder.in_order() if e.kind in ("decode", "decode hit")], device
+
+
+claim("a decoded weight takes 16,384 bytes", model[0].weight.data.nbytes, 16_384)
+enough, _ = accesses(49_152)
+viz.access_map(enough, title="Room for three weights: one miss each, then hits")
+
+# %%
+short, crowded = accesses(49_151)
+viz.access_map(short, title="One byte less: never a hit")
+
+# %%
+claim("with room for all: hits of 12", sum(hit for _, hit in enough), 9)
+claim("12 accesses", len(enough), 12)
+claim("one byte less: 0 hits", sum(hit for _, hit in short), 0)
+claim("and 10 evictions", crowded.decode_cache.evictions, 10)
+
+# %% [markdown]
+"""
+9 hits of 12 become 0. Not two thirds of them: none. The weights come in a circle, and the one thrown out is always the one needed next. A cache that
+is a little too small can be worth nothing at all.
+
+## Exercise: the smallest cache that helps
+
+Four layers now, of 32 by 32 weights, run again and again. What is the smallest `cache_bytes` with which every run after the first is all hits?
+"""
+
+# %% exercise=07.2
+### BEGIN SOLUTION
+smallest_cache = None  # a number of bytes
+### END SOLUTION
+
+# %% check=07.2
+check("07.2", smallest_cache)
+
+# %%
+claim("those layers are 32 by 32", list(nn.Linear(32, 32, rng=0).weight.shape), [32, 32])
+
+# %% [markdown]
+"""
+## When a cache lies
+
+A cache must never answer with an old weight. So every weight has a **version number** that moves when, and only when, its values are changed the proper way; the caches compare numbers. What if somebody writes past that? With `verify=True` the device looks:
+"""
+
+# %%
+device = place(three_layers(), "nvfp4", mode="inference", verify=True)
+with no_grad():
+    device._model(x)
+    device._model[0].weight.data *= 2  # not the proper way
+    try:
+        device._model(x)
+        caught = False
+    except StaleWeightError as error:
+        caught = True
+        print("StaleWeightError:", error)
+claim("the stale weight is caught", caught, True)
+
+# %% [markdown]
+"""
+## Inside the product
+
+The virtual tensor core multiplies codes, not numbers. Why is that exact? Multiply any two of the sixteen values, and look at what can come out.
+"""
+
+# %%
+values = np.arange(16, dtype=np.uint8)
+products = np.outer(E2M1.decode(values), E2M1.decode(values))
+sizes = np.unique(np.abs(products))
+print(sizes)
+claim("19 different sizes", len(sizes), 19)
+claim("all of them multiples of 0.25", float((sizes / 0.25 % 1).max()), 0)
+claim("their unit: 0.25", float(sizes[1]), 0.25)
+claim("the largest is 36", sizes.max(), 36)
+claim("so 16 of them add up to at most 576", 16 * sizes.max(), 576)
+claim("16 is the block", RECIPES["nvfp4"].weight == "nvfp4" and 16, 16)
+
+# %% [markdown]
+"""
+19 sizes, all of them multiples of 0.25, none above 36. So the products of a block of 16 add up to a whole number of quarters no larger than 576: small integers. An integer sum has no rounding and no order. Only afterwards,
+where blocks are added in float32, does rounding begin.
+
+Quantizing the weights costs something; quantizing what they are multiplied with (`compute="fp4"`, as Blackwell does) costs a little more:
+"""
+
+# %%
+wide = nn.Sequential(nn.Linear(256, 256, rng=0))
+inputs = Tensor(np.random.default_rng(0).normal(size=(32, 256)).astype(np.float32))
+with no_grad():
+    exact = wide(inputs).data
+    outputs = {}
+    for compute in ("dequant", "fp4"):
+        device = place(wide, "nvfp4", mode="inference", compute=compute)
+        outputs[compute] = wide(inputs).data
+        device.release()
+error = {name: float(np.linalg.norm(y - exact) / np.linalg.norm(exact)) for name, y in outputs.items()}
+print(error)
+claim("weights in four bits: about 10 % error in the output", 100 * error["dequant"], 10, tol=0.5)
+claim("both operands in four bits: about 14 %", 100 * error["fp4"], 14, tol=0.5)
+
+# %% [markdown]
+"""
+About 10 percent of error with weights in four bits, about 14 with both operands: the root of the sum of two squares, as for independent errors.
+
+## Where the emulator is not the hardware
+
+A real Blackwell has no cards with one matrix each, no handshake, no scale cache; these are the words of the report that this project rebuilds. The formats, the codes and the block sums are the hardware's. In which order real tensor cores add their blocks is not published;
+here it is fixed and written down. And the timeline shows *this* processor's time.
+
+## What you can say now
+
+Recipe, separation, two caches, hit, miss, eviction, version; counts that you can predict to the last one; integer sums inside a block.
+"""

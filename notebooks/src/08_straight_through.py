@@ -1,0 +1,259 @@
+# ---
+# title: Straight through, and by chance
+# minutes: 30
+# seconds: 15
+# needs: 01, 07
+# question: Rounding has slope zero. How can anything behind it learn?
+# ---
+
+# %% [markdown]
+"""
+Nudge a number that is about to be rounded: almost always, nothing changes. So the honest gradient of rounding is zero, and a model whose weights are rounded would
+never learn. There are two ways out, and real training uses both.
+"""
+
+# %%
+import numpy as np
+
+from vbw_np import viz
+from vbw_np.device import place
+from vbw_np.engine import F, Tensor, nn, optim
+from vbw_np.formats import E2M1, fake_quantize, quantize, random_bits, sqnr_db
+from vbw_np.teach import check, claim, float_bits, hint, predict, solution
+
+f32 = np.float32
+
+
+def nearest(x):
+    return E2M1.decode(E2M1.encode(np.asarray(x, f32)))
+
+# %% [markdown]
+"""
+## Predict
+
+A weight is stored as an E2M1 value and stands at 1. Two thousand times, learning adds 0.01 to it, and the sum is stored again, rounded to the nearest value. Where does it stand in the end?
+"""
+
+# %%
+guess = None
+
+w = f32(1.0)
+for update in range(2000):
+    w = nearest([w + f32(0.01)])[0]
+predict(guess, float(w), "the weight")
+claim("after 2,000 updates", update + 1, 2000)
+claim("each of 0.01", float(np.round(f32(0.01), 6)), 0.01, tol=1e-6)
+claim("it still stands at 1", float(w), 1)
+
+# %% [markdown]
+"""
+Still at 1. Every single update was rounded away, 2,000 times. (The sum of all of them would have been twenty.)
+
+## First way out: keep a master
+
+Keep every weight *also* in float32. That copy is the **master weight**. Updates go to the master, where nothing is too small; for computing, the master is rounded to codes, fresh each time. And the gradient? Pretend that rounding
+was not there: hand the gradient of the rounded weight to the master unchanged. That is the **straight-through estimator**. It is a lie, and it works because it lies in the right direction.
+
+## Manipulate
+
+One weight, to be learned from data whose true slope is 2.6, which E2M1 cannot represent. Watch master and stored value. Change `lr` (how far each step goes) and the true slope.
+"""
+
+# %%
+true_slope, lr = 2.6, 0.05
+
+rng = np.random.default_rng(0)
+data = rng.normal(size=200).astype(f32)
+target = true_slope * data
+master, masters, stored = f32(0.3), [], []
+for _ in range(60):
+    rounded = nearest([master])[0]
+    gradient = 2 * np.mean((rounded * data - target) * data)  # of the mean squared error in `rounded`
+    master = f32(master - lr * gradient)  # straight through: given to the master
+    masters.append(float(master)), stored.append(float(rounded))
+print("master ends at", masters[-1], "- stored", sorted(set(stored[-20:])))
+claim("the true slope is 2.6", true_slope, 2.6)
+claim("the stored value ends on its neighbors, 2 and 3", sorted({*stored[-20:]}), [2, 3])
+claim("the master hovers at the edge between them, 2.5", masters[-1], 2.5, tol=0.1)
+
+# %%
+viz.curves({"master weight": masters, "stored value": stored}, xlabel="step", ylabel="value",
+           title="The master moves smoothly, the stored value jumps")
+
+# %% [markdown]
+"""
+The stored value cannot be 2.6, so it alternates between 2 and 3, and the master hovers at their edge, 2.5: on average over time the model does better than either.
+
+## In the library
+
+The device does the same for whole layers: the forward pass computes with the decoded weight, and the gradient goes to the master, every entry of it.
+"""
+
+# %%
+layer = nn.Sequential(nn.Linear(256, 64, bias=False, rng=0))
+inputs, wanted = rng.normal(size=(32, 256)).astype(f32), rng.normal(size=(32, 64)).astype(f32)
+
+
+def weight_gradient(recipe):
+    device = place(layer, recipe)
+    layer.zero_grad()
+    ((layer(Tensor(inputs)) - wanted) ** 2).mean().backward()
+    device.release()
+    return layer[0].weight.grad
+
+
+straight = weight_gradient("nvfp4")
+decoded = fake_quantize(layer[0].weight.data, "nvfp4")
+by_hand = 2 * (inputs @ decoded.T - wanted).T @ inputs / wanted.size
+claim("the gradient is that of the decoded weight", straight, by_hand, tol=1e-6)
+claim("every weight gets one: 100 %", 100 * (straight != 0).mean(), 100)
+
+# %% [markdown]
+"""
+All 100 percent of the weights are told what to do. The system behind the original report did it differently: its gradient reached, in each row, only the one weight that set the row's scale. The library can do that too:
+"""
+
+# %%
+import dataclasses
+
+from vbw_np.device import RECIPES
+
+original = dataclasses.replace(RECIPES["seed-v6"], name="as the original", gradient_rule="row-max")
+starved = weight_gradient(original)
+share = 100 * (starved != 0).mean()
+claim("one weight in 256", round(1 / (share / 100)), 256)
+claim("that is 0.39 %", share, 0.39, tol=0.005)
+
+# %% [markdown]
+"""
+0.39 percent: one weight in 256. That is why its loss curve was flat, and it took a count to see it.
+
+## Exercise: know when not to
+
+A number beyond the largest code saturates: pushing it further out changes nothing, however far. Many estimators therefore let the gradient through only where the number lies within reach. Write that rule: given the gradient `g` (an array), the scaled numbers `q` and
+the `limit`, return `g` where the size of `q` is at most `limit`, and zero elsewhere.
+"""
+
+# %% exercise=08.1
+def clipped_straight_through(g, q, limit):
+    ### BEGIN SOLUTION
+    raise NotImplementedError  # a mask times g
+    ### END SOLUTION
+
+# %% check=08.1
+check("08.1", clipped_straight_through)
+
+# %% [markdown]
+"""
+## Second way out: roll a die
+
+Round 1.1 up to 1.5 with probability one fifth, else down to 1. That is **stochastic rounding**: the chance to go up is how far along the way the number lies. Single results are worse than nearest. But the *average* is right, 1.1. A method whose average is right is called **unbiased**.
+"""
+
+# %%
+copies = np.full(100_000, 1.1, f32)
+rolled = E2M1.decode(E2M1.encode(copies, "stochastic", random=random_bits(copies.shape, seed=1)))
+print(np.unique(rolled, return_counts=True))
+claim("1.1 goes to 1 or to 1.5", np.unique(rolled), [1, 1.5])
+claim("and is 1.1 on average", float(rolled.mean(dtype=np.float64)), 1.1, tol=0.005)
+
+# %% [markdown]
+"""
+The same experiment as at the beginning, with a die: 4,000 weights start at 1 and get fifty updates of 0.01.
+"""
+
+# %%
+w = np.ones(4000, f32)
+for step in range(50):
+    w = E2M1.decode(E2M1.encode(w + f32(0.01), "stochastic", random=random_bits(w.shape, seed=0, stream=step)))
+print("mean", w.mean(), "values", np.unique(w))
+claim("4,000 weights", len(w), 4000)
+claim("their mean moved to 1.5", float(w.mean(dtype=np.float64)), 1.5, tol=0.02)
+
+# %% [markdown]
+"""
+The mean is at 1.5, where it belongs, though no weight ever moved by 0.01.
+
+## Picture
+
+Nearest rounding is one staircase. Stochastic rounding is a different staircase for every random number; their average is the diagonal.
+"""
+
+# %%
+def with_random(word):
+    return lambda x: E2M1.decode(E2M1.encode(x, "stochastic", random=np.full(np.shape(x), word, np.uint32)))
+
+
+def mean_of_many(x):
+    return np.mean([with_random(int(word))(x) for word in np.linspace(0, 2**32 - 1, 65)], axis=0)
+
+
+viz.staircase({"nearest": nearest, "die shows one quarter": with_random(2**30),
+               "die shows three quarters": with_random(3 * 2**30), "mean of 65 dice": mean_of_many}, 0, 6.2,
+              points=401, title="Nearest against stochastic")
+
+# %%
+claim("65 dice", len(np.linspace(0, 1, 65)), 65)
+
+# %% [markdown]
+"""
+## What it costs, and what it buys
+
+One stochastic rounding is noisier than nearest. But errors that are independent and unbiased average out: four times as many, half the error (six dB). Nearest rounding, averaged, stays where it is.
+"""
+
+# %%
+x = np.random.default_rng(0).normal(size=(128, 256)).astype(f32)
+total, ladder = np.zeros(x.shape), {}
+for n in range(64):
+    total += quantize(x, "nvfp4-headroom", ties="stochastic", seed=1, stream=n, measure=False).dequantize()
+    if n + 1 in (1, 4, 16, 64):
+        ladder[n + 1] = sqnr_db(x, (total / (n + 1)).astype(f32))
+plain = sqnr_db(x, fake_quantize(x, "nvfp4"))
+print({k: round(v, 1) for k, v in ladder.items()}, "nearest", round(plain, 1))
+claim("1, 4, 16, 64 draws", list(ladder), [1, 4, 16, 64])
+claim("dB", list(ladder.values()), [16.3, 22.3, 28.3, 34.3], tol=0.15)
+claim("nearest: 20.5", plain, 20.5, tol=0.1)
+
+# %% [markdown]
+"""
+One draw gives 16.3 dB, worse than nearest's 20.5. The mean of 64 draws gives 34.3. In training, a gradient is used once, but a weight is moved by thousands of gradients: there the average counts. So recipes round
+weights to nearest and *gradients* by chance.
+
+## Exercise: a die with few faces
+
+Real hardware spends few random bits. With `k` bits the die shows a whole number `u` from 0 to `2**k - 1`. A first idea is `floor(x + u / 2**k)` on a grid of whole numbers. Its average is too low, since `u / 2**k` never reaches one. Write the
+version whose average is right: centre the die by half a face.
+"""
+
+# %% exercise=08.2
+def stochastic_floor(x, u, k):
+    ### BEGIN SOLUTION
+    raise NotImplementedError  # np.floor of x plus the centred die
+    ### END SOLUTION
+
+# %% check=08.2
+check("08.2", stochastic_floor)
+
+# %%
+grid = np.linspace(0, 1, 4096, endpoint=False)
+bias = {k: float(np.mean([np.floor(grid + u / 2**k) - grid for u in range(2**k)])) for k in (1, 2, 4)}
+centred = {k: float(np.mean([np.floor(grid + (u + 0.5) / 2**k) - grid for u in range(2**k)])) for k in (1, 2, 4)}
+print("plain", bias, "\ncentred", centred)
+claim("1, 2 and 4 bits", list(bias), [1, 2, 4])
+claim("without centring, the average is low by 0.25, 0.125, 0.03", [-v for v in bias.values()], [0.25, 0.125, 0.03], tol=0.002)
+claim("0.0 with it", max(abs(v) for v in centred.values()), 0, tol=0.001)
+
+# %% [markdown]
+"""
+With 1, 2 or 4 random bits, the plain die is low by 0.25, 0.125 and 0.03 of a step. It looks harmless, and a thousand steps in the same direction are not.
+
+## Where the emulator is not the hardware
+
+The processor's instruction uses eight random bits an element; the library has that mode by name (`stochastic-8`), and its small bias with it. By default the library uses twenty-four bits from a counter: the same element gets the same die, however many threads run. No hardware
+promises that.
+
+## What you can say now
+
+Master weight, straight-through estimator, stochastic rounding, unbiased; and why weights go to nearest and gradients by chance.
+"""
