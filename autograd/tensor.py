@@ -15,13 +15,10 @@ import heapq
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
-
-if TYPE_CHECKING:
-    from .primitive import Primitive
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -77,12 +74,18 @@ def detect_anomaly(where: Callable[[], str] = lambda: "") -> Iterator[None]:
 _clock = itertools.count()
 
 
+class Operation(Protocol):
+    """What the tape knows of a primitive: how it is called."""
+
+    name: str
+
+
 class Node:
     """One recorded operation.
 
     Attributes
     ----------
-    primitive : Primitive
+    primitive : Operation
         What ran.
     sources : tuple of Node, Tensor or None
         Per input, where its gradient goes: to the node that made it, to a leaf tensor, or nowhere. Inner *tensors*
@@ -99,7 +102,7 @@ class Node:
 
     def __init__(
         self,
-        primitive: Primitive,
+        primitive: Operation,
         sources: tuple[Node | Tensor | None, ...],
         shapes: tuple[tuple[int, ...], ...],
         dtype: np.dtype,
