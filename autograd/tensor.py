@@ -20,6 +20,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from .memory import is_whole_pooled
+
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 # --------------------------------------------------------------------------------------------------------- switches
@@ -332,7 +334,7 @@ class Tensor:
         if self.grad is None:
             # Some vjps hand out a view of what another tensor keeps, or a read-only broadcast: own what is stored.
             own = gradient.base is None and gradient.flags.writeable and gradient.flags.c_contiguous
-            self.grad = gradient if own or _is_pooled(gradient) else np.array(gradient, order="C")
+            self.grad = gradient if own or is_whole_pooled(gradient) else np.array(gradient, order="C")
         else:
             self.grad = self.grad + gradient
 
@@ -369,12 +371,6 @@ class Tensor:
             self.accumulate_grad(seed)
         else:
             _run_backward(self.node, seed)
-
-
-def _is_pooled(array: NDArray) -> bool:
-    from .memory import is_whole_pooled
-
-    return is_whole_pooled(array)
 
 
 class Parameter(Tensor):
