@@ -25,8 +25,8 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import struct
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -145,9 +145,9 @@ def _fill(file: BinaryIO, head: dict[str, Any], arrays: Mapping[str, NDArray]) -
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
     """A file that takes the place of `path` when the context ends well, and vanishes when it does not."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=_PART, dir=path.parent)
+    name = path.parent / f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}{_PART}"
     try:
-        with os.fdopen(handle, "wb") as file:
+        with open(name, "xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

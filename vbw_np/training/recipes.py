@@ -1,0 +1,122 @@
+"""What each trick is worth: recipes with one thing changed, by name, such as ``nvfp4-train:no-hadamard``.
+
+    get_training_recipe("nvfp4-train:no-hadamard")
+    get_training_recipe("mxfp4-train:keep-head+no-sr")     # several changes, left to right
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Callable
+
+from ..device import RECIPES, Recipe
+from ..errors import UserError
+
+Operation = Callable[[Recipe], Recipe]
+
+
+def _operands(recipe: Recipe, **changes: dict[str, object]) -> Recipe:
+    """The recipe with fields of its operands changed, such as ``gradient={"stochastic": False}``."""
+    changed = {}
+    for name, fields in changes.items():
+        operands = getattr(recipe, name)
+        if operands is None:
+            raise UserError(
+                f"recipe {recipe.name} keeps the operand {name!r} in float32, so there is nothing to change in it; "
+                "this change is for recipes that run all three products in FP4 (nvfp4-train, mxfp4-train)"
+            )
+        changed[name] = dataclasses.replace(operands, **fields)
+    return dataclasses.replace(recipe, **changed)
+
+
+def _weight_format(recipe: Recipe, formats: dict[str, str], change: str) -> Recipe:
+    if recipe.weight not in formats:
+        raise UserError(f"recipe {recipe.name}: {change!r} is for weights in {', '.join(formats)}, not {recipe.weight}")
+    return dataclasses.replace(recipe, weight=formats[recipe.weight])
+
+
+CHANGES: dict[str, tuple[str, Operation]] = {
+    "no-hadamard": (
+        "no random Hadamard rotation of the weight gradient's operands",
+        lambda recipe: _operands(recipe, weight_gradient={"hadamard": 0}),
+    ),
+    "no-sr": (
+        "round to nearest everywhere: gradients are no longer unbiased",
+        lambda recipe: _operands(recipe, gradient={"stochastic": False}, weight_gradient={"stochastic": False}),
+    ),
+    "sr-everywhere": (
+        "stochastic rounding of the activations too",
+        lambda recipe: _operands(
+            recipe,
+            activation={"stochastic": True},
+            gradient={"stochastic": True},
+            weight_gradient={"stochastic": True},
+        ),
+    ),
+    "1d-scales": (
+        "weight scales per 1 x 16 along the summed axis: forward and backward see different weights",
+        lambda recipe: _weight_format(recipe, {"nvfp4-16x16": "nvfp4"}, "1d-scales"),
+    ),
+    "four-over-six": (
+        "each weight block's largest value on 6 or on 4, whichever errs less (arXiv 2512.02010)",
+        lambda recipe: _weight_format(
+            recipe, {"nvfp4-16x16": "nvfp4-16x16-4over6", "nvfp4": "nvfp4-4over6"}, "four-over-six"
+        ),
+    ),
+    "keep-head": (
+        "the output head in full precision",
+        lambda recipe: dataclasses.replace(recipe, keep=(*recipe.keep, "output_head")),
+    ),
+    "keep-all": (
+        "every layer in full precision: the same bits as fp32",
+        lambda recipe: dataclasses.replace(recipe, keep=(*recipe.keep, "*")),
+    ),
+    "ste=off": (
+        "the original's gradient: only the one weight of each row that sets its scale is trained",
+        lambda recipe: dataclasses.replace(recipe, gradient_rule="row-max"),
+    ),
+}
+
+ABLATIONS = tuple(f"nvfp4-train:{change}" for change in CHANGES)
+"""The all-FP4 recipe with one change at a time."""
+
+
+def get_training_recipe(name: str | Recipe) -> Recipe:
+    """A recipe by name, with changes after a colon, joined by ``+``.
+
+    Raises
+    ------
+    UserError
+        No such recipe or change, or one that does not apply; lists those that exist.
+    """
+    if isinstance(name, Recipe):
+        return name
+    base, _, changes = name.partition(":")
+    recipe = _known("recipe", base, RECIPES)
+    words = [recipe.summary]
+    for change in filter(None, changes.split("+")):
+        summary, operation = _known("change of a recipe", change, CHANGES)
+        recipe = operation(recipe)
+        words.append(summary)
+    return dataclasses.replace(recipe, name=name, summary="; ".join(words)) if changes else recipe
+
+
+def _known(kind: str, name: str, known: dict) -> object:
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ";"
+        raise UserError(f"there is no {kind} {name!r}{hint} There are: {', '.join(known)}")
+    return known[name]
+
+
+def get_training_recipes(names: str) -> list[Recipe]:
+    """Recipes from a comma-separated list; ``ablations`` stands for all of `ABLATIONS`."""
+    found: list[Recipe] = []
+    for name in filter(None, (part.strip() for part in names.split(","))):
+        group = ABLATIONS if name == "ablations" else (name,)
+        found += [get_training_recipe(one) for one in group]
+    unique = {recipe.name: recipe for recipe in found}
+    if not unique:
+        raise UserError("no recipes given; name some, joined by commas, such as fp32,nvfp4-train")
+    return list(unique.values())
