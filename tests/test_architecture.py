@@ -27,10 +27,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": {"formats", "kernels", "device", "engine"},
     "training": {"formats", "kernels", "device", "engine", "models", "data", "machine", "progress"},
     "bench": {"formats", "kernels", "device", "engine", "models", "data", "machine", "progress"},
+    "viz": {"formats", "kernels", "device", "engine", "models", "data"},
 }
 TOP = {"cli", "doctor", "teach", "__main__", "__init__"}  # may import everything below
 OUTSIDE = set(sys.stdlib_module_names) | {"numpy"}
 MAY_IMPORT_NUMBA = {"kernels", "doctor"}
+OPTIONAL = {"viz": {"matplotlib"}, "training": {"matplotlib"}}  # of the extra `notebooks`, and only inside functions
 
 
 def sources(top: str) -> list[Path]:
@@ -82,6 +84,17 @@ def imports(path: Path) -> list[tuple[str, bool]]:
     return found
 
 
+def imports_at_top(path: Path) -> set[str]:
+    """Modules that are imported as soon as the file is."""
+    found: set[str] = set()
+    for node in ast.parse(path.read_text("utf-8")).body:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found.add(node.module or "")
+    return found
+
+
 def label(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
@@ -108,6 +121,8 @@ def test_rooms_import_only_what_lies_below_them(path: Path) -> None:
             assert room == "engine", f"{label(path)}: import autograd through vbw_np.engine"
         elif top in ("numba", "llvmlite"):
             assert room in MAY_IMPORT_NUMBA, f"{label(path)}: numba belongs into kernels/"
+        elif top in OPTIONAL.get(room, ()):
+            assert module not in imports_at_top(path), f"{label(path)}: {module} may be missing"
         else:
             assert top in OUTSIDE, f"{label(path)} imports {module}: NumPy and numba are the only packages at run time"
 

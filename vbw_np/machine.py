@@ -86,7 +86,17 @@ def _windows_memory() -> dict[str, int]:
 
 
 def peak_memory_bytes() -> int | None:
-    """The most memory this process has held so far (resident set), or None where the system does not tell."""
+    """The most memory this process has held so far (resident set), or None where the system does not tell.
+
+    Linux keeps `ru_maxrss` across exec, so a small program started by a large one reports the large one's; its
+    high-water mark in ``/proc`` starts afresh.
+    """
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        pass
     try:
         import resource
     except ImportError:  # Windows
