@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numba
 import numpy as np
 import pytest
 
 from vbw_np import formats
+from vbw_np.formats.hadamard import hadamard_rotate
 from vbw_np.kernels import cpu
 from vbw_np.kernels.panels import DOUBLED, LeftOperand, RightOperand, half_scales
 from vbw_np.kernels.tensor_core import (
@@ -118,8 +120,6 @@ def test_accumulate_adds_once(fmt: str) -> None:
 @pytest.mark.parametrize(("fmt", "rule"), [("mxfp4", "mx-floor"), ("mxfp4", "mx-rceil"), ("nvfp4", "te")])
 def test_quantizers_equal_the_formats(fmt: str, rule: str, transpose: bool) -> None:
     """Codes, scale bytes and factors against `formats.quantize` (bf16-valued data, which forces ties, included)."""
-    from dataclasses import replace
-
     for k in (96, 70):
         x = data((37, k), 11)
         x[5] = (x[5].view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
@@ -145,6 +145,37 @@ def test_quantizers_equal_the_formats(fmt: str, rule: str, transpose: bool) -> N
         assert not left.values[:37, k:].any()
         assert np.array_equal(left.scales[:37], half_scales(fmt)[packed.scales])
         assert np.array_equal(left.dequantize(), packed.dequantize())
+
+
+def definition(x: np.ndarray, fmt: str, level: str, seed: tuple[int, int] | None) -> formats.PackedTensor:
+    """What `formats` makes of it."""
+    record = formats.get_format(fmt)
+    if fmt == "nvfp4":
+        record = replace(record, tensor_level=level)
+    if seed is None:
+        return formats.quantize(x, record)
+    return formats.quantize(x, record, ties="stochastic", seed=seed[0], stream=seed[1])
+
+
+@pytest.mark.parametrize("hadamard", [False, True])
+@pytest.mark.parametrize("seed", [None, (7, 3)])
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_training_options_equal_the_formats(fmt: str, seed: tuple[int, int] | None, hadamard: bool) -> None:
+    """Stochastic rounding and the Hadamard rotation, of the transpose, ragged and whole."""
+    for k in (64, 45):
+        x = data((37, k), 21)
+        source = np.ascontiguousarray(x.T)
+        rotated = hadamard_rotate(x) if hadamard else x
+        for level in ("row", "tensor"):
+            packed = definition(rotated, fmt, level, seed)
+            left = quantize_left(source, fmt, transpose=True, hadamard=hadamard, seed=seed, level=level)
+            assert left.shape == rotated.shape
+            assert np.array_equal(left.dequantize(), packed.dequantize())
+        right = quantize_right(source, fmt, transpose=True, hadamard=hadamard, seed=seed)
+        assert np.array_equal(right.dequantize(), packed.dequantize())
+        if not hadamard:
+            assert np.array_equal(quantize_left(x, fmt, seed=seed, level="tensor").dequantize(), packed.dequantize())
+            assert np.array_equal(quantize_right(x, fmt, seed=seed).dequantize(), packed.dequantize())
 
 
 @pytest.mark.parametrize("fmt", FORMATS)
@@ -200,6 +231,9 @@ for fmt in ("mxfp4", "nvfp4"):
     y = matmul(left, right)
     assert np.array_equal(y, matmul_reference(left, right))
     print(y.tobytes().hex())
+    left = quantize_left(x, fmt, transpose=True, hadamard=True, seed=(1, 2), level="tensor")
+    right = quantize_right(x, fmt, transpose=True, amax=5.0)
+    print(left.dequantize().tobytes().hex(), (right.dequantize() + 0.0).tobytes().hex())
 """
 
 

@@ -25,7 +25,19 @@ import numba
 import numpy as np
 
 from .. import formats
+from ..formats.hadamard import SIGNS, hadamard_rotate
+from ..formats.random_bits import hash_keys
 from . import cpu
+from .intrinsics_quantize import (
+    column_amax,
+    column_left,
+    column_right,
+    make_scales,
+    row_amax,
+    row_left,
+    row_right,
+)
+from .intrinsics_tile import KernelPath
 from .jit import jit, pjit
 
 ROW_MULTIPLE = 48
@@ -37,7 +49,6 @@ FORMATS = {"mxfp4": 32, "nvfp4": 16}
 RULES = {"mxfp4": ("mx-floor", "mx-rceil"), "nvfp4": ("te",)}
 """Scale rules the fused quantizers know, the default first; the names of `vbw_np.formats.scales`."""
 
-_RULE_CODE = {"mx-floor": 0, "mx-rceil": 1, "te": 2}
 _MAGNITUDES = np.array([0, 1, 2, 3, 4, 6, 8, 12], np.int8)
 DOUBLED = np.concatenate([_MAGNITUDES, -_MAGNITUDES])
 """Twice the value of each E2M1 code, int8 (16,)."""
@@ -285,155 +296,257 @@ def _unpack_left(codes: np.ndarray, length: int, table: np.ndarray, values: np.n
 
 # ---- straight from float32 -----------------------------------------------------------------------------------
 
-
-@jit
-def _bits(x: np.float32) -> np.int32:
-    return np.float32(x).view(np.int32)
-
-
-@jit
-def _float(u: np.int32) -> np.float32:
-    return np.int32(u).view(np.float32)
+_ROWS_AT_ONCE = 8
+_FLT_MAX = np.float32(np.finfo(np.float32).max)
+_SIXTH = np.float32(1) / np.float32(6)
 
 
 @jit
-def _scale_byte(amax: np.float32, rule: int, encode: np.float32) -> int:
-    """The stored scale of a block (rules 0 mx-floor, 1 mx-rceil, 2 te with encode = S * (1/6))."""
-    if rule == 2:
-        scale = min(amax * encode, np.float32(448.0))
-        if not amax <= np.float32(3.4028234663852886e38):
-            return 0x7F
-        if scale < np.float32(0.015625):  # subnormal: multiples of 2**-9, rounded to even by the float adder
-            return int(((scale + np.float32(16384.0)) - np.float32(16384.0)) * np.float32(512.0))
-        u = _bits(scale)
-        return ((u + 0x7FFFF + ((u >> 20) & 1)) >> 20) - 960
-    u = _bits(amax)
-    if u >= 0x7F800000:
-        return 255
-    if rule == 0:
-        return max((u >> 23) - 2, 0)
-    u = _bits(amax / np.float32(6.0))
-    exponent, mantissa = u >> 23, u & 0x7FFFFF
-    if exponent == 0:
-        return int(mantissa > 0x400000)
-    return exponent + int(mantissa != 0)
+def _as_float(bits: np.int32) -> np.float32:
+    return np.int32(bits).view(np.float32)
 
 
 @jit
-def _reciprocal(byte: int, rule: int, decode: np.float32, table: np.ndarray) -> np.float32:
-    """What an element is multiplied by before it is rounded (te: decode = 1/S)."""
-    if rule == 2:
-        product = (table[byte] + table[byte]) * decode
-        if product == 0:
-            return np.float32(3.4028234663852886e38)
-        return min(np.float32(1.0) / product, np.float32(3.4028234663852886e38))
-    if byte == 254:
-        return _float(0x00400000)
-    return _float((254 - byte) << 23) if byte < 255 else _float(0x7FC00000)
-
-
-@jit
-def _round_even(q: np.float32) -> int:
-    """Twice the E2M1 value nearest to q, ties to the even code; saturating; -12..12.
-
-    Adding 1.5 * 2**(e + 22), with e the exponent of q but at least 0, leaves exactly one mantissa bit below e:
-    the float adder does the rounding, ties to even.
-    """
-    q = min(max(q, np.float32(-6.0)), np.float32(6.0))
-    magic = _float((max(_bits(q) & 0x7F800000, 0x3F800000) + (22 << 23)) | 0x400000)
-    return int(((q + magic) - magic) * np.float32(2.0))
-
-
-@jit
-def _te_encode(amax: np.float32) -> np.float32:
-    """S = min(2688 / amax, FLT_MAX); 1 where that is 0 or amax is 0."""
+def _encode_scale(amax: np.float32) -> np.float32:
+    """S = min(2688 / amax, FLT_MAX); 1 where that is 0 or amax is 0 (`formats.scales.te_encode_scale`)."""
     if amax == 0:
         return np.float32(1.0)
-    encode = min(np.float32(2688.0) / amax, np.float32(3.4028234663852886e38))
+    encode = min(np.float32(2688.0) / amax, _FLT_MAX)
     return np.float32(1.0) if encode == 0 else encode
 
 
 @jit
-def _row_amax(x: np.ndarray, start: int, stride: int, length: int) -> np.float32:
-    amax = 0  # as bits: for magnitudes the order of the bits is that of the numbers, with NaN above all
-    for k in range(length):
-        amax = max(amax, _bits(x[start + k * stride]) & 0x7FFFFFFF)
-    return _float(amax)
+def _largest(bits: np.ndarray) -> np.float32:
+    """The largest magnitude of an array of magnitude bits (NaN above all)."""
+    top = np.int32(0)
+    for i in range(bits.size):
+        top = max(top, bits[i])
+    return _as_float(top)
 
 
 @jit
-def _quantize_row(x, start, stride, length, block, rule, amax, table, values, scales):  # type: ignore[no-untyped-def]
-    """Quantize one row of the operand: doubled int8 values and scale bytes."""
-    encode, decode = np.float32(1.0), np.float32(1.0)
-    if rule == 2:
-        s = _te_encode(amax)
-        encode, decode = s * (np.float32(1.0) / np.float32(6.0)), np.float32(1.0) / s
-    for b in range(scales.shape[0]):
-        first, last = b * block, min(b * block + block, length)
-        byte = _scale_byte(_row_amax(x, start + first * stride, stride, last - first), rule, encode)
-        factor = _reciprocal(byte, rule, decode, table)
-        scales[b] = byte
-        for k in range(first, last):
-            values[k] = _round_even(x[start + k * stride] * factor)
-        for k in range(last, first + block):
-            values[k] = 0
+def _row_scales(mode, x, start, length, block, two_level, given, tail, amax, pair, codes, factors, halves):  # type: ignore[no-untyped-def]
+    """Scales of one row: fills amax, codes, factors, halves; returns the row's second-level amax.
+
+    Of a ragged row, `tail` gets the last block, filled up with zeros.
+    """
+    whole = length // block
+    row_amax(mode, x.ctypes.data + start * 4, whole, amax.ctypes.data)
+    if whole * block < length:
+        tail[:] = 0
+        for k in range(whole * block, length):
+            tail[k - whole * block] = x[start + k]
+        row_amax(mode, tail.ctypes.data, 1, amax.ctypes.data + whole * 4)
+    level = np.float32(0.0)
+    if two_level:
+        level = given[0] if given.size else _largest(amax)
+        encode = _encode_scale(level)
+        pair[0], pair[1] = encode * _SIXTH, np.float32(1.0) / encode
+    at = pair.ctypes.data
+    vectors = amax.size // 16
+    make_scales(mode, amax.ctypes.data, vectors, at, at + 4, codes.ctypes.data, factors.ctypes.data, halves.ctypes.data)
+    return level
 
 
 @pjit
-def _quantize_left(x, row_stride, stride, rows, length, block, rule, amax, table, values, scales, factors):  # type: ignore[no-untyped-def]
-    """x is flat; amax is one number for the tensor, or empty: each row its own."""
-    for m in numba.prange(rows):
-        row_amax = np.float32(0.0)
-        if rule == 2:
-            row_amax = amax[0] if amax.size else _row_amax(x, m * row_stride, stride, length)
-            factors[m] = row_amax / np.float32(2688.0)
-        bytes_ = np.empty(scales.shape[1], np.uint8)
-        _quantize_row(x, m * row_stride, stride, length, block, rule, row_amax, table, values[m], bytes_)
-        for b in range(scales.shape[1]):
-            scales[m, b] = table[bytes_[b]]
-
-
-@jit
-def _code(doubled: int) -> int:
-    """The E2M1 code of a doubled value: the inverse of max(m, 2m - 4, 4m - 16)."""
-    d = abs(doubled)
-    magnitude = d if d <= 4 else (d + 4) // 2 if d < 8 else (d + 16) // 4
-    return magnitude | (8 if doubled < 0 else 0)
-
-
-@pjit
-def _quantize_right(x, row_stride, stride, rows, length, block, rule, amax, table, codes, scales):  # type: ignore[no-untyped-def]
+def _rows_left(mode, x, rows, length, block, two_level, given, key1, key2, values, scales, row_factors):  # type: ignore[no-untyped-def]
     blocks = scales.shape[1]
-    for panel in numba.prange(scales.shape[0]):
-        values = np.empty(blocks * block, np.int8)
-        bytes_ = np.empty(blocks, np.uint8)
+    padded = (blocks + 15) // 16 * 16
+    for task in numba.prange((rows + _ROWS_AT_ONCE - 1) // _ROWS_AT_ONCE):
+        amax, codes = np.zeros(padded, np.int32), np.empty(padded, np.uint8)
+        factors, halves = np.empty(padded, np.float32), np.empty(padded, np.float32)
+        tail, pair = np.empty(block, np.float32), np.ones(2, np.float32)
+        for m in range(task * _ROWS_AT_ONCE, min((task + 1) * _ROWS_AT_ONCE, rows)):
+            level = _row_scales(mode, x, m * length, length, block, two_level, given, tail, amax, pair, codes, factors, halves)  # noqa: E501
+            if two_level:
+                row_factors[m] = level / np.float32(2688.0)
+            scales[m] = halves[:blocks]
+            whole = length // block
+            source, target = x.ctypes.data + m * length * 4, values.ctypes.data + m * blocks * block
+            row_left(mode, source, factors.ctypes.data, whole, target, m * length, key1, key2)
+            if whole < blocks:
+                at, done = factors.ctypes.data + whole * 4, whole * block
+                row_left(mode, tail.ctypes.data, at, 1, target + done, m * length + done, key1, key2)
+
+
+@pjit
+def _rows_right(mode, x, rows, length, block, two_level, given, key1, key2, panel_codes, panel_scales):  # type: ignore[no-untyped-def]
+    panels, blocks = panel_scales.shape[:2]
+    padded = (blocks + 15) // 16 * 16
+    for panel in numba.prange(panels):
+        amax, codes = np.zeros(padded, np.int32), np.empty(padded, np.uint8)
+        factors, halves = np.empty(padded, np.float32), np.empty(padded, np.float32)
+        tail, pair = np.empty(block, np.float32), np.ones(2, np.float32)
+        if panel * 16 + 16 > rows:
+            panel_codes[panel] = 0
+            panel_scales[panel] = 0
+        for n in range(panel * 16, min(panel * 16 + 16, rows)):
+            _row_scales(mode, x, n * length, length, block, two_level, given, tail, amax, pair, codes, factors, halves)
+            panel_scales[panel, :, n - panel * 16] = codes[:blocks]
+            whole = length // block
+            target = panel_codes.ctypes.data + panel * blocks * block * 8 + (n - panel * 16) * 4
+            row_right(mode, x.ctypes.data + n * length * 4, factors.ctypes.data, whole, target, n * length, key1, key2)
+            if whole < blocks:
+                at, done = factors.ctypes.data + whole * 4, whole * block
+                row_right(mode, tail.ctypes.data, at, 1, target + done * 8, n * length + done, key1, key2)
+
+
+@jit
+def _strip(x, width, length, first, padded, buffer):  # type: ignore[no-untyped-def]
+    """Address and stride of 16 columns from `first`: in x itself, or copied and filled up with zeros."""
+    count = min(16, width - first)
+    if count == 16 and padded == length:
+        return x.ctypes.data + first * 4, width * 4
+    for k in range(padded):
         for c in range(16):
-            n = panel * 16 + c
-            if n < rows:
-                _quantize_row(x, n * row_stride, stride, length, block, rule, amax, table, values, bytes_)
-            else:
-                values[:] = 0
-                bytes_[:] = 0
-            for b in range(blocks):
-                scales[panel, b, c] = bytes_[b]
-            for g in range(codes.shape[1]):
-                for i in range(4):
-                    low, high = _code(values[8 * g + i]), _code(values[8 * g + 4 + i])
-                    codes[panel, g, c, i] = low | (high << 4)
+            buffer[k * 16 + c] = x[k * width + first + c] if c < count and k < length else np.float32(0.0)
+    return buffer.ctypes.data, 64
 
 
-def _source(x: np.ndarray, fmt: str, rule: str | None, transpose: bool) -> tuple[int, int, int, int, int]:
-    """Check a float32 source; rows, length, strides (in elements) and the rule's number."""
+@jit
+def _strip_levels(mode, source, stride, blocks, two_level, given, signs, amax, encode, decode):  # type: ignore[no-untyped-def]
+    """Second-level scales of 16 columns: fills encode and decode; amax gets the bits of each column's amax."""
+    if not two_level:
+        return
+    if given.size:
+        amax[:] = given.view(np.int32)[0]
+    else:
+        column_amax(mode, source, stride, blocks, signs, amax.ctypes.data)
+    for c in range(16):
+        scale = _encode_scale(_as_float(amax[c]))
+        encode[c], decode[c] = scale * _SIXTH, np.float32(1.0) / scale
+
+
+@pjit
+def _columns_left(mode, x, width, length, block, two_level, given, signs, index_length, key1, key2, values, scales, row_factors):  # type: ignore[no-untyped-def]  # noqa: E501
+    blocks = scales.shape[1]
+    padded = blocks * block
+    for strip in numba.prange((width + 15) // 16):
+        amax = np.zeros(16, np.int32)
+        encode, decode = np.ones(16, np.float32), np.ones(16, np.float32)
+        first = strip * 16
+        ragged = first + 16 > width or padded != length
+        buffer = np.empty(padded * 16 if ragged else 0, np.float32)
+        source, stride = _strip(x, width, length, first, padded, buffer)
+        _strip_levels(mode, source, stride, blocks, two_level, given, signs, amax, encode, decode)
+        if two_level:
+            for c in range(16):
+                row_factors[first + c] = _as_float(amax[c]) / np.float32(2688.0)
+        target, scale_target = values.ctypes.data + first * padded, scales.ctypes.data + first * blocks * 4
+        column_left(mode, source, stride, blocks, signs, encode.ctypes.data, decode.ctypes.data, first * index_length, index_length, key1, key2, target, padded, scale_target, blocks * 4)  # noqa: E501
+
+
+@pjit
+def _columns_right(mode, x, width, length, block, two_level, given, signs, index_length, key1, key2, codes, scales):  # type: ignore[no-untyped-def]
+    panels, blocks = scales.shape[:2]
+    padded = blocks * block
+    for panel in numba.prange(panels):
+        amax = np.zeros(16, np.int32)
+        encode, decode = np.ones(16, np.float32), np.ones(16, np.float32)
+        first = panel * 16
+        ragged = first + 16 > width or padded != length
+        buffer = np.empty(padded * 16 if ragged else 0, np.float32)
+        source, stride = _strip(x, width, length, first, padded, buffer)
+        _strip_levels(mode, source, stride, blocks, two_level, given, signs, amax, encode, decode)
+        target, scale_target = codes.ctypes.data + panel * padded * 8, scales.ctypes.data + panel * blocks * 16
+        column_right(mode, source, stride, blocks, signs, encode.ctypes.data, decode.ctypes.data, first * index_length, index_length, key1, key2, target, scale_target)  # noqa: E501
+
+
+@pjit
+def _columns_amax(mode, x, width, length, block, signs, tops):  # type: ignore[no-untyped-def]
+    padded = (length + block - 1) // block * block
+    for strip in numba.prange((width + 15) // 16):
+        ragged = strip * 16 + 16 > width or padded != length
+        buffer = np.empty(padded * 16 if ragged else 0, np.float32)
+        source, stride = _strip(x, width, length, strip * 16, padded, buffer)
+        column_amax(mode, source, stride, padded // block, signs, tops.ctypes.data + strip * 64)
+
+
+@jit
+def _piece_amax(bits):  # type: ignore[no-untyped-def]
+    top = np.int32(0)
+    for i in range(bits.size):
+        top = max(top, bits[i] & np.int32(0x7FFFFFFF))
+    return top
+
+
+@pjit
+def _flat_amax(bits, tops):  # type: ignore[no-untyped-def]
+    parts = tops.size
+    for part in numba.prange(parts):
+        tops[part] = _piece_amax(bits[part * bits.size // parts : (part + 1) * bits.size // parts])
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One checked request to quantize."""
+
+    x: np.ndarray
+    fmt: str
+    rule: str
+    rows: int
+    length: int
+    transpose: bool
+    hadamard: bool
+    seed: tuple[int, int] | None
+
+    @property
+    def mode(self) -> KernelPath:
+        """What the inner loops are compiled for."""
+        options = [self.rule, *["stochastic"] * (self.seed is not None), *["hadamard"] * self.hadamard]
+        return KernelPath("+".join(options), FORMATS[self.fmt])
+
+    @property
+    def keys(self) -> tuple[int, int]:
+        """Keys of the random bits."""
+        return hash_keys(*self.seed) if self.seed is not None else (0, 0)
+
+    def amax(self) -> np.float32:
+        """The largest magnitude of what will be quantized (rotated, where it will be); NaN if there is one."""
+        if self.hadamard:
+            tops = np.zeros(-(-self.rows // 16) * 16, np.int32)
+            block = FORMATS[self.fmt]
+            _columns_amax(self.mode, self.x.reshape(-1), self.rows, self.length, block, _SIGN_BITS, tops)
+        else:
+            tops = np.zeros(64, np.int32)
+            _flat_amax(self.x.reshape(-1).view(np.int32), tops)
+        return tops.max().view(np.float32)
+
+    def by_definition(self, level: str, amax: float | None) -> formats.PackedTensor:
+        """The same by `vbw_np.formats`, for use without a compiler."""
+        x = np.ascontiguousarray(self.x.T) if self.transpose else self.x
+        x = hadamard_rotate(x) if self.hadamard else x
+        rules = {"mx-floor": formats.scales.MX_FLOOR, "mx-rceil": formats.scales.MX_RCEIL, "te": formats.scales.TE}
+        level = "none" if self.fmt == "mxfp4" else level if amax is None else "tensor"
+        record = replace(formats.get_format(self.fmt), rule=rules[self.rule], tensor_level=level)
+        fitted = formats.fit_scales(x, record, nonfinite="propagate")
+        if self.fmt == "nvfp4" and amax is not None:
+            stored = np.float32(amax)
+            block = record.rule.block(formats.codec.block_amax(x, record), stored)
+            fitted = formats.FittedScales(block, stored, np.float32(record.rule.multiplier(stored)))
+        random = formats.random_bits(x.shape, *self.seed) if self.seed is not None else None
+        ties = "stochastic" if self.seed is not None else None
+        return formats.encode(x, record, fitted, ties=ties, random=random, nonfinite="propagate")
+
+
+_SIGN_BITS = int(np.packbits(SIGNS < 0, bitorder="little").view(np.uint16)[0])
+
+
+def _job(x, fmt, rule, transpose, hadamard, seed) -> _Job:  # type: ignore[no-untyped-def]
+    """Check a float32 source and the options."""
     if not isinstance(x, np.ndarray) or x.dtype != np.float32 or x.ndim != 2 or not x.flags.c_contiguous:
         found = f"{getattr(x, 'dtype', type(x).__name__)} {getattr(x, 'shape', '')}"
         raise ValueError(f"x must be a C-contiguous float32 matrix, got {found}: np.ascontiguousarray(x, np.float32)")
+    if x.size == 0:
+        raise ValueError(f"x has shape {x.shape}: no elements, hence no amax and no scale")
     _block(fmt)
     rule = rule or RULES[fmt][0]
     if rule not in RULES[fmt]:
         raise ValueError(f"unknown scale rule {rule!r} for {fmt}; choose one of {', '.join(RULES[fmt])}")
+    if hadamard and not transpose:
+        raise ValueError("hadamard=True rotates along the columns of x: it needs transpose=True (or rotate x yourself)")
     rows, length = x.shape[::-1] if transpose else x.shape
-    strides = (1, x.shape[1]) if transpose else (x.shape[1], 1)
-    return rows, length, *strides, _RULE_CODE[rule]
+    return _Job(x, fmt, rule, rows, length, transpose, hadamard, seed)
 
 
 def quantize_left(
@@ -441,8 +554,11 @@ def quantize_left(
     fmt: str = "nvfp4",
     *,
     rule: str | None = None,
+    level: str = "row",
     amax: float | None = None,
     transpose: bool = False,
+    hadamard: bool = False,
+    seed: tuple[int, int] | None = None,
     out: LeftOperand | None = None,
 ) -> LeftOperand:
     """Quantize a float32 matrix straight into a left operand.
@@ -453,44 +569,50 @@ def quantize_left(
     fmt : {"mxfp4", "nvfp4"}
     rule : one of `RULES[fmt]`
         mxfp4: `mx-floor` (OCP) or `mx-rceil`; nvfp4: `te`.
+    level : {"row", "tensor"}
+        nvfp4: whether each row of the operand takes its own second-level scale, so that no row can change another,
+        or one serves all (which costs one more pass to find it).
     amax : float, optional
-        nvfp4: the largest magnitude of the tensor, for one second-level scale. Default: each row of the operand
-        takes its own amax, so that no row can change another.
+        nvfp4: the largest magnitude of the tensor, where it is known; then `level` is "tensor".
     transpose : bool
         Quantize x.T: blocks run down the columns of x.
+    hadamard : bool
+        Rotate every 16 elements along the reduction first (`formats.hadamard`); needs `transpose`. The operand's K is
+        then a multiple of 16.
+    seed : (seed, stream), optional
+        Round stochastically, with the bits `formats.random_bits` has for this seed, stream and the element's index in
+        the operand. Default: to nearest even.
     out : LeftOperand of the same shape and format, to be overwritten
 
     Notes
     -----
-    Equal to `vbw_np.formats.quantize` value for value (a zero loses its sign). Inf or NaN in a block makes its
-    scale NaN.
+    Equal to `vbw_np.formats.quantize` value for value (a zero loses its sign). Inf or NaN in a block makes its scale
+    NaN.
     """
-    rows, length, row_stride, stride, code = _source(x, fmt, rule, transpose)
-    left = _checked_out(out, empty_left, rows, length, fmt)
+    if level not in ("row", "tensor"):
+        raise ValueError(f"unknown level {level!r} of the second scale; choose row or tensor")
+    job = _job(x, fmt, rule, transpose, hadamard, seed)
+    length = _operand_length(job)
+    left = _checked_out(out, empty_left, job.rows, length, fmt)
     if cpu.jit_disabled():
-        packed = _by_definition(x.T if transpose else x, fmt, rule, amax, "row")
+        packed = job.by_definition(level, amax)
         factor = 1.0 if packed.tensor_scale is None else packed.tensor_scale
         return left_from_packed(packed.codes, packed.scales, fmt, factor, length=length, out=left)
+    two_level = fmt == "nvfp4"
+    if two_level and level == "tensor" and amax is None:
+        amax = job.amax()
     given = np.array([] if amax is None else [amax], np.float32)
-    source = x.reshape(-1), row_stride, stride, rows, length, left.block, code, given, half_scales(fmt)
-    _quantize_left(*source, left.values, left.scales, left.factors)
+    target = left.values, left.scales, left.factors
+    source = job.mode, x.reshape(-1), job.rows, job.length, left.block, two_level, given
+    if transpose:
+        _columns_left(*source, _SIGN_BITS, length, *job.keys, *target)
+    else:
+        _rows_left(*source, *job.keys, *target)
     return left
 
 
-def _by_definition(
-    x: np.ndarray, fmt: str, rule: str | None, amax: float | None, level: str
-) -> formats.PackedTensor:
-    """The same by `vbw_np.formats`, for use without a compiler."""
-    record = formats.get_format(fmt)
-    rules = {"mx-floor": formats.scales.MX_FLOOR, "mx-rceil": formats.scales.MX_RCEIL, "te": formats.scales.TE}
-    level = "none" if fmt == "mxfp4" else level if amax is None else "tensor"
-    record = replace(record, rule=rules[rule or RULES[fmt][0]], tensor_level=level)
-    fitted = formats.fit_scales(x, record, nonfinite="propagate")
-    if fmt == "nvfp4" and amax is not None:
-        stored = np.float32(amax)
-        block = record.rule.block(formats.codec.block_amax(x, record), stored)
-        fitted = formats.FittedScales(block, stored, np.float32(record.rule.multiplier(stored)))
-    return formats.encode(x, record, fitted, nonfinite="propagate")
+def _operand_length(job: _Job) -> int:
+    return -(-job.length // 16) * 16 if job.hadamard else job.length
 
 
 def quantize_right(
@@ -500,24 +622,32 @@ def quantize_right(
     rule: str | None = None,
     amax: float | None = None,
     transpose: bool = False,
+    hadamard: bool = False,
+    seed: tuple[int, int] | None = None,
     out: RightOperand | None = None,
 ) -> RightOperand:
     """Quantize a float32 matrix straight into panels. As `quantize_left`, with one second-level scale a tensor.
 
     w : float32, C-contiguous, (N, K); (K, N) with `transpose`. amax: default, found here (nvfp4).
     """
-    rows, length, row_stride, stride, code = _source(w, fmt, rule, transpose)
-    right = _checked_out(out, empty_right, rows, length, fmt)
-    factor = np.float32(1)
-    top = np.float32(0)
-    if fmt == "nvfp4":
-        top = np.float32(np.abs(w).max() if amax is None else amax)
-        factor = top / np.float32(2688)
+    job = _job(w, fmt, rule, transpose, hadamard, seed)
+    length = _operand_length(job)
+    right = _checked_out(out, empty_right, job.rows, length, fmt)
+    two_level = fmt == "nvfp4"
     if cpu.jit_disabled():
-        packed = _by_definition(w.T if transpose else w, fmt, rule, amax, "tensor")
+        packed = job.by_definition("tensor", amax)
+        factor = np.float32(1 if packed.tensor_scale is None else packed.tensor_scale)
         filled = right_from_packed(packed.codes, packed.scales, fmt, factor, length=length)
         right.codes[...], right.scales[...] = filled.codes, filled.scales
         return RightOperand(right.codes, right.scales, factor, right.shape, fmt)
-    source = w.reshape(-1), row_stride, stride, rows, length, right.block, code, top, half_scales(fmt)
-    _quantize_right(*source, right.codes, right.scales)
+    given = np.zeros(1, np.float32)
+    if two_level:
+        given[0] = job.amax() if amax is None else amax
+    target = right.codes, right.scales
+    source = job.mode, w.reshape(-1), job.rows, job.length, right.block, two_level, given
+    if transpose:
+        _columns_right(*source, _SIGN_BITS, length, *job.keys, *target)
+    else:
+        _rows_right(*source, *job.keys, *target)
+    factor = given[0] / np.float32(2688) if two_level else np.float32(1)
     return RightOperand(right.codes, right.scales, factor, right.shape, fmt)
