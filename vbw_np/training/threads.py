@@ -27,6 +27,6 @@ def set_threads(count: int) -> None:
                     if setter is not None:
                         setter(ctypes.c_int(count))
     with contextlib.suppress(ImportError):
-        import numba
+        from ..kernels.jit import numba
 
         numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
