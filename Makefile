@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 ORACLE_VENV ?= .venv-oracles
 
-.PHONY: help bench test test-slow oracles lint doctor clean
+.PHONY: help bench test test-slow oracles lint doctor picture clean
 
 help:  ## what can be made
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,11 @@ lint: $(STAMP)  ## ruff alone
 
 doctor: $(STAMP)  ## what it runs on here, and what is in its way
 	@"$(BIN)/python" -m vbw_np doctor $(ARGS)
+
+picture: $(STAMP)  ## run the main job and draw its report for the README
+	"$(BIN)/python" -m vbw_np bench > .report.txt
+	"$(BIN)/python" tools/report_svg.py .report.txt docs/report.svg --until "First 3 layers"
+	@rm .report.txt
 
 clean:  ## remove the environment and the caches
 	rm -rf "$(VENV)" .pytest_cache .ruff_cache .hypothesis

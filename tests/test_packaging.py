@@ -9,6 +9,7 @@ import sys
 import tomllib
 import zipfile
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -152,6 +153,22 @@ def test_the_wheel_has_the_command_and_asks_for_two_packages(wheel: zipfile.ZipF
     needed = [line for line in metadata.splitlines() if line.startswith("Requires-Dist:") and "extra ==" not in line]
     assert sorted(needed) == ["Requires-Dist: numba>=0.61", "Requires-Dist: numpy>=1.26"]
     assert "Requires-Python: >=3.11" in metadata
+
+
+def test_the_picture_of_a_report_is_whole_xml_with_all_its_text(tmp_path: Path) -> None:
+    rule = "=" * 40
+    cards = [f"[OK] placed layer.{i} (4 -> 4)" for i in range(62)]
+    text = "\n".join([rule, "训练 <a & b>", rule, *cards, "Loss: 5.3", "Details", "not shown"])
+    source, picture = tmp_path / "report.txt", tmp_path / "report.svg"
+    source.write_text(text, encoding="utf-8")
+    command = [sys.executable, str(ROOT / "tools" / "report_svg.py"), str(source), str(picture), "--until", "Details"]
+    subprocess.run(command, check=True, timeout=60)
+    shown = [node.text for node in ElementTree.parse(picture).getroot() if node.tag.endswith("}text")]
+    assert shown == ["$ make bench", rule, "训练 <a & b>", rule, cards[0], cards[1], "... 59 more ...", cards[-1],
+                     "Loss: 5.3", "..."]  # fmt: skip
+    source.write_text("")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2 and "is empty" in done.stderr
 
 
 def test_one_version_everywhere() -> None:

@@ -51,6 +51,13 @@ def fold(lines: list[str], longest: int) -> list[str]:
     return folded
 
 
+def cut(text: str, until: str | None) -> str:
+    """The lines before the first that has `until` in it, and a sign that there was more."""
+    lines = text.splitlines()
+    end = next((i for i, line in enumerate(lines) if until and until in line), None)
+    return text if end is None else "\n".join([*lines[:end], "..."])
+
+
 def style_of(line: str, lines: list[str], index: int) -> str:
     """Rules and folds are dim; a line between two rules is a heading."""
     def is_rule(text: str) -> bool:
@@ -98,12 +105,14 @@ def main() -> int:
     parser.add_argument("text", help="file with the text, or - for stdin")
     parser.add_argument("svg", type=Path, help="the picture to write")
     parser.add_argument("--command", default="make bench", help="shown as what was typed (default: make bench)")
+    parser.add_argument("--until", metavar="TEXT", help="end before the first line that has this text")
     parser.add_argument("--fold", type=int, default=6, help="longest run of similar lines shown whole (default: 6)")
     arguments = parser.parse_args()
     try:
         text = sys.stdin.read() if arguments.text == "-" else Path(arguments.text).read_text("utf-8")
         if not text.strip():
             parser.error(f"{arguments.text} is empty; give the output of vbw bench")
+        text = cut(text, arguments.until)
         arguments.svg.write_text(draw(text, arguments.command, arguments.fold), encoding="utf-8")
     except OSError as error:
         parser.error(f"{error.filename}: {error.strerror}")
