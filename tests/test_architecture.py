@@ -32,7 +32,8 @@ MAY_IMPORT: dict[str, set[str]] = {
 TOP = {"cli", "doctor", "teach", "__main__", "__init__"}  # may import everything below
 OUTSIDE = set(sys.stdlib_module_names) | {"numpy"}
 MAY_IMPORT_NUMBA = {"kernels", "doctor"}
-OPTIONAL = {"viz": {"matplotlib"}, "training": {"matplotlib"}}  # of the extra `notebooks`, and only inside functions
+# Used where they are installed, imported only inside functions: pictures, and the peers that a benchmark compares with.
+OPTIONAL = {"viz": {"matplotlib"}, "training": {"matplotlib"}, "bench": {"torch"}}
 
 
 def sources(top: str) -> list[Path]:
