@@ -75,6 +75,11 @@ class MultiheadAttention(Module):
 
     def forward(self, query: Tensor, memory: Tensor) -> Tensor:
         """(B, T, D) attends to `memory` (B, T, D), which is key and value."""
+        q, k, v = self.project(query, memory)
+        return self.output(attention_weights(q, k, self.causal) @ v)
+
+    def project(self, query: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Query of (B, T, D), key and value of `memory` (B, S, D), by heads: (B, heads, T or S, hd) each"""
         width = self.embed_dim
         if self.in_proj_weight.card is not None:  # a packed weight is on one card: whole products, then slices
             q = F.linear(query, self.in_proj_weight, self.in_proj_bias)[..., :width]
@@ -82,9 +87,13 @@ class MultiheadAttention(Module):
         else:
             weight, bias = self.in_proj_weight, self.in_proj_bias
             q = F.linear(query, weight[:width], bias[:width])
-            kv = F.linear(memory, weight[width:], bias[width:])  # (B, T, 2D)
+            kv = F.linear(memory, weight[width:], bias[width:])  # (B, S, 2D)
         q, k, v = (split_heads(part, self.num_heads) for part in (q, kv[..., :width], kv[..., width:]))
-        mixed = merge_heads(attention_weights(q, k, self.causal) @ v)
+        return q, k, v
+
+    def output(self, mixed: Tensor) -> Tensor:
+        """The heads' mixed values (B, heads, T, hd), to (B, T, D)"""
+        mixed = merge_heads(mixed)
         if self.through_device or getattr(self.out_proj.weight.card, "dropped", False):
             return self.out_proj(mixed)
         return F.dense_linear(mixed, self.out_proj.weight, self.out_proj.bias)
