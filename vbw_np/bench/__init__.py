@@ -10,6 +10,7 @@ Modules
 speed         the run: placed model, training batches, raw samples
 floor         the fp32 floor: numpy's sgemm on the step's matrix products
 report        the samples as text; `labels` holds the words of each language
+schema        what ``--json`` writes
 environment   threads, BLAS kernel, compilation time, peak memory
 commands      ``vbw bench``
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import itertools
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +53,22 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
         inner = parser.add_subparsers(title="other benchmarks", metavar="VERB", dest="bench_verb")
         for name in present:
             importlib.import_module(f"{__package__}.{name}").add_commands(inner)
+        _name_unknown_options(parser, inner.choices)
+
+
+def _name_unknown_options(parser: argparse.ArgumentParser, verbs: Collection[str]) -> None:
+    """Let ``vbw bench --batch 3`` complain of ``--batch``, where argparse takes the 3 for a sub-verb's name."""
+    parse = parser.parse_known_args
+
+    def checked(args: Sequence[str], namespace: argparse.Namespace | None = None) -> Any:
+        own = list(itertools.takewhile(lambda word: word not in verbs, args))
+        known = parser._option_string_actions
+        unknown = [word for word in own if word.startswith("--") and word.partition("=")[0] not in known]
+        if unknown:
+            parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return parse(args, namespace)
+
+    parser.parse_known_args = checked  # type: ignore[method-assign]
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
