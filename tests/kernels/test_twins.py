@@ -38,7 +38,8 @@ def results(function, run, args: list, static: dict, seed: int = 5) -> list[np.n
     if made is NotImplemented:
         return []
     if isinstance(function, autograd.twin.Procedure):
-        return [np.asarray(made)] if made is not None else [a for a in args if isinstance(a, np.ndarray)]
+        changed = [a for a in args if isinstance(a, np.ndarray) and a.dtype.kind == "f"]
+        return ([] if made is None else [np.asarray(made)]) + changed
     output, vjp = made
     g = np.random.default_rng(seed).normal(size=output.shape).astype(output.dtype)
     if not output.shape:

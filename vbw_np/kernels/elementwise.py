@@ -14,7 +14,7 @@ from numba import prange
 from numpy.typing import NDArray
 
 from ..engine import autograd
-from .jit import jit, pjit
+from .jit import jit, leaf, pjit
 from .jit import row as jit_row
 from .lanes import WIDTH, absolute, bits, floats, load, load_part, places, select, splat, store, store_part
 
@@ -31,7 +31,7 @@ _ROUND = 12582912.0
 """1.5 * 2**23: added to a number below 2**22 it leaves the nearest integer in the low bits of the sum."""
 
 
-@jit
+@leaf
 def exp(x):
     """e ** x in sixteen lanes: x = n ln 2 + r, a polynomial in r, and n into the exponent. About 1 ulp.
 
@@ -49,7 +49,7 @@ def exp(x):
     return select(x < -87.33, 0.0, p * power)
 
 
-@jit
+@leaf
 def normal_tail(a, density):
     """1 - Phi(a) for a >= 0: density = exp(-a a / 2) times a polynomial in 1 / (1 + 0.328125 a).
 
@@ -68,7 +68,7 @@ def normal_tail(a, density):
     return density * p
 
 
-@jit
+@leaf
 def gelu_lanes(x):
     """x Phi(x)"""
     density = exp(x * x * -0.5)
@@ -76,7 +76,7 @@ def gelu_lanes(x):
     return x * select(x < 0.0, tail, 1.0 - tail)
 
 
-@jit
+@leaf
 def gelu_slope(x):
     """The derivative of x Phi(x): Phi(x) + x phi(x)"""
     density = exp(x * x * -0.5)
@@ -119,7 +119,7 @@ def _gelu_vjp(x, g, gradient):
 # ------------------------------------------------------------------------------------------------- sigmoid and tanh
 
 
-@jit
+@leaf
 def sigmoid_lanes(x):
     """1 / (1 + e ** -x), from e ** -abs(x), which cannot overflow"""
     e = exp(absolute(x) * -1.0)
@@ -127,7 +127,7 @@ def sigmoid_lanes(x):
     return select(x < 0.0, e * upper, upper)
 
 
-@jit
+@leaf
 def tanh_lanes(x):
     """tanh x: an odd polynomial up to 0.625, above 1 - 2 / (1 + e ** 2 abs(x)) with the sign of x"""
     a = absolute(x)
@@ -180,7 +180,7 @@ def _sigmoid_vjp(y, g, gradient):
 # ----------------------------------------------------------------------------------------------------------- dropout
 
 
-@jit
+@leaf
 def mix(h):
     """Wellons' lowbias32 on sixteen words, as `autograd.random.mix`."""
     h = (h ^ (h >> 16)) * 0x7FEB352D
@@ -210,7 +210,7 @@ def _dropout(x, y, first_key, second_key, least, scale):
 # --------------------------------------------------------------------------------------------------- the GRU's gates
 
 
-@jit
+@leaf
 def _gru_row(from_input, from_state, state, gates, new, i, at, width, n):
     """One row's lanes i ... i + n: gates r, z, n are kept for the gradient."""
     r = sigmoid_lanes(load_part(from_input, at, n, 0.0) + load_part(from_state, at, n, 0.0))
@@ -230,7 +230,7 @@ def _gru(from_input, from_state, state, gates, new, width):
             _gru_row(from_input, from_state, state, gates, new, row * width + j, 3 * row * width + j, width, n)
 
 
-@jit
+@leaf
 def _gru_vjp_row(g, gates, from_state, state, to_input, to_state, to_old, i, at, width, n):
     r = load_part(gates, at, n, 0.0)
     z = load_part(gates, at + width, n, 0.0)

@@ -1,4 +1,4 @@
-"""The one door to numba: `jit` and `pjit` compile at the first call, cache on disk where they can, never fail at import.
+"""The one door to numba: `jit` and `pjit` compile at the first call, cache on disk if they can, never fail at import.
 
 **Cache.** `numba.njit(cache=True)` raises at decoration when no folder is writable (a read-only install, a container
 without a home). Here the same decorator then falls back to compiling in memory, and `cache_problem()` says why. numba
@@ -92,6 +92,15 @@ def _njit(function: Callable, **options: object) -> Callable:
 def jit(function: Callable) -> Callable:
     """Compile `function` for one thread, at its first call. No fastmath: results must equal NumPy's bit for bit."""
     return _njit(function, nogil=True)
+
+
+def leaf(function: Callable) -> Callable:
+    """Compile `function` into its callers: for the small functions that a kernel is made of.
+
+    It is not cached by itself, and LLVM must inline it: vectors then stay in registers, and arrays that are handed on
+    cost no reference counts.
+    """
+    return function if config.DISABLE_JIT else numba.njit(nogil=True, forceinline=True)(function)
 
 
 def pjit(function: Callable) -> Callable:

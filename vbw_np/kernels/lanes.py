@@ -24,6 +24,8 @@ from numba.core.imputils import lower_builtin
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, models, register_model
 
+from . import cpu
+
 WIDTH = 16
 
 _I1, _I8, _I16, _I32, _I64 = (ir.IntType(n) for n in (1, 8, 16, 32, 64))
@@ -152,9 +154,9 @@ def _function(twin):
     return choose
 
 
-def _pointer(context, builder, kind: types.Array, array: ir.Value, index: ir.Value) -> ir.Value:
-    """The address of array[index] of a one-dimensional contiguous array."""
-    data = context.make_array(kind)(context, builder, array).data
+def _pointer(context, builder, kind: types.Array | types.CPointer, array: ir.Value, index: ir.Value) -> ir.Value:
+    """The address of array[index] of a one-dimensional contiguous array, or of what a pointer points to."""
+    data = array if isinstance(kind, types.CPointer) else context.make_array(kind)(context, builder, array).data
     return builder.gep(data, [index])
 
 
@@ -164,6 +166,8 @@ def _address(context, builder, sig, args, vector: ir.Type) -> ir.Value:
 
 
 def _is_row(kind: types.Type, dtype: types.Type) -> bool:
+    if isinstance(kind, types.CPointer):
+        return kind.dtype == dtype
     return isinstance(kind, types.Array) and kind.ndim == 1 and kind.layout == "C" and kind.dtype == dtype
 
 
@@ -171,6 +175,57 @@ def _vector_of(kind: types.Type) -> Lanes | None:
     if _is_row(kind, types.float32):
         return F16
     return U16 if _is_row(kind, types.uint32) else None
+
+
+@_function(lambda x: x)
+def pointer(typingctx, x):
+    """Where a one-dimensional contiguous array lies. All functions here take a pointer in place of an array.
+
+    A pointer has no reference count, which numba would otherwise keep moving up and down in loops with branches; so
+    the array must be kept alive: see `keep`.
+    """
+    if not isinstance(x, types.Array) or x.ndim != 1 or x.layout != "C":
+        return None
+
+    def code(context, builder, sig, args):
+        return context.make_array(sig.args[0])(context, builder, args[0]).data
+
+    return types.CPointer(x.dtype)(x), code
+
+
+@_function(lambda x: None)
+def keep(typingctx, x):
+    """Does nothing; an array named here is alive until here."""
+    return types.void(x), lambda context, builder, sig, args: context.get_dummy_value()
+
+
+@_function(lambda x, i: x[i])
+def at(typingctx, x, i):
+    """x[i], one number, of a pointer or an array."""
+    dtype = x.dtype
+
+    def code(context, builder, sig, args):
+        index = context.cast(builder, args[1], sig.args[1], types.intp)
+        return builder.load(_pointer(context, builder, sig.args[0], args[0], index))
+
+    return dtype(x, i), code
+
+
+def _put_numpy(x, i, value):
+    x[i] = value
+
+
+@_function(_put_numpy)
+def put(typingctx, x, i, value):
+    """x[i] = value, one number, of a pointer or an array."""
+
+    def code(context, builder, sig, args):
+        index = context.cast(builder, args[1], sig.args[1], types.intp)
+        number = context.cast(builder, args[2], sig.args[2], sig.args[0].dtype)
+        builder.store(number, _pointer(context, builder, sig.args[0], args[0], index))
+        return context.get_dummy_value()
+
+    return types.void(x, i, value), code
 
 
 @_function(lambda x, i: x[i : i + WIDTH].copy())
@@ -198,20 +253,6 @@ def store(typingctx, x, i, v):
 
     def code(context, builder, sig, args):
         builder.store(args[2], _address(context, builder, sig, args, args[2].type), align=4)
-        return context.get_dummy_value()
-
-    return types.void(x, i, v), code
-
-
-@_function(_store_numpy)
-def stream(typingctx, x, i, v):
-    """x[i : i + 16] = v past the caches; the address must be a multiple of 64 bytes."""
-    if _vector_of(x) != v:
-        return None
-
-    def code(context, builder, sig, args):
-        instruction = builder.store(args[2], _address(context, builder, sig, args, args[2].type), align=64)
-        instruction.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(_I32, 1)]))
         return context.get_dummy_value()
 
     return types.void(x, i, v), code
@@ -431,3 +472,247 @@ def max_lanes(typingctx, v):
         return _tree(builder, args[0], join)
 
     return (types.float32 if v is F16 else types.uint32)(v), code
+
+
+# --------------------------------------------------------------------------------------- bytes, nibbles, bits, tables
+
+
+def _is_bytes(kind: types.Type) -> bool:
+    return _is_row(kind, types.uint8)
+
+
+@_function(lambda x, i: x[i : i + WIDTH].astype(np.uint32))
+def load_bytes(typingctx, x, i):
+    """x[i : i + 16] of a uint8 array."""
+    if not _is_bytes(x):
+        return None
+
+    def code(context, builder, sig, args):
+        value = builder.load(_address(context, builder, sig, args, _vector(_I8)), align=1)
+        return builder.zext(value, _vector(_I32))
+
+    return U16(x, i), code
+
+
+@_function(_store_numpy)
+def store_bytes(typingctx, x, i, v):
+    """x[i : i + 16] = the low bytes of v, into a uint8 array."""
+    if not _is_bytes(x) or v is not U16:
+        return None
+
+    def code(context, builder, sig, args):
+        value = builder.trunc(args[2], _vector(_I8))
+        builder.store(value, _address(context, builder, sig, args, value.type), align=1)
+        return context.get_dummy_value()
+
+    return types.void(x, i, v), code
+
+
+def _store_nibbles_numpy(x, i, v):
+    x[i : i + WIDTH // 2] = v[::2] | (v[1::2] << 4)
+
+
+@_function(_store_nibbles_numpy)
+def store_nibbles(typingctx, x, i, v):
+    """x[i : i + 8] = sixteen 4-bit codes, two a byte, low nibble first, into a uint8 array."""
+    if not _is_bytes(x) or v is not U16:
+        return None
+
+    def code(context, builder, sig, args):
+        pairs = builder.bitcast(args[2], _vector(_I64, WIDTH // 2))
+        joined = builder.or_(pairs, builder.lshr(pairs, _constant(_I64, [28] * (WIDTH // 2))))
+        value = builder.trunc(joined, _vector(_I8, WIDTH // 2))
+        builder.store(value, _address(context, builder, sig, args, value.type), align=1)
+        return context.get_dummy_value()
+
+    return types.void(x, i, v), code
+
+
+def _load_nibbles_numpy(x, i):
+    v = np.empty(WIDTH, np.uint32)
+    v[::2], v[1::2] = x[i : i + WIDTH // 2] & 15, x[i : i + WIDTH // 2] >> 4
+    return v
+
+
+@_function(_load_nibbles_numpy)
+def load_nibbles(typingctx, x, i):
+    """Sixteen 4-bit codes from x[i : i + 8] of a uint8 array, low nibble first."""
+    if not _is_bytes(x):
+        return None
+
+    def code(context, builder, sig, args):
+        half = _vector(_I8, WIDTH // 2)
+        value = builder.zext(builder.load(_address(context, builder, sig, args, half), align=1), _vector(_I64, 8))
+        low = builder.and_(value, _constant(_I64, [15] * 8))
+        high = builder.and_(builder.shl(value, _constant(_I64, [28] * 8)), _constant(_I64, [15 << 32] * 8))
+        return builder.bitcast(builder.or_(low, high), _vector(_I32))
+
+    return U16(x, i), code
+
+
+def _store_bits_numpy(x, i, m):
+    x[i : i + WIDTH // 8] = np.packbits(m, bitorder="little")
+
+
+@_function(_store_bits_numpy)
+def store_bits(typingctx, x, i, m):
+    """x[i : i + 2] = sixteen comparison results, the first in bit 0, into a uint8 array."""
+    if not _is_bytes(x) or m is not B16:
+        return None
+
+    def code(context, builder, sig, args):
+        value = builder.bitcast(args[2], _I16)
+        builder.store(value, _address(context, builder, sig, args, value.type), align=1)
+        return context.get_dummy_value()
+
+    return types.void(x, i, m), code
+
+
+@_function(lambda x, i: np.unpackbits(x[i : i + WIDTH // 8], bitorder="little").astype(bool))
+def load_bits(typingctx, x, i):
+    """Sixteen truth values from x[i : i + 2] of a uint8 array, the first in bit 0."""
+    if not _is_bytes(x):
+        return None
+
+    def code(context, builder, sig, args):
+        value = builder.load(_address(context, builder, sig, args, _I16), align=1)
+        return builder.bitcast(value, _vector(_I1))
+
+    return B16(x, i), code
+
+
+def _store_words_numpy(x, i, stride, v):
+    x[i : i + (WIDTH - 1) * stride + 1 : stride] = v
+
+
+@_function(_store_words_numpy)
+def store_words(typingctx, x, i, stride, v):
+    """x[i + lane * stride] = v, one word a lane, into a uint32 array."""
+    if not _is_row(x, types.uint32) or v is not U16:
+        return None
+
+    def code(context, builder, sig, args):
+        step = context.cast(builder, args[2], sig.args[2], types.intp)
+        at = context.cast(builder, args[1], sig.args[1], types.intp)
+        for lane in range(WIDTH):
+            pointer = _pointer(context, builder, sig.args[0], args[0], at)
+            builder.store(builder.extract_element(args[3], ir.Constant(_I32, lane)), pointer, align=4)
+            at = builder.add(at, step)
+        return context.get_dummy_value()
+
+    return types.void(x, i, stride, v), code
+
+
+@_function(lambda a, b: np.concatenate([np.maximum(v[::2], v[1::2]) for v in (a, b)]))
+def pair_max(typingctx, a, b):
+    """The larger of each two neighbours: eight of a, then eight of b. Four rounds turn sixteen vectors into one."""
+    if a is not U16 or b is not U16:
+        return None
+
+    def code(context, builder, sig, args):
+        even, odd = (
+            builder.shuffle_vector(*args, _constant(_I32, list(range(first, 2 * WIDTH, 2)))) for first in (0, 1)
+        )
+        return builder.select(builder.icmp_unsigned(">", even, odd), even, odd)
+
+    return U16(a, b), code
+
+
+@_function(lambda v: v.astype(np.int32).view(np.uint32))
+def to_int(typingctx, v):
+    """Sixteen float32 truncated to integers; they must fit."""
+    return U16(F16), lambda context, builder, sig, args: builder.fptosi(args[0], _vector(_I32))
+
+
+def _halves(builder, value: ir.Value) -> list[ir.Value]:
+    return [
+        builder.shuffle_vector(value, value, _constant(_I32, list(range(start, start + 8)))) for start in (0, 8)
+    ]
+
+
+def _pick(builder, table: ir.Value, index: ir.Value) -> ir.Value:
+    """table[index] by the CPU's own permutation where it has one, else through memory."""
+    have = cpu.features()
+    module, v8, i8 = builder.module, _vector(_F32, 8), _vector(_I32, 8)
+    if "avx512f" in have:
+        kind = ir.FunctionType(table.type, [table.type, index.type])
+        function = cgutils.get_or_insert_function(module, kind, "llvm.x86.avx512.permvar.sf.512")
+        return builder.call(function, [table, index])
+    if "avx2" in have:
+        function = cgutils.get_or_insert_function(module, ir.FunctionType(v8, [v8, i8]), "llvm.x86.avx2.permps")
+        low, high = _halves(builder, table)
+        picked = []
+        for part in _halves(builder, index):
+            upper = builder.icmp_unsigned(">", part, _constant(_I32, [7] * 8))
+            from_low, from_high = (builder.call(function, [half, part]) for half in (low, high))
+            picked.append(builder.select(upper, from_high, from_low))
+        return builder.shuffle_vector(*picked, _constant(_I32, list(range(WIDTH))))
+    memory = cgutils.alloca_once(builder, table.type)
+    builder.store(table, memory)
+    first = builder.bitcast(memory, _F32.as_pointer())
+    result = ir.Constant(table.type, ir.Undefined)
+    for lane in range(WIDTH):
+        place = builder.extract_element(index, ir.Constant(_I32, lane))
+        result = builder.insert_element(result, builder.load(builder.gep(first, [place])), ir.Constant(_I32, lane))
+    return result
+
+
+@_function(lambda table, index: table[index])
+def lookup(typingctx, table, index):
+    """table[index], lane by lane: a table of sixteen float32, indices 0 to 15."""
+    if table is not F16 or index is not U16:
+        return None
+    return F16(table, index), lambda context, builder, sig, args: _pick(builder, *args)
+
+
+def _store_number_numpy(x, i, v):
+    if x.dtype == np.float32:
+        x[i : i + WIDTH] = v
+    else:
+        words = v.view(np.uint32)
+        x[i : i + WIDTH] = (words + (((words >> 16) & 1) + 0x7FFF)) >> 16
+
+
+def _rounded_halves(builder, value: ir.Value) -> ir.Value:
+    """Sixteen float32 to bfloat16 patterns, nearest even."""
+    words = builder.bitcast(value, _vector(_I32))
+    last = builder.and_(builder.lshr(words, _constant(_I32, [16] * WIDTH)), _constant(_I32, [1] * WIDTH))
+    raised = builder.add(words, builder.add(last, _constant(_I32, [0x7FFF] * WIDTH)))
+    return builder.trunc(builder.lshr(raised, _constant(_I32, [16] * WIDTH)), _vector(_I16))
+
+
+def _number_store(past_caches: bool):
+    def typed(typingctx, x, i, v):
+        wide = _is_row(x, types.float32)
+        if v is not F16 or not (wide or _is_row(x, types.uint16)):
+            return None
+
+        def code(context, builder, sig, args):
+            value = args[2] if wide else _rounded_halves(builder, args[2])
+            align = (64 if past_caches else 4) if wide else 2
+            instruction = builder.store(value, _address(context, builder, sig, args, value.type), align=align)
+            if wide and past_caches:
+                instruction.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(_I32, 1)]))
+            return context.get_dummy_value()
+
+        return types.void(x, i, v), code
+
+    return typed
+
+
+store_number = _function(_store_number_numpy)(_number_store(past_caches=False))
+"""x[i : i + 16] = v into a float32 array, or rounded to nearest even as bfloat16 patterns into a uint16 array."""
+
+stream_number = _function(_store_number_numpy)(_number_store(past_caches=True))
+"""The same, but float32 go past the caches: their address must be a multiple of 64 bytes. See `fence`."""
+
+
+@_function(lambda: None)
+def fence(typingctx):
+    """Stores that went past the caches are visible to other threads from here on."""
+
+    def code(context, builder, sig, args):
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), code

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..engine import autograd
 from .elementwise import exp
-from .jit import jit, pjit
+from .jit import leaf, pjit
 from .jit import rows as jit_rows
 from .lanes import WIDTH, load, load_part, splat, store, store_part, sum_lanes
 from .rows import exp_row, row_max
@@ -27,7 +27,7 @@ CHUNK_LOGITS = 1 << 24
 """Logits that `linear_cross_entropy` holds at once: 64 MiB of float32."""
 
 
-@jit
+@leaf
 def _stretch_sum(x, top):
     """The sum of exp(x - top) over a short row."""
     whole = len(x) - len(x) % WIDTH
@@ -39,7 +39,7 @@ def _stretch_sum(x, top):
     return sum_lanes(total)
 
 
-@jit
+@leaf
 def _exp_sum(x, top):
     total = 0.0
     for start in range(0, len(x), STRETCH):
@@ -47,7 +47,7 @@ def _exp_sum(x, top):
     return total
 
 
-@jit
+@leaf
 def _exp_in_place(x, top):
     """x = exp(x - top); the sum."""
     total = 0.0
@@ -57,7 +57,7 @@ def _exp_in_place(x, top):
     return total
 
 
-@jit
+@leaf
 def _scale_row(x, factor):
     whole = len(x) - len(x) % WIDTH
     for i in range(0, whole, WIDTH):
@@ -67,7 +67,7 @@ def _scale_row(x, factor):
         store_part(x, whole, n, load_part(x, whole, n, 0.0) * factor)
 
 
-@jit
+@leaf
 def _exp_scaled(x, y, top, factor):
     """y = exp(x - top) * factor"""
     whole = len(x) - len(x) % WIDTH
@@ -124,6 +124,15 @@ def cross_entropy(logits: NDArray, *, targets: NDArray) -> Any:
         return gradient
 
     return np.asarray(losses.mean(), np.float32), (vjp,)
+
+
+def cross_entropy_into_gradient(logits: NDArray, targets: NDArray, scale: float) -> Any:
+    """Twin of `autograd.functional.cross_entropy_into_gradient`."""
+    if logits.dtype != np.float32 or logits.ndim != 2 or not logits.flags.c_contiguous or logits.size == 0:
+        return NotImplemented
+    losses = np.empty(len(logits))
+    losses_and_gradient(logits, targets.astype(np.int64), losses, scale)
+    return losses.astype(np.float32)
 
 
 def rows_at_once(rows: int, columns: int) -> list[slice]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..engine import autograd
 from .elementwise import PIECE, exp
-from .jit import jit, pjit
+from .jit import jit, leaf, pjit
 from .jit import row as jit_row
 from .jit import rows as jit_rows
 from .lanes import WIDTH, larger, load, load_part, max_lanes, splat, store, store_part, sum_lanes
@@ -31,7 +31,7 @@ def rows_of_piece(width: int) -> int:
 # ----------------------------------------------------------------------------------------------------------- softmax
 
 
-@jit
+@leaf
 def row_max(x):
     """The largest element of a row; of a row with NaN, something or NaN."""
     whole = len(x) - len(x) % WIDTH
@@ -60,7 +60,7 @@ def exp_row(x, y, top):
     return sum_lanes(total)
 
 
-@jit
+@leaf
 def _softmax_row(x, y):
     total = exp_row(x, y, row_max(x))
     for i in range(0, len(x), WIDTH):
@@ -75,7 +75,7 @@ def _softmax(x, y, step):
             _softmax_row(x[i], y[i])
 
 
-@jit
+@leaf
 def _softmax_vjp_row(y, g, gradient):
     total = splat(0.0)
     for i in range(0, len(y), WIDTH):
@@ -113,7 +113,7 @@ def softmax(x: NDArray, *, axis: int = -1) -> Any:
 # -------------------------------------------------------------------------------------------------------- layer norm
 
 
-@jit
+@leaf
 def _layer_norm_row(x, weight, bias, y, eps):
     """One row; its mean and its 1 / sqrt(variance + eps)."""
     total = splat(0.0)
@@ -140,7 +140,7 @@ def _layer_norm(x, weight, bias, y, mean, rstd, eps, step):
             mean[i], rstd[i] = _layer_norm_row(x[i], weight, bias, y[i], eps)
 
 
-@jit
+@leaf
 def _layer_norm_vjp_row(x, weight, mean, rstd, g, gradient, to_weight, to_bias):
     along_mean, along_self = splat(0.0), splat(0.0)
     for i in range(0, len(x), WIDTH):
@@ -192,14 +192,14 @@ def layer_norm(x: NDArray, weight: NDArray, bias: NDArray, *, eps: float = 1e-5)
 # ------------------------------------------------------------------------------------------------- rows by number
 
 
-@jit
+@leaf
 def _copy_row(source, target):
     for i in range(0, len(source), WIDTH):
         n = min(WIDTH, len(source) - i)
         store_part(target, i, n, load_part(source, i, n, 0.0))
 
 
-@jit
+@leaf
 def _add_row(source, target):
     for i in range(0, len(source), WIDTH):
         n = min(WIDTH, len(source) - i)
@@ -266,7 +266,7 @@ def take_rows(x: NDArray, *, rows: NDArray) -> Any:
 # --------------------------------------------------------------------------------------------- the experts' mixture
 
 
-@jit
+@leaf
 def _weighted_row(gate, x, y, add):
     for i in range(0, len(x), WIDTH):
         n = min(WIDTH, len(x) - i)
@@ -284,7 +284,7 @@ def _mix_expert(gates, expert, output, mixed, step):
             _weighted_row(gates[i, expert], output[i], mixed[i], expert > 0)
 
 
-@jit
+@leaf
 def _weighted_vjp_row(gate, x, g, gradient):
     total = splat(0.0)
     for i in range(0, len(x), WIDTH):

@@ -47,6 +47,11 @@ def _cross_entropy_samples(rng: np.random.Generator) -> Arguments:
     ]
 
 
+def _into_gradient_samples(rng: np.random.Generator) -> Arguments:
+    logits = (3 * rng.normal(size=(9, 4099))).astype(np.float32)
+    return [((logits, rng.integers(0, 4099, 9), 1 / 9), {})]
+
+
 def _linear_cross_entropy_samples(rng: np.random.Generator) -> Arguments:
     def arrays(rows: int, width: int, vocabulary: int) -> tuple:
         shapes = ((rows, width), (vocabulary, width))
@@ -121,6 +126,7 @@ def _table() -> list[tuple[object, Callable, Callable]]:
         (ops.take_rows, rows.take_rows, _take_rows_samples),
         (nn.moe.mix_experts, rows.mix_experts, _normal((9, 13, 4), *[(9, 13, 37)] * 4)),
         (functional.cross_entropy_rows, losses.cross_entropy, _cross_entropy_samples),
+        (functional.cross_entropy_into_gradient, losses.cross_entropy_into_gradient, _into_gradient_samples),
         (functional.dense_linear_cross_entropy, losses.linear_cross_entropy, _linear_cross_entropy_samples),
         (optim.adam_update, optimizer.adam_update, _adam_samples),
         (graphs.component_sizes, graph.component_sizes, _attention_samples),
