@@ -12,7 +12,7 @@ torchao-0.18-{floor,even,ceil,rceil} even        -0 kept        byte 0          
 compressed-tensors-0.20-mxfp4        even        -0 becomes +0  byte 0                   none          low first
 modelopt-mxfp4                       toward zero 0 becomes -0   byte 0                   none          low first
 ggml-mxfp4                           toward zero never -0       byte 0                   none          split 32
-te-nvfp4, -16x16, -4over6-*          even        -0 becomes +0  0                        amax          low first
+te-nvfp4[-16x16][-4over6-mse, -mae]  even        -0 becomes +0  0                        amax          low first
 torchao-0.18-nvfp4, -1level          even        -0 kept        2**-6 (byte 0x08)        amax / 2688   low first
 modelopt-nvfp4                       even        -0 becomes +0  1 (byte 0x38)            amax / 2688   low first
 compressed-tensors-0.20-nvfp4        even        -0 becomes +0  0.125 (byte 0x20)        2688 / amax   low first
@@ -332,8 +332,8 @@ _BNB_NF4 = replace(NF4, cuts=())  # the CPU path cuts at float32 midpoints, the 
 _BNB_FP4 = replace(BNB_FP4, cuts=(), write_order=(11, 10, 13, 12, 15, 14, 9, 0, 8, 1, 6, 7, 4, 5, 2, 3))
 
 
-def _four_over_six(error: str) -> BlockFormat:
-    return replace(FORMATS["nvfp4-4over6"], name=f"te-nvfp4-4over6-{error}", four_over_six=error)
+def _four_over_six(tile: str, error: str) -> BlockFormat:
+    return replace(FORMATS[f"nvfp4{tile}-4over6"], name=f"te-nvfp4{tile}-4over6-{error}", four_over_six=error)
 
 
 _RECORDS = [
@@ -384,13 +384,14 @@ _RECORDS = [
     ),
     *(
         Profile(
-            f"te-nvfp4-4over6-{error}",
+            f"te-nvfp4{tile}-4over6-{error}",
             "TransformerEngine",
             "main, 2026",
-            _four_over_six(error),
-            "nvfp4-4over6",
+            _four_over_six(tile, error),
+            f"nvfp4{tile}-4over6",
             "formulas",
         )
+        for tile in ("", "-16x16")
         for error in ("mse", "mae")
     ),
     Profile(
