@@ -32,6 +32,7 @@ from .errors import UserError
 ROOMS = (
     "vbw_np.bench.commands",
     "vbw_np.training.commands",
+    "vbw_np.training.generate",
     "vbw_np.device.commands",
     "vbw_np.formats.commands",
     "vbw_np.data.commands",

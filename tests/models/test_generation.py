@@ -169,6 +169,11 @@ def test_greedy_takes_the_likeliest_and_top_k_of_one_is_greedy() -> None:
     np.testing.assert_array_equal(generate(model, prompt, 8, top_k=1, seed=3).tokens, greedy.tokens)
 
 
+def test_only_tokens_of_the_text_are_chosen() -> None:
+    result = generate(build(np.float32), ids_of(6), 30, temperature=5.0, top_p=1.0, vocab_size=3, keep_logits=True)
+    assert set(np.unique(result.tokens)) == {0, 1, 2} and result.logits.shape == (2, 30, 3)
+
+
 def test_every_step_is_told_as_it_is_made() -> None:
     told: list[np.ndarray] = []
     result = generate(build(np.float32), ids_of(6), 5, on_step=lambda step: told.append(step.tokens))

@@ -328,12 +328,20 @@ class Step:
 
 
 def write(
-    model: Claude4, prompt: NDArray, sampling: Sampling, max_new_tokens: int, incremental: bool | None = None
+    model: Claude4,
+    prompt: NDArray,
+    sampling: Sampling,
+    max_new_tokens: int,
+    *,
+    vocab_size: int | None = None,
+    incremental: bool | None = None,
 ) -> Iterator[Step]:
     """Continue each row of `prompt` (B, T), step by step; each step is given as soon as it is made.
 
     Parameters
     ----------
+    vocab_size : int, optional
+        Only tokens below it are chosen: a model may have room for more than its text has.
     incremental : bool, optional
         Compute only the new rows; by default wherever the model is causal.
     """
@@ -350,7 +358,7 @@ def write(
     for _ in range(max_new_tokens):
         hidden = reader.extend(new)[:, -1] if incremental else hidden_of_whole(model, ids)
         with no_grad(), model.evaluating():
-            logits = model.output_head(Tensor(np.ascontiguousarray(hidden))).data
+            logits = model.output_head(Tensor(np.ascontiguousarray(hidden))).data[:, :vocab_size]
         tokens = np.array(
             [sample(row, rng, sampling.temperature, sampling.top_p, sampling.top_k) for row in logits], np.int64
         )
@@ -394,6 +402,7 @@ def generate(
     top_k: int | None = None,
     top_p: float = 0.9,
     seed: int = 0,
+    vocab_size: int | None = None,
     incremental: bool | None = None,
     keep_logits: bool = False,
     on_step: Callable[[Step], None] | None = None,
@@ -408,6 +417,8 @@ def generate(
     max_new_tokens : int
     temperature, top_k, top_p, seed
         See `Sampling`.
+    vocab_size : int, optional
+        Only tokens below it are chosen: a model may have room for more than its text has.
     incremental : bool, optional
         Compute only the new rows; by default wherever the model is causal. The tokens are the same either way, up to
         float rounding.
@@ -424,7 +435,7 @@ def generate(
     sampling = Sampling(temperature, top_k, top_p, seed)
     tokens, logits = [], []
     began = first = time.perf_counter()
-    for step in write(model, prompt, sampling, max_new_tokens, incremental):
+    for step in write(model, prompt, sampling, max_new_tokens, vocab_size=vocab_size, incremental=incremental):
         if not tokens:
             first = time.perf_counter()
         tokens.append(step.tokens)
