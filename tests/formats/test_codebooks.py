@@ -11,6 +11,7 @@ from vbw_np.formats import (
     FormatError,
     NonFiniteError,
     ShapeError,
+    codebook_format,
     lloyd_max_normal,
     lloyd_max_samples,
     normal_float_levels,
@@ -61,6 +62,19 @@ def test_lloyd_max_of_samples_approaches_the_distribution():
         lloyd_max_samples(x[:8], 16)
     with pytest.raises(FormatError, match="at least one"):
         lloyd_max_normal(0)
+
+
+def test_a_codebook_of_ones_own():
+    x = standard_normal((256, 256), seed=8)
+    blocks = x.reshape(-1, 64)
+    levels = lloyd_max_samples(blocks / np.abs(blocks).max(axis=1, keepdims=True), 16)
+    fmt = codebook_format("lloyd", levels)
+    packed = quantize(x, fmt)
+    assert packed.bits_per_value == 4.5
+    assert relative_mse(x, packed.dequantize()) < 0.98 * relative_mse(x, quantize(x, "nf4").dequantize())
+    for bad in ([1.0], np.linspace(0, 1, 17), [0.0, 0.0, 1.0], [0.0, np.inf]):
+        with pytest.raises(FormatError, match="levels"):
+            codebook_format("bad", bad)
 
 
 def test_double_quantization():

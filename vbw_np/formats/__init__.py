@@ -22,14 +22,25 @@ codebooks     NF4, bitsandbytes' FP4, Lloyd-Max, quantiles
 codec         `quantize`, `fit_scales`, `encode`, `dequantize`, `fake_quantize`
 packed        `PackedTensor` and the decoder
 packing       nibble orders, bit planes, the 128 x 4 scale swizzle
-profiles      producers' exact behaviour as frozen records
+profiles      producers' exact behaviour as frozen records: `quantize(w, "nvfp4", profile="torchao-0.18-nvfp4")`
+containers    producers' named arrays: `to_container(packed, "gguf")`, `from_container`
+scalar        the scalar tier: one number in exact fractions, with its reasons
+explain       `packed.explain(i, j, x=w)`, `explain_code`, `explain_values`
+diagnose      `diagnose(a, b, x)`: why two packed tensors of one matrix differ
+double_quant  float32 block maxima in 8 bits
+orthogonal    INT4 over 8 x 8 blocks, near-orthogonal ones made orthogonal
+claims        published figures, reproduced
+commands      `vbw formats`, `bits`, `quantize`, `explain`, `claims`
 """
 
 from __future__ import annotations
 
-from .blocks import FORMATS, BlockFormat, FineTier, get_format
+from .blocks import FORMATS, BlockFormat, FineTier, codebook_format, get_format
 from .codebooks import BNB_FP4, NF4, lloyd_max_normal, lloyd_max_samples, normal_float_levels, quantile_codebook
 from .codec import FittedScales, dequantize, encode, fake_quantize, fit_scales, quantize
+from .containers import from_container, to_container
+from .diagnose import Diagnosis, diagnose
+from .double_quant import double_quantize, with_double_quantized_scales
 from .elements import (
     E2M1,
     E2M3,
@@ -53,7 +64,9 @@ from .errors import (
     ShapeError,
     UnknownNameError,
 )
+from .explain import Explanation, explain_code, explain_values
 from .measure import relative_mse, sqnr_db
+from .orthogonal import quantize_orthogonal
 from .packed import PackedTensor
 from .packing import (
     join_planes,
@@ -83,8 +96,10 @@ __all__ = [
     "UE4M3",
     "BlockFormat",
     "Codebook",
+    "Diagnosis",
     "DtypeError",
     "ElementFormat",
+    "Explanation",
     "FineTier",
     "FittedScales",
     "FormatError",
@@ -94,10 +109,16 @@ __all__ = [
     "ScaleError",
     "ShapeError",
     "UnknownNameError",
+    "codebook_format",
     "dequantize",
+    "diagnose",
+    "double_quantize",
     "encode",
+    "explain_code",
+    "explain_values",
     "fake_quantize",
     "fit_scales",
+    "from_container",
     "get_element",
     "get_format",
     "get_profile",
@@ -109,11 +130,14 @@ __all__ = [
     "pack_nibbles",
     "quantile_codebook",
     "quantize",
+    "quantize_orthogonal",
     "random_bits",
     "relative_mse",
     "split_planes",
     "sqnr_db",
     "swizzle_scales",
+    "to_container",
     "unpack_nibbles",
     "unswizzle_scales",
+    "with_double_quantized_scales",
 ]

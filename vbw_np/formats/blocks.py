@@ -6,6 +6,9 @@ zeros and NaN are treated. One encoder and one decoder (`codec.py`) read the rec
 
 from __future__ import annotations
 
+import itertools
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from .codebooks import BNB_FP4, NF4
@@ -288,6 +291,27 @@ def get_format(name: str | BlockFormat) -> BlockFormat:
     if name not in FORMATS:
         raise unknown_name("format", name, FORMATS)
     return FORMATS[name]
+
+
+def codebook_format(name: str, levels: Sequence[float], block: int | None = 64) -> BlockFormat:
+    """A format of your own: up to 16 levels (Lloyd-Max, quantiles, ...) and one float32 absmax a block.
+
+    Parameters
+    ----------
+    name : str
+    levels : 2 to 16 finite numbers, ascending, for values divided by their block's absmax (so within -1 to 1)
+    block : int or None
+        Elements a scale; None for the whole row.
+    """
+    levels = tuple(float(v) for v in levels)
+    if not 2 <= len(levels) <= 16:
+        raise FormatError(f"codebook {name} has {len(levels)} levels; a 4-bit code has room for 2 to 16")
+    if not all(a < b for a, b in itertools.pairwise(levels)) or not all(map(math.isfinite, levels)):
+        raise FormatError(f"the levels of codebook {name} must be finite and ascend: sort them, drop repeated ones")
+    element = Codebook(name, levels, ties="down")
+    return BlockFormat(
+        name, f"{len(levels)} levels, fp32 absmax per {block or 'row'}", element, absmax_rule(1), block, ties="down"
+    )
 
 
 def apply_options(fmt: BlockFormat, ties: str | None = None) -> BlockFormat:
