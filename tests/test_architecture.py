@@ -33,7 +33,11 @@ TOP = {"cli", "doctor", "teach", "__main__", "__init__"}  # may import everythin
 OUTSIDE = set(sys.stdlib_module_names) | {"numpy"}
 MAY_IMPORT_NUMBA = {"kernels", "doctor"}
 # Used where they are installed, imported only inside functions: pictures, and the peers that a benchmark compares with.
-OPTIONAL = {"viz": {"matplotlib"}, "training": {"matplotlib"}, "bench": {"torch", "torchao", "bitsandbytes", "gguf", "ml_dtypes"}}
+OPTIONAL = {
+    "viz": {"matplotlib"},
+    "training": {"matplotlib"},
+    "bench": {"torch", "torchao", "bitsandbytes", "gguf", "ml_dtypes"},
+}
 
 
 def sources(top: str) -> list[Path]:
