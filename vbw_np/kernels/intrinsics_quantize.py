@@ -285,7 +285,7 @@ def _block_columns(kp, e: Lanes, x, stride, i, signs) -> list[ir.Value]:  # type
 
 
 def _emit_column_amax(kp, e0: Emitter, x, stride, blocks, signs, out) -> None:  # type: ignore[no-untyped-def]
-    """The amax bits of 16 whole columns, int32 (16)."""
+    """The amax bits of 16 columns, int32 (16): raises what `out` holds."""
     e = Lanes(e0.b)
 
     def body(i: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
@@ -294,7 +294,7 @@ def _emit_column_amax(kp, e0: Emitter, x, stride, blocks, signs, out) -> None:  
             top = e.imax(top, e.magnitude(value))
         return [top]
 
-    e.store(e.loop(blocks, [e.i(0)], body)[0], out)
+    e.store(e.loop(blocks, [e.load(INT, out)], body)[0], out)
 
 
 def _column_values(kp, e: Lanes, x, stride, i, signs, encode, decode, index, length, key1, key2):  # type: ignore[no-untyped-def]

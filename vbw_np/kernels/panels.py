@@ -392,27 +392,56 @@ def _rows_right(mode, x, rows, length, block, two_level, given, key1, key2, pane
 
 
 @jit
-def _strip(x, width, length, first, padded, buffer):  # type: ignore[no-untyped-def]
-    """Address and stride of 16 columns from `first`: in x itself, or copied and filled up with zeros."""
-    count = min(16, width - first)
-    if count == 16 and padded == length:
-        return x.ctypes.data + first * 4, width * 4
-    for k in range(padded):
-        for c in range(16):
-            buffer[k * 16 + c] = x[k * width + first + c] if c < count and k < length else np.float32(0.0)
-    return buffer.ctypes.data, 64
+def _piece_amax(bits):  # type: ignore[no-untyped-def]
+    top = np.int32(0)
+    for i in range(bits.size):
+        top = max(top, bits[i] & np.int32(0x7FFFFFFF))
+    return top
+
+
+_STRIPS = 8
+_RUN = 64
 
 
 @jit
-def _strip_levels(mode, source, stride, blocks, two_level, given, signs, amax, encode, decode):  # type: ignore[no-untyped-def]
-    """Second-level scales of 16 columns: fills encode and decode; amax gets the bits of each column's amax."""
-    if not two_level:
-        return
-    if given.size:
-        amax[:] = given.view(np.int32)[0]
-    else:
-        column_amax(mode, source, stride, blocks, signs, amax.ctypes.data)
-    for c in range(16):
+def _strips(x, width, length, first, padded, buffer, sources, strides):  # type: ignore[no-untyped-def]
+    """Addresses and strides of strips of 16 columns from `first`: in x itself, or copied and filled up with zeros.
+
+    Returns how many strips there are. A thread passes a run of rows of all its strips before the next run: the rows
+    of a wide matrix lie on different pages, and one strip alone would miss the address cache at every row.
+    """
+    count = min(_STRIPS, (width - first + 15) // 16)
+    for s in range(count):
+        column = first + s * 16
+        have = min(16, width - column)
+        if have == 16 and padded == length:
+            sources[s], strides[s] = x.ctypes.data + column * 4, width * 4
+        else:
+            copied = buffer[s * padded * 16 : (s + 1) * padded * 16]
+            for k in range(padded):
+                for c in range(16):
+                    copied[k * 16 + c] = x[k * width + column + c] if c < have and k < length else np.float32(0.0)
+            sources[s], strides[s] = copied.ctypes.data, 64
+    return count
+
+
+@jit
+def _strip_amax(mode, sources, strides, count, blocks, block, signs, amax):  # type: ignore[no-untyped-def]
+    """The amax bits of each column of the strips."""
+    amax[:] = 0
+    run = _RUN // block
+    for b in range(0, blocks, run):
+        for s in range(count):
+            source = sources[s] + b * block * strides[s]
+            column_amax(mode, source, strides[s], min(run, blocks - b), signs, amax.ctypes.data + s * 64)
+
+
+@jit
+def _strip_levels(given, amax, encode, decode):  # type: ignore[no-untyped-def]
+    """Second-level scales of columns; a given amax replaces theirs."""
+    for c in range(amax.size):
+        if given.size:
+            amax[c] = given.view(np.int32)[0]
         scale = _encode_scale(_as_float(amax[c]))
         encode[c], decode[c] = scale * _SIXTH, np.float32(1.0) / scale
 
@@ -420,54 +449,68 @@ def _strip_levels(mode, source, stride, blocks, two_level, given, signs, amax, e
 @pjit
 def _columns_left(mode, x, width, length, block, two_level, given, signs, index_length, key1, key2, values, scales, row_factors):  # type: ignore[no-untyped-def]  # noqa: E501
     blocks = scales.shape[1]
-    padded = blocks * block
-    for strip in numba.prange((width + 15) // 16):
-        amax = np.zeros(16, np.int32)
-        encode, decode = np.ones(16, np.float32), np.ones(16, np.float32)
-        first = strip * 16
-        ragged = first + 16 > width or padded != length
-        buffer = np.empty(padded * 16 if ragged else 0, np.float32)
-        source, stride = _strip(x, width, length, first, padded, buffer)
-        _strip_levels(mode, source, stride, blocks, two_level, given, signs, amax, encode, decode)
+    padded, run = blocks * block, _RUN // block
+    for task in numba.prange((width + 16 * _STRIPS - 1) // (16 * _STRIPS)):
+        first = task * 16 * _STRIPS
+        amax = np.zeros(16 * _STRIPS, np.int32)
+        encode, decode = np.ones(16 * _STRIPS, np.float32), np.ones(16 * _STRIPS, np.float32)
+        sources, strides = np.zeros(_STRIPS, np.int64), np.zeros(_STRIPS, np.int64)
+        ragged = first + 16 * _STRIPS > width or padded != length
+        buffer = np.empty(padded * 16 * _STRIPS if ragged else 0, np.float32)
+        count = _strips(x, width, length, first, padded, buffer, sources, strides)
         if two_level:
-            for c in range(16):
+            if given.size == 0:
+                _strip_amax(mode, sources, strides, count, blocks, block, signs, amax)
+            _strip_levels(given, amax, encode, decode)
+            for c in range(16 * count):
                 row_factors[first + c] = _as_float(amax[c]) / np.float32(2688.0)
-        target, scale_target = values.ctypes.data + first * padded, scales.ctypes.data + first * blocks * 4
-        column_left(mode, source, stride, blocks, signs, encode.ctypes.data, decode.ctypes.data, first * index_length, index_length, key1, key2, target, padded, scale_target, blocks * 4)  # noqa: E501
+        for b in range(0, blocks, run):
+            for s in range(count):
+                source, row = sources[s] + b * block * strides[s], first + s * 16
+                index = row * index_length + b * block
+                target = values.ctypes.data + row * padded + b * block
+                scale_target = scales.ctypes.data + (row * blocks + b) * 4
+                enc, dec = encode.ctypes.data + s * 64, decode.ctypes.data + s * 64
+                column_left(mode, source, strides[s], min(run, blocks - b), signs, enc, dec, index, index_length, key1, key2, target, padded, scale_target, blocks * 4)  # noqa: E501
 
 
 @pjit
 def _columns_right(mode, x, width, length, block, two_level, given, signs, index_length, key1, key2, codes, scales):  # type: ignore[no-untyped-def]
-    panels, blocks = scales.shape[:2]
-    padded = blocks * block
-    for panel in numba.prange(panels):
-        amax = np.zeros(16, np.int32)
-        encode, decode = np.ones(16, np.float32), np.ones(16, np.float32)
-        first = panel * 16
-        ragged = first + 16 > width or padded != length
-        buffer = np.empty(padded * 16 if ragged else 0, np.float32)
-        source, stride = _strip(x, width, length, first, padded, buffer)
-        _strip_levels(mode, source, stride, blocks, two_level, given, signs, amax, encode, decode)
-        target, scale_target = codes.ctypes.data + panel * padded * 8, scales.ctypes.data + panel * blocks * 16
-        column_right(mode, source, stride, blocks, signs, encode.ctypes.data, decode.ctypes.data, first * index_length, index_length, key1, key2, target, scale_target)  # noqa: E501
+    blocks = scales.shape[1]
+    padded, run = blocks * block, _RUN // block
+    for task in numba.prange((width + 16 * _STRIPS - 1) // (16 * _STRIPS)):
+        first = task * 16 * _STRIPS
+        amax = np.zeros(16 * _STRIPS, np.int32)
+        encode, decode = np.ones(16 * _STRIPS, np.float32), np.ones(16 * _STRIPS, np.float32)
+        sources, strides = np.zeros(_STRIPS, np.int64), np.zeros(_STRIPS, np.int64)
+        ragged = first + 16 * _STRIPS > width or padded != length
+        buffer = np.empty(padded * 16 * _STRIPS if ragged else 0, np.float32)
+        count = _strips(x, width, length, first, padded, buffer, sources, strides)
+        if two_level:
+            _strip_levels(given, amax, encode, decode)
+        for b in range(0, blocks, run):
+            for s in range(count):
+                source, panel = sources[s] + b * block * strides[s], task * _STRIPS + s
+                index = panel * 16 * index_length + b * block
+                target = codes.ctypes.data + (panel * padded + b * block) * 8
+                scale_target = scales.ctypes.data + (panel * blocks + b) * 16
+                enc, dec = encode.ctypes.data + s * 64, decode.ctypes.data + s * 64
+                column_right(mode, source, strides[s], min(run, blocks - b), signs, enc, dec, index, index_length, key1, key2, target, scale_target)  # noqa: E501
 
 
 @pjit
 def _columns_amax(mode, x, width, length, block, signs, tops):  # type: ignore[no-untyped-def]
-    padded = (length + block - 1) // block * block
-    for strip in numba.prange((width + 15) // 16):
-        ragged = strip * 16 + 16 > width or padded != length
-        buffer = np.empty(padded * 16 if ragged else 0, np.float32)
-        source, stride = _strip(x, width, length, strip * 16, padded, buffer)
-        column_amax(mode, source, stride, padded // block, signs, tops.ctypes.data + strip * 64)
-
-
-@jit
-def _piece_amax(bits):  # type: ignore[no-untyped-def]
-    top = np.int32(0)
-    for i in range(bits.size):
-        top = max(top, bits[i] & np.int32(0x7FFFFFFF))
-    return top
+    blocks = (length + block - 1) // block
+    padded = blocks * block
+    for task in numba.prange((width + 16 * _STRIPS - 1) // (16 * _STRIPS)):
+        first = task * 16 * _STRIPS
+        amax = np.zeros(16 * _STRIPS, np.int32)
+        sources, strides = np.zeros(_STRIPS, np.int64), np.zeros(_STRIPS, np.int64)
+        ragged = first + 16 * _STRIPS > width or padded != length
+        buffer = np.empty(padded * 16 * _STRIPS if ragged else 0, np.float32)
+        count = _strips(x, width, length, first, padded, buffer, sources, strides)
+        _strip_amax(mode, sources, strides, count, blocks, block, signs, amax)
+        tops[task] = _piece_amax(amax)
 
 
 @pjit
@@ -504,7 +547,7 @@ class _Job:
     def amax(self) -> np.float32:
         """The largest magnitude of what will be quantized (rotated, where it will be); NaN if there is one."""
         if self.hadamard:
-            tops = np.zeros(-(-self.rows // 16) * 16, np.int32)
+            tops = np.zeros(-(-self.rows // (16 * _STRIPS)), np.int32)
             block = FORMATS[self.fmt]
             _columns_amax(self.mode, self.x.reshape(-1), self.rows, self.length, block, _SIGN_BITS, tops)
         else:
