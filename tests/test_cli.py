@@ -98,7 +98,7 @@ def test_no_verb_prints_the_help_on_stderr() -> None:
         (["docter"], "unknown verb 'docter'. Did you mean 'doctor'?"),
         (["xyz"], "unknown verb 'xyz'. The verbs are: "),
         (["--verbose"], "unrecognized arguments: --verbose"),
-        (["doctor", "--jsn"], "unrecognized arguments: --jsn"),
+        (["doctor", "--jsn"], "unrecognized arguments: --jsn (see: vbw doctor --help)"),
         (["doctor", "--js"], "unrecognized arguments: --js"),  # no guessing
         (["doctor", "more"], "unrecognized arguments: more"),
     ],
@@ -169,7 +169,7 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     code = (
         "import sys, vbw_np.cli as c\n"
         "class A: verb = 'x'; run = staticmethod(lambda a: [print('y' * 9999) for _ in range(999)])\n"
-        "c.build_parser = lambda argv: type('P', (), {'parse_args': lambda self, argv: A})()\n"
+        "c.build_parser = lambda argv: type('P', (), {'parse_known_args': lambda self, argv: (A, [])})()\n"
         "sys.exit(c.main(['x']))"
     )
     writer = subprocess.Popen(

@@ -157,7 +157,10 @@ def _forget_stdout() -> None:
 
 def _run(argv: Sequence[str]) -> int:
     parser = build_parser(argv)
-    arguments = parser.parse_args(argv)
+    arguments, unknown = parser.parse_known_args(argv)
+    if unknown:
+        prog = f"{parser.prog} {arguments.verb}" if arguments.verb else parser.prog
+        raise UserError(f"unrecognized arguments: {' '.join(unknown)} (see: {prog} --help)")
     if arguments.verb is None:
         parser.print_help(sys.stderr)
         return 2
