@@ -71,14 +71,6 @@ class DecodeCache:
         return len(self._entries)
 
 
-def relative_error(exact: np.ndarray, approximate: np.ndarray) -> float:
-    """|exact - approximate| / |exact|, root mean squares in float64; 0 where both are zero."""
-    exact = exact.astype(np.float64, copy=False)
-    norm = float(np.linalg.norm(exact))
-    error = float(np.linalg.norm(exact - approximate))
-    return error / norm if norm else (0.0 if error == 0 else float("inf"))
-
-
 def held_bytes(packed: PackedTensor) -> int:
     """Bytes of all arrays of a packed weight, as they lie in memory.
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..engine import F, Parameter, Tensor, autograd
 from ..formats import BlockFormat, FittedScales, PackedTensor, get_format
 from . import codec, compute
-from .cache import held_bytes, relative_error
+from .cache import held_bytes
 from .recipe import Recipe
 from .statistics import Statistics
 
@@ -224,7 +224,7 @@ class Card:
             All tiers together do not meet the budget; the card is then as it was before.
         """
         coarse = self._encode(weight, scales, 0)
-        coarse_error = relative_error(weight, codec.decode(coarse))
+        coarse_error = codec.relative_error(weight, codec.decode(coarse))
         precise = self.device.mode_now() == "precision"
         always = precise or self.recipe.fine == "always"
         if not self.offered_planes or not self.device.boh or (self.recipe.fine == "never" and not precise):
@@ -234,10 +234,10 @@ class Card:
         whole = self._encode(weight, scales, PLANES)
         for planes in range(1, PLANES) if self.format.fine.kind == "nested" and not always else ():
             packed = whole.with_planes(planes)
-            error = relative_error(weight, codec.decode(packed))
+            error = codec.relative_error(weight, codec.decode(packed))
             if error <= self.device.error_budget:
                 return packed, coarse_error, error
-        error = relative_error(weight, codec.decode(whole))
+        error = codec.relative_error(weight, codec.decode(whole))
         if not always and error > self.device.error_budget:
             raise ValueError(
                 f"card {self.name}: the error budget {self.device.error_budget:g} is below what {self.format.name} "

@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..engine import F, autograd
-from ..formats import PackedTensor, get_format, quantize
-from ..formats.hadamard import hadamard_rotate
+from ..formats import PackedTensor, get_format
 from ..kernels import relayout, tensor_core
 from . import codec
 from .recipe import Operands
@@ -82,28 +81,20 @@ def _kind(fmt: Any) -> dict[str, str]:
 
 def _left(x: NDArray, operands: Operands, key: tuple[int, int] | None, transpose: bool = False) -> Any:
     """Quantize the left operand of a product; `transpose` sums over the rows of x instead of its columns."""
-    if operands.hadamard:
-        x, transpose = hadamard_rotate(x.T if transpose else x), False
-    if operands.stochastic:
-        return _stochastic_left(x.T if transpose else x, operands, key)
-    return tensor_core.quantize_left(np.ascontiguousarray(x), transpose=transpose, **_kind(operands.format))
-
-
-def _stochastic_left(x: NDArray, operands: Operands, key: tuple[int, int]) -> Any:
-    """By the formats' definition: the random bits of element i are a hash of the key and i."""
-    packed = quantize(
-        np.ascontiguousarray(x), operands.format, ties="stochastic", seed=key[0], stream=key[1], nonfinite="propagate"
+    return tensor_core.quantize_left(
+        np.ascontiguousarray(x),
+        transpose=transpose,
+        hadamard=bool(operands.hadamard),
+        seed=key,
+        **_kind(operands.format),
     )
-    factor = 1.0 if packed.tensor_scale is None else packed.tensor_scale
-    kind = _kind(operands.format)["fmt"]
-    return tensor_core.left_from_packed(packed.codes, packed.scales, kind, factor, length=packed.shape[1])
 
 
 def _right(x: NDArray, operands: Operands) -> Any:
     """Quantize the right operand of a weight gradient, x^T, summing over its rows; always to nearest."""
-    if operands.hadamard:
-        return tensor_core.quantize_right(hadamard_rotate(x.T), **_kind(operands.format))
-    return tensor_core.quantize_right(np.ascontiguousarray(x), transpose=True, **_kind(operands.format))
+    return tensor_core.quantize_right(
+        np.ascontiguousarray(x), transpose=True, hadamard=bool(operands.hadamard), **_kind(operands.format)
+    )
 
 
 class Fp4Products:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..engine import Parameter, autograd, nn
+from ..files import check_output
 from .cache import DecodeCache
 from .card import Card
 from .compute import COMPUTES, LAYOUTS
@@ -17,7 +18,7 @@ from .recipe import Recipe, Select, get_recipe, selector
 from .report import DeviceReport
 from .state import device_state, load_device_state
 from .statistics import Statistics
-from .trace import Recorder, Steps, check_folder
+from .trace import Recorder, Steps
 
 MODES = ("training", "inference", "auto", "precision")
 
@@ -330,7 +331,7 @@ class Device:
             raise RuntimeError("this device is being traced already; one recording at a time")
         self.check()
         if path is not None:
-            check_folder(path)
+            check_output(path)
         self.recorder = recorder = Recorder(samples)
         try:
             yield recorder

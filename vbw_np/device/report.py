@@ -8,11 +8,10 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..files import write_whole
 from . import codec
-from .cache import relative_error
 from .card import PLANES
 from .link import tier_bytes
-from .trace import write_text
 
 if TYPE_CHECKING:
     from .card import Card
@@ -47,7 +46,7 @@ def measured_errors(card: Card) -> dict[str, float | None]:
             return {"coarse": None, "used": None, "all": None}
         weight = card.parameter.data
         planes = sorted({0, card.planes, card.offered_planes})
-        errors = {p: relative_error(weight, codec.decode(card._encode(weight, scales, p))) for p in planes}
+        errors = {p: codec.relative_error(weight, codec.decode(card._encode(weight, scales, p))) for p in planes}
     return {"coarse": errors[0], "used": errors[card.planes], "all": errors[card.offered_planes]}
 
 
@@ -187,7 +186,7 @@ class DeviceReport:
         if suffix not in kinds:
             ending = suffix or "nothing"
             raise ValueError(f"a report is written as {', '.join(kinds)}; {str(path)!r} ends in {ending!r}")
-        write_text(path, kinds[suffix]())
+        write_whole(path, kinds[suffix]())
 
     def as_json(self) -> str:
         return json.dumps(self.data, indent=2, allow_nan=False) + "\n"

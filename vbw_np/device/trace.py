@@ -8,8 +8,6 @@ import html
 import itertools
 import json
 import math
-import os
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -19,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..files import write_whole
 from ..formats import PackedTensor
 
 KINDS = {
@@ -235,7 +234,7 @@ class Recorder:
 
     def save(self, path: str | Path) -> None:
         """Write the Chrome trace as JSON, whole or not at all; open it at ui.perfetto.dev."""
-        write_text(path, json.dumps(self.chrome_trace(), separators=(",", ":"), allow_nan=False))
+        write_whole(path, json.dumps(self.chrome_trace(), separators=(",", ":"), allow_nan=False))
 
 
 class Steps(Sequence[Event]):
@@ -279,29 +278,3 @@ def _jsonable(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return [_jsonable(part) for part in value] if isinstance(value, tuple | list) else value
-
-
-def check_folder(path: str | Path) -> Path:
-    """`path`, if a file can be made there: found out before the work, not after it."""
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"cannot write {path}: the folder {path.parent} does not exist; create it first")
-    if path.is_dir():
-        raise IsADirectoryError(f"cannot write {path}: it is a folder; name a file in it")
-    return path
-
-
-def write_text(path: str | Path, text: str) -> None:
-    """Write a file whole or not at all: into a temporary one beside it, flushed, then renamed."""
-    path = check_folder(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
