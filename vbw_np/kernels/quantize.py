@@ -26,6 +26,7 @@ from ..formats.codec import _check_fitted as check_fitted
 from ..formats.packed import byte_shape, nested_edges, scale_shape
 from ..formats.random_bits import hash_keys
 from ..formats.scales import te_encode_scale
+from .dequantize import dequantize
 from .elementwise import PIECE, mix
 from .jit import block as block_ready
 from .jit import enabled, jit, leaf, pjit
@@ -58,6 +59,8 @@ from .lanes import (
     to_int,
     usplat,
 )
+
+__all__ = ["dequantize", "fit_scales", "is_known", "quantize", "row_amax", "tensor_amax"]
 
 empty = autograd.memory.empty
 
@@ -642,6 +645,11 @@ def quantize(
     if tops.max() >= _INFINITY:
         return _by_numpy(x, fmt, seed, stream, None, reuse)  # which says where the NaN or Inf is
     return packed
+
+
+def fit_scales(x: NDArray, format: str | formats.BlockFormat) -> formats.FittedScales:
+    """Twin of `formats.fit_scales`: what `quantize(x, format, reuse=...)` takes."""
+    return formats.FittedScales.of(quantize(x, format))
 
 
 def _quantize_quantiles(
