@@ -42,10 +42,15 @@ def nearly_normal(shape: tuple[int, ...], stream: int) -> np.ndarray:
 
 
 def to_bfloat16_values(x: np.ndarray) -> np.ndarray:
-    """Round float32 numbers to bfloat16 (nearest even), kept as float32."""
-    u = x.view(np.uint32)
+    """Round float32 numbers to bfloat16 (nearest even), kept as float32. NaN stays NaN."""
+    u = np.ascontiguousarray(x).view(np.uint32)
     rounded = (u + np.uint32(0x7FFF) + ((u >> np.uint32(16)) & np.uint32(1))) & np.uint32(0xFFFF0000)
-    return rounded.view(np.float32)
+    return np.where(np.isnan(x), x, rounded.view(np.float32))
+
+
+def for_profile(x: np.ndarray, profile: str) -> np.ndarray:
+    """The input as that profile's library gets it: a profile of bfloat16 arithmetic takes bfloat16 values."""
+    return to_bfloat16_values(x) if profile.endswith("-bf16") else x
 
 
 def choose(values: np.ndarray, shape: tuple[int, ...], stream: int) -> np.ndarray:

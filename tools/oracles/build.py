@@ -72,7 +72,7 @@ def modelopt_mx(x: torch.Tensor) -> Result:
     return {"codes": numpy_bytes(packed._quantized_data), "scales": numpy_bytes(scales).reshape(len(x), -1)}
 
 
-def compressed_tensors(preset: str, upcast: bool = False) -> Callable[[torch.Tensor], Result]:
+def compressed_tensors(preset: str, bfloat16: bool = False) -> Callable[[torch.Tensor], Result]:
     from compressed_tensors.compressors import BaseCompressor
     from compressed_tensors.quantization import QuantizationScheme
     from compressed_tensors.quantization.quant_scheme import PRESET_SCHEMES
@@ -83,6 +83,8 @@ def compressed_tensors(preset: str, upcast: bool = False) -> Callable[[torch.Ten
     compressor = BaseCompressor.get_value_from_registry(name)
 
     def run(x: torch.Tensor) -> Result:
+        if bfloat16:  # as the library gets a bfloat16 checkpoint: it forms amax / 6 in that dtype
+            x = x.to(torch.bfloat16)
         blocks = x.reshape(len(x), -1, scheme.weights.group_size)
         low, high = blocks.amin(dim=-1), blocks.amax(dim=-1)
         stored = generate_gparam(x.amin(), x.amax()) if preset == "NVFP4" else None
@@ -234,7 +236,7 @@ def record(run: Callable[[torch.Tensor], Result], profile: str, extra: tuple[str
     kept = {}
     makers = {**cases.LARGE, **{name: getattr(cases, name) for name in extra}}
     for case, make in makers.items():
-        result = run(torch.from_numpy(make()))
+        result = run(torch.from_numpy(cases.for_profile(make(), profile)))
         for part, array in result.items():
             key = f"{profile}/{case}/{part}"
             if part == "stored":
@@ -243,7 +245,7 @@ def record(run: Callable[[torch.Tensor], Result], profile: str, extra: tuple[str
                 kept[key + "-head"], kept[key + "-sha256"] = array[: cases.HEAD_ROWS], cases.digests(array)
         print(profile, case, flush=True)
     parts: dict[str, list[np.ndarray]] = {}
-    for row in cases.edges():
+    for row in cases.for_profile(cases.edges(), profile):
         try:
             result = run(torch.from_numpy(row[None].copy()))
         except Exception as error:
@@ -284,6 +286,7 @@ def main() -> None:
 
     arrays = record(compressed_tensors("NVFP4"), "compressed-tensors-0.20-nvfp4")
     arrays |= record(compressed_tensors("MXFP4"), "compressed-tensors-0.20-mxfp4", ("scale_boundaries",))
+    arrays |= record(compressed_tensors("NVFP4", bfloat16=True), "compressed-tensors-0.20-nvfp4-bf16")
     write("compressed_tensors", ("compressed-tensors",), real, arrays)
 
     arrays = record(bitsandbytes("nf4"), "bitsandbytes-nf4", ("codebook_ties",))

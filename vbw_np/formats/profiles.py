@@ -16,6 +16,7 @@ te-nvfp4[-16x16][-4over6-mse, -mae]  even        -0 becomes +0  0               
 torchao-0.18-nvfp4, -1level          even        -0 kept        2**-6 (byte 0x08)        amax / 2688   low first
 modelopt-nvfp4                       even        -0 becomes +0  1 (byte 0x38)            amax / 2688   low first
 compressed-tensors-0.20-nvfp4        even        -0 becomes +0  0.125 (byte 0x20)        2688 / amax   low first
+compressed-tensors-0.20-nvfp4-bf16   even        -0 becomes +0  0.125; amax / 6 in bf16  2688 / amax   low first
 ggml-nvfp4                           toward zero never -0       0                        separate      split 16
 bitsandbytes-nf4, -fp4               down        (codebook)     float32 0                none          high first
 ==================================== =========== ============== ======================== ============= ===========
@@ -240,12 +241,36 @@ def compressed_tensors_stored(amax: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(g), g, ONE).astype(np.float32)
 
 
-def compressed_tensors_nv_block(amax_b: np.ndarray, g: np.ndarray) -> np.ndarray:
-    """`E4M3(clamp(g * (amax_b / 6), -448, 448))`, and 0.125 where that is 0."""
+def _compressed_tensors_scale(sixth: np.ndarray, amax_b: np.ndarray, g: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore", over="ignore"):
-        scale = g * (amax_b / SIX)
+        scale = g * sixth
         code = nan_scale(E4M3.encode(np.clip(scale, np.float32(-448), np.float32(448)), "even"), scale, amax_b)
     return np.where(code == 0, np.uint8(0x20), code)
+
+
+def compressed_tensors_nv_block(amax_b: np.ndarray, g: np.ndarray) -> np.ndarray:
+    """`E4M3(clamp(g * (amax_b / 6), -448, 448))`, and 0.125 where that is 0."""
+    return _compressed_tensors_scale(amax_b / SIX, amax_b, g)
+
+
+def to_bfloat16(x: np.ndarray) -> np.ndarray:
+    """Round float32 numbers to bfloat16, nearest even, kept as float32; NaN stays NaN, Inf stays Inf."""
+    bits = bits_of(x)
+    bits = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) & np.uint32(0xFFFF0000)
+    return np.where(np.isnan(x), x, bits.view(np.float32).reshape(np.shape(x)))
+
+
+def compressed_tensors_stored_bf16(amax: np.ndarray) -> np.ndarray:
+    """The reciprocal convention for a bfloat16 checkpoint: reciprocal and product each rounded to bfloat16."""
+    with np.errstate(over="ignore"):
+        reciprocal = to_bfloat16(ONE / np.maximum(np.asarray(amax, np.float32), MIN_NORMAL))
+        g = to_bfloat16(LEVEL * reciprocal)
+    return np.where(np.isfinite(g), g, ONE).astype(np.float32)
+
+
+def compressed_tensors_nv_block_bf16(amax_b: np.ndarray, g: np.ndarray) -> np.ndarray:
+    """As in float32, but amax_b / 6 is rounded to bfloat16, the dtype of the observed extremes."""
+    return _compressed_tensors_scale(to_bfloat16(amax_b / SIX), amax_b, g)
 
 
 def compressed_tensors_nv_quotient(x: np.ndarray, s: np.ndarray, g: np.ndarray) -> np.ndarray:
@@ -317,6 +342,12 @@ _CT_NV = ScaleRule(
     compressed_tensors_nv_quotient,
     compressed_tensors_stored,
     reciprocal_multiplier,
+)
+_CT_NV_BF16 = replace(
+    _CT_NV,
+    name="compressed-tensors-nvfp4-bf16",
+    block=compressed_tensors_nv_block_bf16,
+    stored=compressed_tensors_stored_bf16,
 )
 _CT_MX = ScaleRule("compressed-tensors-mxfp4", "even rule", E8M0, compressed_tensors_mx, compressed_tensors_mx_quotient)
 _MODELOPT_MX = ScaleRule("modelopt-mxfp4", "ceil(log2(amax / 6))", E8M0, modelopt_mx, modelopt_mx_quotient)
@@ -429,6 +460,14 @@ _RECORDS = [
         "compressed-tensors",
         "0.20.0",
         _nv("compressed-tensors-0.20-nvfp4", _CT_NV, decode_order="divide"),
+        "nvfp4",
+        "library",
+    ),
+    Profile(
+        "compressed-tensors-0.20-nvfp4-bf16",
+        "compressed-tensors",
+        "0.20.0",
+        _nv("compressed-tensors-0.20-nvfp4-bf16", _CT_NV_BF16, nan_code=8, decode_order="divide"),
         "nvfp4",
         "library",
     ),
