@@ -74,7 +74,7 @@ def _dot_maddubs(e: Emitter, acc: ir.Value, right: ir.Value, left: ir.Value) -> 
     pairs = e.call(
         "llvm.x86.avx2.pmadd.ub.sw", vec(I16, 16), e.b.bitcast(right, bytes_ty), e.b.bitcast(left, bytes_ty)
     )
-    return e.b.add(acc, pairs)  # |sum of a lane| <= 8 * 2 * 24 * 12 = 4608: no saturation, no overflow
+    return e.b.add(acc, pairs)  # |a lane| <= 4 * 2 * 24 * 127 = 24384 before it is widened: no overflow
 
 
 def _dot_sdot(e: Emitter, acc: ir.Value, right: ir.Value, left: ir.Value) -> ir.Value:
@@ -86,6 +86,36 @@ def _dot_sdot(e: Emitter, acc: ir.Value, right: ir.Value, left: ir.Value) -> ir.
         e.b.bitcast(right, bytes_ty),
         e.b.bitcast(left, bytes_ty),
     )
+
+
+class Dots:
+    """Integer dot products under way, in 32 bits; where the instruction has 16, widened every 16 elements."""
+
+    def __init__(self, e: Emitter, isa: DotIsa, starts: dict):
+        self.e, self.isa, self.total = e, isa, dict(starts)
+        self.short = {key: ir.Constant(vec(I16, isa.lanes * 2), None) for key in starts}
+
+    def add(self, key: object, right: ir.Value, left: ir.Value) -> None:
+        """Add the products of 4 consecutive k."""
+        sums = self.total if self.isa.wide else self.short
+        sums[key] = self.isa.dot(self.e, sums[key], right, left)
+
+    def widen(self, group: int) -> None:
+        """After every group of 4 k of all keys."""
+        if self.isa.wide or group % 4 != 3:
+            return
+        e, ones = self.e, self.e.const(vec(I16, self.isa.lanes * 2), 1)
+        for key, short in self.short.items():
+            pairs = e.call("llvm.x86.avx2.pmadd.wd", vec(I32, self.isa.lanes), short, ones)
+            self.total[key] = e.b.add(self.total[key], pairs)
+            self.short[key] = ir.Constant(short.type, None)
+
+
+def _start(e: Emitter, isa: DotIsa, address: ir.Value) -> ir.Value:
+    """What the accumulators of a row start a block with."""
+    if not isa.offset:
+        return ir.Constant(vec(I32, isa.lanes), None)
+    return e.splat(e.load(I32, address), isa.lanes)
 
 
 ISAS = {
@@ -117,31 +147,19 @@ def emit_tile(isa: DotIsa, block: int) -> Callable[..., None]:
 
         def one_block(i: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
             a_at, b_at, s_at, sc_at = (e.times(i, n) for n in (block, block * 16, 4, 64))
-            dots = {}
-            for r in range(rows):
-                first = None
-                if isa.offset and isa.wide:
-                    first = e.splat(e.load(I32, e.at(start_rows[r], s_at)), lanes)
-                for v in range(vectors):
-                    zero = ir.Constant(int_ty if isa.wide else vec(I16, lanes * 2), None)
-                    dots[r, v] = first if first is not None else zero
+            starts = [_start(e, isa, e.at(start_rows[r], s_at)) for r in range(rows)]
+            dots = Dots(e, isa, {(r, v): starts[r] for r, v in tile})
             for group in range(block // 4):
                 right = [e.load(int_ty, e.at(c, b_at, group * 64)) for c in b_columns]
                 for r in range(rows):
                     left = e.splat(e.load(I32, e.at(a_rows[r], a_at, group * 4), align=1), lanes)
                     for v in range(vectors):
-                        dots[r, v] = isa.dot(e, dots[r, v], right[v], left)
-            if not isa.wide:
-                ones = e.const(vec(I16, lanes * 2), 1)
-                for r in range(rows):
-                    first = e.splat(e.load(I32, e.at(start_rows[r], s_at)), lanes)
-                    for v in range(vectors):
-                        total = e.call("llvm.x86.avx2.pmadd.wd", int_ty, dots[r, v], ones)
-                        dots[r, v] = e.b.add(total, first)
+                        dots.add((r, v), right[v], left)
+                dots.widen(group)
             right_scales = [e.load(float_ty, e.at(c, sc_at)) for c in scale_columns]
             left_scales = [e.splat(e.load(F32, e.at(c, s_at)), lanes) for c in scale_rows]
             return [
-                e.fma(e.b.sitofp(dots[r, v], float_ty), e.b.fmul(left_scales[r], right_scales[v]), total)
+                e.fma(e.b.sitofp(dots.total[r, v], float_ty), e.b.fmul(left_scales[r], right_scales[v]), total)
                 for (r, v), total in zip(tile, sums, strict=True)
             ]
 
@@ -154,24 +172,36 @@ def emit_tile(isa: DotIsa, block: int) -> Callable[..., None]:
     return emit
 
 
-def emit_decode(isa_lanes: int, offset: int) -> Callable[..., None]:
-    """Decode panels: `count` times 64 bytes of codes become 128 bytes of values (+ offset): low nibbles, high."""
+_SHUFFLE = {64: "llvm.x86.avx512.pshuf.b.512", 32: "llvm.x86.avx2.pshuf.b", 16: "llvm.aarch64.neon.tbl1.v16i8"}
+
+
+def _register_decoder(e: Emitter, n_bytes: int, offset: int) -> Callable[[ir.Value], tuple[ir.Value, ir.Value]]:
+    """A function from a vector of code bytes to two of values (+ offset): low nibbles, high nibbles."""
     magnitudes = (0, 1, 2, 3, 4, 6, 8, 12)
     values = [m + offset for m in magnitudes] + [offset - m for m in magnitudes]
+    ty, short_ty = vec(I8, n_bytes), vec(I16, n_bytes // 2)
+    table = e.const(ty, [v & 0xFF for v in values] * (n_bytes // 16))
+    low_mask, four = e.const(ty, 15), e.const(short_ty, 4)
+
+    def decode_bytes(codes: ir.Value) -> tuple[ir.Value, ir.Value]:
+        high = e.b.bitcast(e.b.lshr(e.b.bitcast(codes, short_ty), four), ty)
+        low, high = (e.call(_SHUFFLE[n_bytes], ty, table, e.b.and_(x, low_mask)) for x in (codes, high))
+        return low, high
+
+    return decode_bytes
+
+
+def emit_decode(isa_lanes: int, offset: int) -> Callable[..., None]:
+    """Decode panels: `count` times 64 bytes of codes become 128 bytes of values (+ offset): low nibbles, high."""
     n_bytes = isa_lanes * 4
-    shuffle = {64: "llvm.x86.avx512.pshuf.b.512", 32: "llvm.x86.avx2.pshuf.b", 16: "llvm.aarch64.neon.tbl1.v16i8"}
 
     def emit(e: Emitter, source: ir.Value, target: ir.Value, count: ir.Value) -> None:
-        ty = vec(I8, n_bytes)
-        table = e.const(ty, [v & 0xFF for v in values] * (n_bytes // 16))
-        low_mask, four = e.const(ty, 15), e.const(vec(I16, n_bytes // 2), 4)
+        decoder = _register_decoder(e, n_bytes, offset)
 
         def body(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
             for part in range(64 // n_bytes):
-                codes = e.load(ty, e.at(source, e.times(i, 64), part * n_bytes))
-                high = e.b.bitcast(e.b.lshr(e.b.bitcast(codes, vec(I16, n_bytes // 2)), four), ty)
-                for half, nibbles in enumerate((codes, high)):
-                    decoded = e.call(shuffle[n_bytes], ty, table, e.b.and_(nibbles, low_mask))
+                halves = decoder(e.load(vec(I8, n_bytes), e.at(source, e.times(i, 64), part * n_bytes)))
+                for half, decoded in enumerate(halves):
                     e.store(decoded, e.at(target, e.times(i, 128), half * 64 + part * n_bytes))
             return []
 
@@ -183,7 +213,7 @@ def emit_decode(isa_lanes: int, offset: int) -> Callable[..., None]:
 def emit_tile_portable(block: int, rows: int = 4) -> Callable[..., None]:
     """The code generator of a tile loop in plain vector IR, for any CPU: right values are int8 `[K][16]`.
 
-    A block's products are summed in 16 bits (|sum| <= 32 * 144 = 4608), so a register holds twice the lanes.
+    Products of 16 k are summed in 16 bits (|sum| <= 16 * 12 * 127), so a register holds twice the lanes.
     """
     short_ty, float_ty = vec(I16, 16), vec(F32, 16)
 
@@ -199,9 +229,13 @@ def emit_tile_portable(block: int, rows: int = 4) -> Callable[..., None]:
                 lefts = [e.b.sext(e.load(I8, e.at(row, k)), I16) for row in a_rows]
                 return [e.b.add(d, e.b.mul(e.splat(x, 16), right)) for d, x in zip(dots, lefts, strict=True)]
 
-            first, last = e.times(i, block), e.times(e.at(i, 1), block)
-            zeros = [ir.Constant(short_ty, None)] * rows
-            dots = e.loop(last, zeros, one_k, start=first)
+            dots = None
+            for part in range(0, block, 16):
+                first = e.at(e.times(i, block), part)
+                zeros = [ir.Constant(short_ty, None)] * rows
+                sums16 = e.loop(e.at(first, 16), zeros, one_k, start=first)
+                wide = [e.b.sext(d, vec(I32, 16)) for d in sums16]
+                dots = wide if dots is None else [e.b.add(x, y) for x, y in zip(dots, wide, strict=True)]
             right = e.load(float_ty, e.at(b_scales, e.times(i, 64)))
             lefts = [e.splat(e.load(F32, e.at(row, e.times(i, 4))), 16) for row in scale_rows]
             return [
@@ -312,6 +346,71 @@ def _unbox_kernel_path(typ, obj, c):  # type: ignore[no-untyped-def]
     return NativeValue(c.context.get_dummy_value())
 
 
+def emit_matvec(kp: KernelPath, fmt: str, rows: int) -> Callable[..., None]:
+    """The code generator of a product of one panel, straight from its packed bytes, with a few left rows.
+
+    Every 64 code bytes are decoded in registers, once for all rows; scale bytes are decoded where they are used.
+    """
+    isa, block = ISAS[kp.path], kp.block
+    lanes, parts = isa.lanes, 16 // isa.lanes
+    n_bytes = lanes * 4
+    byte_ty, int_ty, float_ty = vec(I8, n_bytes), vec(I32, lanes), vec(F32, lanes)
+    keys = [(r, v) for r in range(rows) for v in range(parts)]
+
+    def half_scale(e: Emitter, address: ir.Value) -> ir.Value:
+        """Half the value of 16 / parts scale bytes."""
+        code = e.b.zext(e.load(vec(I8, lanes), address), int_ty)
+        if fmt == "nvfp4":  # E4M3's fields in float32's places; the multiplication moves the bias, subnormals too
+            fields = e.b.bitcast(e.b.shl(code, e.const(int_ty, 20)), float_ty)
+            value = e.b.fmul(fields, e.const(float_ty, 2.0**119))
+            bad = e.b.icmp_signed("==", e.b.and_(code, e.const(int_ty, 127)), e.const(int_ty, 127))
+        else:
+            low = e.b.shl(e.const(int_ty, 0x00200000), e.b.and_(code, e.const(int_ty, 1)))
+            high = e.b.shl(e.b.sub(code, e.const(int_ty, 1)), e.const(int_ty, 23))
+            small = e.b.icmp_signed("<", code, e.const(int_ty, 2))
+            value = e.b.bitcast(e.b.select(small, low, high), float_ty)
+            bad = e.b.icmp_signed("==", code, e.const(int_ty, 255))
+        nan = e.b.bitcast(e.const(int_ty, 0x7FC00000), float_ty)
+        return e.b.select(bad, nan, value)
+
+    def emit(e: Emitter, a, a_stride, start, a_scales, s_stride, codes, scales, blocks, out, out_stride):  # type: ignore[no-untyped-def]
+        decoder = _register_decoder(e, n_bytes, isa.offset)
+        a_rows = [e.at(a, e.times(a_stride, r)) for r in range(rows)]
+        start_rows = [e.at(start, e.times(s_stride, r)) for r in range(rows)]
+        scale_rows = [e.at(a_scales, e.times(s_stride, r)) for r in range(rows)]
+
+        def one_block(i: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
+            a_at, b_at, s_at = (e.times(i, n) for n in (block, block * 8, 4))
+            starts = [_start(e, isa, e.at(start_rows[r], s_at)) for r in range(rows)]
+            dots = Dots(e, isa, {(r, v): starts[r] for r, v in keys})
+            for pair in range(block // 8):
+                halves = [decoder(e.load(byte_ty, e.at(codes, b_at, pair * 64 + v * n_bytes))) for v in range(parts)]
+                for half in range(2):
+                    group = pair * 2 + half
+                    for r in range(rows):
+                        left = e.splat(e.load(I32, e.at(a_rows[r], a_at, group * 4), align=1), lanes)
+                        for v in range(parts):
+                            dots.add((r, v), e.b.bitcast(halves[v][half], int_ty), left)
+                    dots.widen(group)
+            right = [half_scale(e, e.at(scales, e.times(i, 16), v * lanes)) for v in range(parts)]
+            lefts = [e.splat(e.load(F32, e.at(row, s_at)), lanes) for row in scale_rows]
+            return [
+                e.fma(e.b.sitofp(dots.total[r, v], float_ty), e.b.fmul(lefts[r], right[v]), total)
+                for (r, v), total in zip(keys, sums, strict=True)
+            ]
+
+        zeros = [ir.Constant(float_ty, None)] * len(keys)
+        for (r, v), total in zip(keys, e.loop(blocks, zeros, one_block), strict=True):
+            e.store(total, e.at(out, e.times(out_stride, r), v * n_bytes))
+
+    return emit
+
+
+def _emit_matvec_of(kp: KernelPath, e: Emitter, *args: ir.Value) -> None:
+    path, fmt, rows = kp.path.split("+")
+    emit_matvec(KernelPath(path, kp.block), fmt, int(rows))(e, *args)
+
+
 def _emit_tile_of(kp: KernelPath, e: Emitter, *args: ir.Value) -> None:
     kp.emitters()[0](e, *args)
 
@@ -325,6 +424,11 @@ tile = path_intrinsic(len(TILE_ARGUMENTS), _emit_tile_of)
 
 decode = path_intrinsic(3, _emit_decode_of)
 """`decode(kernel_path, source, target, count)`: `count` x 64 code bytes to 128 bytes of what `tile` reads."""
+
+matvec_panel = path_intrinsic(10, _emit_matvec_of)
+"""`matvec_panel(KernelPath("path+format+rows", block), a, a_stride, start, a_scales, scales_stride, codes, scale bytes,
+blocks, out, out_stride)`: 16 columns of the product, from packed bytes."""
+
 
 def _constant_of(attribute: str) -> Callable:
     return path_intrinsic(0, lambda kp, e: e.int(getattr(kp, attribute)))
