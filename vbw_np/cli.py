@@ -36,6 +36,7 @@ ROOMS = (
     "vbw_np.device.commands",
     "vbw_np.formats.commands",
     "vbw_np.data.commands",
+    "vbw_np.kernels.warmup",
     "vbw_np.teach",
     "vbw_np.doctor",
 )
