@@ -9,8 +9,9 @@ import json
 import math
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ..files import check_output, write_whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,9 +65,7 @@ def run_generate(arguments: argparse.Namespace) -> int:
     get_recipe(arguments.recipe)  # settings first: a typing error shall not wait for a large file
     Sampling(arguments.temperature, arguments.top_k, arguments.top_p, arguments.seed)
     if arguments.json is not None:
-        from ..device.trace import check_folder
-
-        check_folder(arguments.json)
+        check_output(arguments.json)
     if arguments.threads is not None:
         from .threads import set_threads
 
@@ -181,8 +180,6 @@ class TextWriter:
 def _write_json(
     arguments: argparse.Namespace, trained: TrainedModel, result: Generation, **more: Any
 ) -> None:
-    from ..device.trace import write_text
-
     kept = ("checkpoint", "prompt", "max_new_tokens", "temperature", "top_k", "top_p", "seed", "recipe", "compute")
     rate = result.tokens_per_second
     record = {
@@ -195,4 +192,4 @@ def _write_json(
         "tokens_per_second": None if math.isnan(rate) else rate,
         **more,
     }
-    write_text(Path(arguments.json), json.dumps(record, allow_nan=False, ensure_ascii=False) + "\n")
+    write_whole(arguments.json, json.dumps(record, allow_nan=False, ensure_ascii=False) + "\n")
