@@ -93,12 +93,14 @@ class Card:
         """
         # A weight in full precision is the master itself: nobody may write it while it is multiplied with.
         held = self.parameter.lock if self.format is None else contextlib.nullcontext()
-        path = self.path()
         rows = x.size // x.shape[-1]
+        path = self.path(rows)
         with self.device.span("compute", self.name, path=path), held:
             weight = self.use(path)
             with self.device.span("matmul", self.name, rows=rows, shape=self.parameter.shape) as values:
-                if path == "fp4":
+                if path == "packed":
+                    output, vjp = compute.packed_linear(weight, x, *rest)
+                elif path == "fp4":
                     products = compute.Fp4Products(self, weight)
                     output, vjp = compute.FP4_TWINS[dense.name](products, x, *rest, **static)
                 else:
@@ -106,11 +108,14 @@ class Card:
                 values.update(x=x, product=output)
         return output, self._gradients(vjp)
 
-    def path(self) -> str:
-        """The way this card computes now: one of `compute.LAYOUTS`."""
+    def path(self, rows: int) -> str:
+        """The way this card multiplies so many rows now: one of `compute.LAYOUTS`."""
         if self.format is None:
             return "dequant"
-        return "fp4" if self.recipe.activation is not None or self.device.compute == "fp4" else "dequant"
+        if self.recipe.activation is not None or self.device.compute == "fp4":
+            return "fp4"
+        few = self.device.compute == "packed" and rows <= compute.FEW_ROWS and not autograd.is_grad_enabled()
+        return "packed" if few else "dequant"
 
     def _gradients(self, vjp: tuple[Callable, ...]) -> tuple[Callable, ...]:
         if not vjp:

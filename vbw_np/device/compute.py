@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from ..engine import F, autograd
 from ..formats import PackedTensor, get_format
-from ..kernels import relayout, tensor_core
+from ..kernels import gemv, relayout, tensor_core
 from . import codec
-from .recipe import Operands
+from .recipe import Operands, Recipe
 
 if TYPE_CHECKING:
     from .card import Card
@@ -62,7 +62,7 @@ def weight_panels(card: Card) -> WeightPanels:
     """
     packed, recipe = card.packed, card.recipe
     backward = None
-    if recipe.gradient is not None and not card.dropped:
+    if recipe.gradient is not None and card.device.mode_now() != "inference":
         if packed.format.block_rows == packed.format.block:
             backward = relayout.transposed_right_operand(packed)
         else:
@@ -124,6 +124,11 @@ class Fp4Products:
         out = empty((len(g), width)) if out is None else out
         if operands is None:
             return np.matmul(g, codec.decode(self.panels.packed), out=out)
+        if self.panels.backward is None:
+            raise RuntimeError(
+                f"card {self.card.name}: mode 'inference' lays weights out for the forward product only; "
+                "use mode 'training' or 'auto' to train"
+            )
         return tensor_core.matmul(_left(g, operands, self._key(operands)), self.panels.backward, out=out)
 
     def to_weight(self, g: NDArray, x: NDArray, out: NDArray | None = None) -> NDArray:
@@ -178,5 +183,38 @@ def fp4_linear_cross_entropy(products: Fp4Products, x: NDArray, *, targets: NDAr
 FP4_TWINS = {"linear": fp4_linear, "linear_cross_entropy": fp4_linear_cross_entropy}
 """What runs on the tensor core in place of a dense primitive, by the primitive's name."""
 
-LAYOUTS = {"dequant": lambda card: codec.decode(card.packed), "fp4": weight_panels}
+def packed_linear(panels: WeightPanels, x: NDArray, bias: NDArray | None) -> tuple[NDArray, Any]:
+    """`linear` for few rows, straight from packed bytes, with activations rounded to 8-bit integers; no gradients."""
+    rows = _rows(x)
+    y = gemv.matvec(rows, panels.forward, out=empty((len(rows), panels.forward.shape[0])), activations="int8")
+    if bias is not None:
+        y += bias
+    return y.reshape(*x.shape[:-1], y.shape[-1]), ()
+
+
+LAYOUTS = {"dequant": lambda card: codec.decode(card.packed), "fp4": weight_panels, "packed": weight_panels}
 """What the compute unit wants of a weight, by way of computing."""
+
+FEW_ROWS = 16
+"""Most rows that `packed` multiplies; more are left to `dequant`."""
+
+
+def check_compute(compute: str, recipe: Recipe) -> None:
+    """Raise if `recipe` keeps weights that the named way of computing cannot multiply with.
+
+    Raises
+    ------
+    ValueError
+        No such way; or the tensor core does not know the recipe's weight format, or only its coarse tier.
+    """
+    if compute not in COMPUTES:
+        raise ValueError(f"there is no way to compute {compute!r}; there are: {', '.join(COMPUTES)}")
+    if recipe.weight is None:
+        return
+    record = get_format(recipe.weight)
+    wanted = compute in ("fp4", "packed") or recipe.activation is not None
+    if wanted and (not relayout.is_known(record) or recipe.fine != "never"):
+        raise ValueError(
+            f"recipe {recipe.name}: the virtual tensor core multiplies NVFP4 and MXFP4 weights of one tier, not "
+            f"{record.name}{' with its fine tier' if recipe.fine != 'never' else ''}; use compute='dequant'"
+        )

@@ -12,7 +12,7 @@ from ..engine import Parameter, autograd, nn
 from ..files import check_output
 from .cache import DecodeCache
 from .card import Card
-from .compute import COMPUTES, LAYOUTS
+from .compute import LAYOUTS, check_compute
 from .link import Link
 from .recipe import Recipe, Select, get_recipe, selector
 from .report import DeviceReport
@@ -53,10 +53,11 @@ class Device:
         Capacity of the decode cache.
     verify : bool
         Debug mode: hash every weight at every use and report a change that moved no version.
-    compute : {"auto", "dequant", "fp4"}
-        How products are computed: decode the weight and multiply in float32 (`dequant`), or quantize the activations
-        too and use the virtual tensor core (`fp4`). `auto` is `fp4` for recipes that quantize activations, else
-        `dequant`.
+    compute : {"auto", "dequant", "fp4", "packed"}
+        How products are computed: decode the weight and multiply in float32 (`dequant`); quantize the activations
+        too and use the virtual tensor core (`fp4`); or, for up to 16 rows without gradients, multiply straight from
+        the packed bytes with activations in 8-bit integers, and otherwise as `dequant` (`packed`). `auto` is `fp4`
+        for recipes that quantize activations, else `dequant`.
     seed : int
         For stochastic rounding.
     """
@@ -90,8 +91,7 @@ class Device:
                 "decide nothing; take a recipe that does, such as nvfp4-boh"
             )
         self.verify = verify
-        if compute not in COMPUTES:
-            raise ValueError(f"there is no way to compute {compute!r}; there are: {', '.join(COMPUTES)}")
+        check_compute(compute, self.recipe)
         self.compute = compute
         self.generator = autograd.Generator(seed)
         self._keys = threading.Lock()

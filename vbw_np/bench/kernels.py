@@ -1,0 +1,329 @@
+"""``vbw bench kernels``: every kernel against numpy, in the same process and in turns.
+
+A case has our function, numpy's (or the readable definition), the work that both do, and the goal, if there is one.
+Speeds are ratios of medians within one run; the share of the machine's limit uses limits that small kernels of ours
+measure in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+VERBS = {"kernels": "each kernel against numpy, in turns, with its share of the machine's limit"}
+
+QUICK = 4
+"""``--quick`` divides the sizes by about this."""
+
+
+@dataclasses.dataclass
+class Case:
+    """One comparison.
+
+    Attributes
+    ----------
+    group, name : str
+    unit : str
+        Of `work` a second: "GB" for bytes moved, "GFLOP" for arithmetic.
+    work : float
+        Bytes or operations of one call, in units of 1e9.
+    ours, numpy : callable
+        Both do the same work; `numpy` may be None where there is nothing to compare with.
+    goal : float or None
+    goal_kind : str
+        "speedup" (ours at least `goal` times as fast as numpy), "share" (time at most `goal` times numpy's) or "rate"
+        (at least `goal` units a second).
+    limit : str
+        Which measured limit bounds it: "read", "copy", "fp32" or "int8".
+    """
+
+    group: str
+    name: str
+    unit: str
+    work: float
+    ours: Callable[[], object]
+    numpy: Callable[[], object] | None
+    goal: float | None = None
+    goal_kind: str = "speedup"
+    limit: str = "copy"
+
+
+def add_commands(subparsers: argparse._SubParsersAction) -> None:
+    """Add ``vbw bench kernels``."""
+    parser = subparsers.add_parser("kernels", help=VERBS["kernels"], description=__doc__)
+    parser.add_argument("--only", metavar="TEXT", help="the cases whose group or name contains TEXT")
+    parser.add_argument("--rounds", type=int, default=9, metavar="N", help="measurements of each function (9)")
+    parser.add_argument("--threads", type=int, metavar="N", help="for BLAS and numba (as many as they take)")
+    parser.add_argument("--quick", action="store_true", help="small sizes: to see that all runs, not how fast")
+    parser.add_argument("--json", metavar="FILE", help="write everything with raw samples; '-': to stdout, no table")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure and print; returns the exit code."""
+    from ..errors import UserError
+    from ..files import check_output, write_whole
+    from .environment import prepare_process
+
+    if arguments.rounds < 1:
+        raise UserError(f"--rounds {arguments.rounds}: at least one measurement is needed")
+    file = None if arguments.json in (None, "-") else check_output(arguments.json)
+    taken_away = prepare_process(arguments.threads)
+    result = measure(arguments.only, arguments.rounds, arguments.quick)
+    result["variables_taken_away"] = taken_away
+    text = json.dumps(result, indent=2, allow_nan=False) + "\n"
+    if arguments.json == "-":
+        sys.stdout.write(text)
+    else:
+        print(table(result))
+    if file is not None:
+        write_whole(file, text)
+    return 0
+
+
+def measure(only: str | None = None, rounds: int = 9, quick: bool = False) -> dict[str, Any]:
+    """All cases (whose group or name contains `only`), as plain data with raw samples in seconds."""
+    from ..errors import UserError
+    from ..kernels import cpu, jit
+    from . import timing
+    from .environment import describe
+
+    limits = machine_limits()
+    rows = []
+    for case in cases(quick):
+        if only and only not in case.group and only not in case.name:
+            continue
+        print(f"measuring {case.group}: {case.name}", file=sys.stderr)
+        functions = {"ours": case.ours} | ({"numpy": case.numpy} if case.numpy else {})
+        samples = timing.interleaved(functions, rounds)
+        seconds = {name: timing.median(values) for name, values in samples.items()}
+        rate = case.work / seconds["ours"]
+        speedup = timing.paired_ratio(samples["numpy"], samples["ours"]) if case.numpy else None
+        reached = {"speedup": speedup, "share": 1 / speedup if speedup else None, "rate": rate}[case.goal_kind]
+        met = None
+        if case.goal is not None and reached is not None:
+            met = reached <= case.goal if case.goal_kind == "share" else reached >= case.goal
+        rows.append(
+            {
+                "group": case.group,
+                "name": case.name,
+                "unit": case.unit,
+                "work": case.work,
+                "seconds": seconds,
+                "samples_s": samples,
+                "rate_per_s": rate,
+                "speedup": speedup,
+                "limit": case.limit,
+                "limit_share": rate / limits[case.limit] if limits.get(case.limit) else None,
+                "goal": case.goal,
+                "goal_kind": case.goal_kind,
+                "met": met,
+            }
+        )
+    if not rows:
+        raise UserError(f"no kernel's group or name contains {only!r}; leave --only out to see them all")
+    return {
+        "schema_version": 1,
+        "quick": quick,
+        "rounds": rounds,
+        "path": cpu.choose_path(),
+        "limits": limits,
+        "jit_seconds": jit.compile_seconds(),
+        "machine": describe(),
+        "cases": rows,
+    }
+
+
+def machine_limits() -> dict[str, float]:
+    """What this machine can do, measured now: GB/s read and copied, GFLOP/s in fp32, GOP/s in byte products."""
+    from ..kernels import peaks
+
+    return peaks.measure()
+
+
+def cases(quick: bool) -> Iterator[Case]:
+    """The cases, made one at a time so that their arrays do not all live at once."""
+    yield from _quantize_cases(quick)
+    yield from _product_cases(quick)
+    yield from _vector_cases(quick)
+    yield from _step_cases(quick)
+
+
+def _size(n: int, quick: bool) -> int:
+    return max(n // QUICK, 1) if quick else n
+
+
+def _normal(*shape: int) -> Any:
+    import numpy as np
+
+    return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+
+
+def _quantize_cases(quick: bool) -> Iterator[Case]:
+    import numpy as np
+
+    from ..kernels.dequantize import dequantize
+    from ..kernels.quantize import quantize
+
+    for rows, columns in ((4096, 4096), (50_000, 256)):
+        x = _normal(_size(rows, quick), columns)
+        amax = np.float32(np.abs(x).max())
+        shape = f"{x.shape[0]} x {x.shape[1]}"
+        gigabytes = x.nbytes / 1e9
+        for fmt, goal, known in (("mxfp4", 30, None), ("nvfp4", 25, amax), ("nvfp4", 15, None)):
+            out = quantize(x, fmt)
+            label = f"{fmt}{', amax known' if known is not None else ''}, {shape}"
+            yield Case(
+                "quantize and pack", label, "GB", gigabytes,
+                lambda f=fmt, k=known, o=out, x=x: quantize(x, f, amax=k, out=o), None, goal, "rate", "read",
+            )  # fmt: skip
+        for fmt in ("mxfp4", "nvfp4"):
+            packed = quantize(x, fmt)
+            out = np.empty_like(x)
+            yield Case(
+                "dequantize", f"{fmt}, {shape}", "GB", gigabytes,
+                lambda p=packed, o=out: dequantize(p, out=o), None, 38, "rate", "copy",
+            )  # fmt: skip
+
+
+def _product_cases(quick: bool) -> Iterator[Case]:
+    import numpy as np
+
+    from ..kernels import tensor_core as tc
+
+    for n, k in ((1024, 1024), (4096, 4096), (50_000, 256)):
+        m, n = _size(1024, quick), _size(n, quick)
+        x, w = _normal(m, k), _normal(n, k)
+        out, plain = np.empty((m, n), np.float32), np.empty((m, n), np.float32)
+        for fmt, goal in (("mxfp4", 3.0), ("nvfp4", 2.7)):
+            right, left = tc.quantize_right(w, fmt), tc.quantize_left(x, fmt)
+            yield Case(
+                "FP4 x FP4 against sgemm", f"{fmt}, {m} x {k} times {k} x {n}, activations quantized too", "GFLOP",
+                2e-9 * m * n * k,
+                lambda x=x, f=fmt, r=right, l=left, o=out: tc.matmul(tc.quantize_left(x, f, out=l), r, out=o),
+                lambda x=x, w=w, o=plain: np.matmul(x, w.T, out=o), goal, "speedup", "int8",
+            )  # fmt: skip
+
+
+def _vector_cases(quick: bool) -> Iterator[Case]:
+    import numpy as np
+
+    from ..kernels import gemv, tensor_core
+
+    size = _size(4096, quick)
+    w = _normal(size, size)
+    for columns in (1, 8):
+        x = _normal(columns, size)
+        plain = np.empty((columns, size), np.float32)
+        for fmt in ("mxfp4", "nvfp4"):
+            for kind in ("int8", "fp4"):
+                right = tensor_core.quantize_right(w, fmt)
+                out = np.empty((columns, size), np.float32)
+                yield Case(
+                    "W x from packed bytes against sgemv",
+                    f"{fmt}, {size} x {size}, {columns} column{'s' if columns > 1 else ''}, {kind} activations",
+                    "GFLOP", 2e-9 * size * size * columns,
+                    lambda r=right, x=x, k=kind, o=out: gemv.matvec(x, r, o, activations=k),
+                    lambda x=x, o=plain: np.matmul(x, w.T, out=o), 15.0, "speedup", "read",
+                )  # fmt: skip
+
+
+def _step_cases(quick: bool) -> Iterator[Case]:
+    """Twins against the readable definitions that they stand for."""
+    import numpy as np
+
+    from ..engine import F, autograd, nn, optim
+
+    rng = np.random.default_rng(0)
+    rows, classes = _size(1016, quick), _size(50_000, quick)
+    logits, targets = _normal(rows, classes), rng.integers(0, classes, rows)
+    yield Case(
+        "rest of a step", f"cross-entropy and its gradient, {rows} x {classes}", "GB", 2e-9 * logits.nbytes,
+        lambda: F.cross_entropy_into_gradient.run(logits, targets, 1.0),
+        lambda: _plain_cross_entropy(logits, targets), 0.35, "share", "copy",
+    )  # fmt: skip
+    size = _size(35_862_532, quick)
+    arrays = [np.zeros(size, np.float32) + np.float32(1e-3) for _ in range(4)]
+    settings = {"step": 3, "lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "decay": 0.0, "decoupled": False}
+    source, target = np.ones(7 * size // 2, np.float32), np.ones(7 * size // 2, np.float32)
+    yield Case(
+        "rest of a step", f"Adam, {size:,} parameters, against a copy of the bytes it must move", "GB",
+        7 * 4e-9 * size, lambda: optim.adam_update.run(*arrays, **settings), lambda: np.copyto(target, source),
+        1.1, "share", "copy",
+    )  # fmt: skip
+    tokens, width, hidden = _size(1024, quick), 256, 1024
+    table = (
+        (F.gelu, (_normal(tokens, hidden),), {}),
+        (F.layer_norm, (_normal(tokens, width), _normal(width), _normal(width)), {}),
+        (F.softmax, (_normal(8, 4, 128, 128),), {"axis": -1}),
+        (F.dropout_by_key, (_normal(tokens, width),), {"p": 0.1, "key": (1, 2)}),
+        (nn.gru_gates, (_normal(tokens, 3 * width), _normal(tokens, 3 * width), _normal(tokens, width)), {}),
+        (nn.mix_experts, (_normal(tokens, 4), *(_normal(tokens, width) for _ in range(4))), {}),
+        (autograd.ops.take_rows, (_normal(classes, width),), {"rows": rng.integers(0, classes, tokens)}),
+    )
+    for primitive, inputs, static in table:
+        shape = " x ".join(map(str, inputs[0].shape))
+        yield Case(
+            "rest of a step", f"{primitive.name} forward and backward, {shape}", "GB",
+            2e-9 * sum(a.nbytes for a in inputs),
+            lambda p=primitive, a=inputs, s=static: _both_ways(p.run, a, s),
+            lambda p=primitive, a=inputs, s=static: _both_ways(p.reference, a, s), None, "speedup", "copy",
+        )  # fmt: skip
+    distances = rng.exponential(size=(32, 128, 128)).astype(np.float32)
+    yield Case(
+        "rest of a step", "shortest paths, 32 graphs of 128", "GFLOP", 2e-9 * 32 * 128**3,
+        lambda: autograd.graph.shortest_paths.run(distances),
+        lambda: autograd.graph.shortest_paths.reference(distances), None, "speedup", "fp32",
+    )  # fmt: skip
+
+
+def _plain_cross_entropy(logits: Any, targets: Any) -> Any:
+    """What a careful numpy program does: loss and gradient, over all logits, in place where it can."""
+    import numpy as np
+
+    gradient = logits - logits.max(axis=1, keepdims=True)
+    hit = gradient[np.arange(len(targets)), targets]
+    np.exp(gradient, out=gradient)
+    total = gradient.sum(axis=1, keepdims=True)
+    gradient /= total
+    gradient[np.arange(len(targets)), targets] -= 1
+    return (np.log(total[:, 0]) - hit).mean(), gradient
+
+
+def _both_ways(function: Callable, inputs: tuple, static: dict[str, Any]) -> None:
+    output, vjp = function(*inputs, **static)
+    if callable(vjp):
+        vjp(output)
+    else:
+        for part in vjp:
+            part(output)
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result for people."""
+    limits = ", ".join(f"{name} {value:.0f}" for name, value in result["limits"].items())
+    lines = [
+        f"kernel path: {result['path']}; measured limits (GB/s or GOP/s): {limits}",
+        f"compiling and loading kernels took {result['jit_seconds']:.1f} s and is not in the times below",
+    ]
+    group = None
+    for row in result["cases"]:
+        if row["group"] != group:
+            group = row["group"]
+            lines += ["", group]
+        times = f"{1e3 * row['seconds']['ours']:9.3f} ms {row['rate_per_s']:8.1f} {row['unit']}/s"
+        share = "" if row["limit_share"] is None else f"{row['limit_share']:5.0%} of {row['limit']}"
+        ratio = "" if row["speedup"] is None else f"{row['speedup']:6.2f} x numpy"
+        lines.append(f"  {row['name']:<66} {times}  {share:<14} {ratio:<14} {_goal(row)}".rstrip())
+    return "\n".join(lines)
+
+
+def _goal(row: dict[str, Any]) -> str:
+    if row["goal"] is None:
+        return ""
+    kind = {"speedup": ">= {:g} x numpy", "share": "<= {:g} of its time", "rate": ">= {:g} " + row["unit"] + "/s"}
+    return f"goal {kind[row['goal_kind']].format(row['goal'])}: {'met' if row['met'] else 'MISSED'}"

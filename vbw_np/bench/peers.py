@@ -1,0 +1,228 @@
+"""``vbw bench peers``: the same work in other libraries, side by side in one process.
+
+A peer that is not installed is named as missing and left out; ``make peers`` installs them all in an environment of
+its own. The peers do not all produce the same format: the table says which one each does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+VERBS = {"peers": "the same work in torch, torchao, bitsandbytes, gguf and ml_dtypes, where they are installed"}
+
+PEERS = ("torch", "torchao", "bitsandbytes", "gguf", "ml_dtypes")
+
+
+def add_commands(subparsers: argparse._SubParsersAction) -> None:
+    """Add ``vbw bench peers``."""
+    parser = subparsers.add_parser("peers", help=VERBS["peers"], description=__doc__)
+    parser.add_argument("--size", type=int, default=4096, metavar="N", help="rows and columns of the matrix (4096)")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="measurements of each function (5)")
+    parser.add_argument("--threads", type=int, metavar="N", help="for every library (as many as they take)")
+    parser.add_argument("--json", metavar="FILE", help="write everything with raw samples; '-': to stdout, no table")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure and print; returns the exit code."""
+    from ..errors import UserError
+    from ..files import check_output, write_whole
+    from .environment import prepare_process
+
+    if arguments.size < 64 or arguments.size % 64:
+        raise UserError(f"--size {arguments.size}: give a multiple of 64, for every peer's blocks divide that")
+    if arguments.rounds < 1:
+        raise UserError(f"--rounds {arguments.rounds}: at least one measurement is needed")
+    file = None if arguments.json in (None, "-") else check_output(arguments.json)
+    prepare_process(arguments.threads)
+    result = measure(arguments.size, arguments.rounds)
+    text = json.dumps(result, indent=2, allow_nan=False) + "\n"
+    if arguments.json == "-":
+        sys.stdout.write(text)
+    else:
+        print(table(result))
+    if file is not None:
+        write_whole(file, text)
+    return 0
+
+
+def installed() -> dict[str, str | None]:
+    """The version of every peer, None where it is missing."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found: dict[str, str | None] = {}
+    for name in PEERS:
+        try:
+            found[name] = version(name) if importlib.util.find_spec(name) else None
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+Work = dict[str, Callable[[], object]]
+
+
+def measure(size: int, rounds: int) -> dict[str, Any]:
+    """Every work with every library that has it, in turns; raw samples in seconds."""
+    from . import timing
+    from .environment import describe
+
+    versions = installed()
+    has = {name for name, found in versions.items() if found is not None}
+    groups = []
+    for title, gigabytes, functions in _work(size, has):
+        print(f"measuring {title}", file=sys.stderr)
+        samples = timing.interleaved(functions, rounds)
+        groups.append(
+            {
+                "work": title,
+                "gigabytes": gigabytes,
+                "samples_s": samples,
+                "median_s": {name: timing.median(values) for name, values in samples.items()},
+            }
+        )
+    return {"schema_version": 1, "size": size, "peers": versions, "machine": describe(), "groups": groups}
+
+
+def _work(size: int, has: set[str]) -> Iterator[tuple[str, float, Work]]:
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal((size, size), dtype=np.float32)
+    x = rng.standard_normal((1024, size), dtype=np.float32)
+    gigabytes = w.nbytes / 1e9
+    yield f"quantize and pack {size} x {size} float32", gigabytes, _quantizers(w, has)
+    yield f"dequantize {size} x {size} to float32", gigabytes, _dequantizers(w, has)
+    yield f"y = W x, one vector, W {size} x {size}", gigabytes, _products(w, x[:1], has)
+    yield f"8 vectors, W {size} x {size}", gigabytes, _products(w, x[:8], has)
+    yield f"1024 rows, W {size} x {size}", gigabytes, _products(w, x, has)
+
+
+def _quantizers(w: Any, has: set[str]) -> Work:
+    from ..kernels.quantize import quantize as our_quantize
+
+    work: Work = {}
+    for fmt in ("mxfp4", "nvfp4"):
+        out = our_quantize(w, fmt)
+        work[f"vbw-np {fmt}"] = lambda f=fmt, o=out: our_quantize(w, f, out=o)
+    if "torch" in has:
+        import torch
+
+        tensor = torch.from_numpy(w)
+        if "torchao" in has:
+            from torchao.prototype.mx_formats.mx_tensor import to_mx
+            from torchao.prototype.mx_formats.nvfp4_tensor import nvfp4_quantize, per_tensor_amax_to_scale
+
+            work["torchao mxfp4 (eager)"] = lambda: to_mx(tensor, torch.float4_e2m1fn_x2, 32)
+            work["torchao nvfp4 (eager)"] = lambda: nvfp4_quantize(
+                tensor, 16, per_tensor_amax_to_scale(tensor.abs().max())
+            )
+        if "bitsandbytes" in has:
+            from bitsandbytes.functional import quantize_4bit
+
+            work["bitsandbytes nf4"] = lambda: quantize_4bit(tensor, blocksize=64, quant_type="nf4")
+            work["bitsandbytes fp4"] = lambda: quantize_4bit(tensor, blocksize=64, quant_type="fp4")
+    if "gguf" in has:
+        from gguf.constants import GGMLQuantizationType
+        from gguf.quants import quantize
+
+        work["gguf-py mxfp4"] = lambda: quantize(w, GGMLQuantizationType.MXFP4)
+    if "ml_dtypes" in has:
+        import ml_dtypes
+
+        work["ml_dtypes e2m1 (cast only: no scales, a byte an element)"] = lambda: w.astype(ml_dtypes.float4_e2m1fn)
+    return work
+
+
+def _dequantizers(w: Any, has: set[str]) -> Work:
+    import numpy as np
+
+    from ..kernels.dequantize import dequantize as our_dequantize
+    from ..kernels.quantize import quantize as our_quantize
+
+    work: Work = {}
+    for fmt in ("mxfp4", "nvfp4"):
+        packed, out = our_quantize(w, fmt), np.empty_like(w)
+        work[f"vbw-np {fmt}"] = lambda p=packed, o=out: our_dequantize(p, out=o)
+    if "torch" in has:
+        import torch
+
+        tensor = torch.from_numpy(w)
+        if "torchao" in has:
+            from torchao.prototype.mx_formats.mx_tensor import MXTensor
+
+            ours = MXTensor.to_mx(tensor, torch.float4_e2m1fn_x2, 32)
+            work["torchao mxfp4 (eager)"] = lambda: ours.dequantize(torch.float32)
+        if "bitsandbytes" in has:
+            from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+            codes, state = quantize_4bit(tensor, blocksize=64, quant_type="nf4")
+            target = torch.empty_like(tensor)
+            work["bitsandbytes nf4"] = lambda: dequantize_4bit(codes, state, out=target)
+    if "gguf" in has:
+        from gguf.constants import GGMLQuantizationType
+        from gguf.quants import dequantize, quantize
+
+        codes_mx = quantize(w, GGMLQuantizationType.MXFP4)
+        work["gguf-py mxfp4"] = lambda: dequantize(codes_mx, GGMLQuantizationType.MXFP4)
+    return work
+
+
+def _products(w: Any, x: Any, has: set[str]) -> Work:
+    import numpy as np
+
+    from ..kernels import gemv
+    from ..kernels import tensor_core as tc
+
+    out = np.empty((len(x), len(w)), np.float32)
+    work: Work = {"numpy float32": lambda: np.matmul(x, w.T, out=out)}
+    for fmt in ("mxfp4", "nvfp4"):
+        if len(x) <= 8:
+            for kind in ("int8", "fp4"):
+                right, ours = tc.quantize_right(w, fmt), np.empty_like(out)
+                work[f"vbw-np {fmt}, {kind} activations"] = lambda r=right, k=kind, o=ours: gemv.matvec(
+                    x, r, o, activations=k
+                )
+        else:
+            right, left = tc.quantize_right(w, fmt), tc.quantize_left(x, fmt)
+            ours = np.empty_like(out)
+            work[f"vbw-np {fmt} x {fmt}, quantizing included"] = lambda f=fmt, r=right, l=left, o=ours: tc.matmul(
+                tc.quantize_left(x, f, out=l), r, out=o
+            )
+    if "torch" in has:
+        import torch
+
+        weight, rows = torch.from_numpy(w), torch.from_numpy(x)
+        weight16, rows16 = weight.bfloat16(), rows.bfloat16()
+        work["torch float32"] = lambda: rows @ weight.T
+        work["torch bfloat16"] = lambda: rows16 @ weight16.T
+        if "bitsandbytes" in has:
+            from bitsandbytes import matmul_4bit
+            from bitsandbytes.functional import quantize_4bit
+
+            codes, state = quantize_4bit(weight, blocksize=64, quant_type="nf4")
+            work["bitsandbytes nf4"] = lambda: matmul_4bit(rows, codes.t(), state)
+    return work
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result for people."""
+    versions = result["peers"]
+    present = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
+    missing = ", ".join(name for name, version in versions.items() if version is None)
+    lines = [f"peers: {present or 'none installed'}"]
+    if missing:
+        lines.append(f"missing (make peers installs them): {missing}")
+    for group in result["groups"]:
+        lines += ["", group["work"]]
+        best = min(group["median_s"].values())
+        for name, seconds in sorted(group["median_s"].items(), key=lambda item: item[1]):
+            rate = group["gigabytes"] / seconds
+            times = f"{1e3 * seconds:10.2f} ms {rate:8.2f} GB/s of W"
+            lines.append(f"  {name:<56} {times}   {seconds / best:7.1f} x the best")
+    return "\n".join(lines)

@@ -1,0 +1,54 @@
+"""Comparing functions in one process: in turns, so that a noisy machine is noisy for all of them, and by medians."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+MIN_SECONDS = 2e-3
+"""A single measurement repeats its function until it takes about this long."""
+
+
+def calls_for(function: Callable[[], object], seconds: float = MIN_SECONDS) -> int:
+    """How often to call `function` so that it takes about `seconds`; calls it (which compiles it, too)."""
+    function()
+    start = time.perf_counter()
+    function()
+    return max(1, int(seconds / max(time.perf_counter() - start, 1e-9)))
+
+
+def interleaved(
+    functions: Mapping[str, Callable[[], object]], rounds: int = 9
+) -> dict[str, list[float]]:
+    """Seconds a call of each function, `rounds` times, one function after the other in every round.
+
+    Parameters
+    ----------
+    functions : mapping of str to callable
+        Called once beforehand, so that compiling and first touches of memory are not counted.
+    rounds : int
+
+    Returns
+    -------
+    dict of str to list of float
+        The raw samples, in order.
+    """
+    calls = {name: calls_for(function) for name, function in functions.items()}
+    samples: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(rounds):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            for _ in range(calls[name]):
+                function()
+            samples[name].append((time.perf_counter() - start) / calls[name])
+    return samples
+
+
+def median(samples: list[float]) -> float:
+    return statistics.median(samples)
+
+
+def paired_ratio(over: list[float], under: list[float]) -> float:
+    """The median over the rounds of over / under: what drifts between rounds falls out."""
+    return statistics.median(a / b for a, b in zip(over, under))
