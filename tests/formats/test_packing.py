@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+from dataclasses import replace
+
 import gguf
 import numpy as np
 import pytest
@@ -10,13 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vbw_np.formats import (
+    FORMATS,
     PROFILES,
     FormatError,
     ShapeError,
     UnknownNameError,
     join_planes,
+    load_packed,
     pack_nibbles,
     quantize,
+    save_packed,
     split_planes,
     swizzle_scales,
     unpack_nibbles,
@@ -181,3 +188,37 @@ def test_containers_refuse_what_they_cannot_hold():
     with pytest.raises(FormatError, match="needs"):
         from_container({"qdata": np.zeros((2, 8), np.uint8)}, "torchao", (2, 16), "nvfp4")
     assert len(CONTAINERS) == 6
+
+
+# ---- files, pickles, copies
+
+
+@pytest.mark.parametrize("fmt", [*FORMATS.values(), *(p.format for p in PROFILES.values())], ids=lambda f: f.name)
+def test_files_pickles_and_copies_bring_back_the_same_tensor(fmt, tmp_path):
+    packed = quantize(standard_normal((32, 64), seed=14), fmt)
+    save_packed(packed, tmp_path / "w.npz")
+    for back in (load_packed(tmp_path / "w.npz"), pickle.loads(pickle.dumps(packed)), copy.deepcopy(packed)):
+        assert back.format is packed.format and back.nbytes == packed.nbytes and back.planes == packed.planes
+        np.testing.assert_array_equal(back.dequantize(), packed.dequantize())
+        np.testing.assert_array_equal(quantize(back.dequantize(), fmt, reuse=back).scales, packed.scales)
+
+
+def test_files_that_are_not_packed_tensors(tmp_path):
+    mine = replace(FORMATS["nvfp4"], name="mine")
+    with pytest.raises(FormatError, match="not in a registry"):
+        save_packed(quantize(np.ones(16, np.float32), mine), tmp_path / "w.npz")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "a.npz").write_bytes(b"PK not really")
+    np.savez(tmp_path / "b.npz", codes=np.zeros(3))
+    np.save(tmp_path / "c.npy", np.zeros(3))
+    for name in ("a.npz", "b.npz", "c.npy"):
+        with pytest.raises(FormatError, match="not a packed tensor"):
+            load_packed(tmp_path / name)
+    good = quantize(np.ones((2, 16), np.float32), "nvfp4")
+    save_packed(good, tmp_path / "d.npz")
+    with np.load(tmp_path / "d.npz") as file:
+        parts = dict(file)
+    parts["codes"] = parts["codes"][:, :-1]
+    np.savez(tmp_path / "d.npz", **parts)
+    with pytest.raises(ShapeError, match="codes have shape"):
+        load_packed(tmp_path / "d.npz")

@@ -23,7 +23,7 @@ codec         `quantize`, `fit_scales`, `encode`, `dequantize`, `fake_quantize`
 packed        `PackedTensor` and the decoder
 packing       nibble orders, bit planes, the 128 x 4 scale swizzle
 profiles      producers' exact behaviour as frozen records: `quantize(w, "nvfp4", profile="torchao-0.18-nvfp4")`
-containers    producers' named arrays: `to_container(packed, "gguf")`, `from_container`
+containers    producers' named arrays: `to_container(packed, "gguf")`, `from_container`; `save_packed`, `load_packed`
 scalar        the scalar tier: one number in exact fractions, with its reasons
 explain       `packed.explain(i, j, x=w)`, `explain_code`, `explain_values`
 diagnose      `diagnose(a, b, x)`: why two packed tensors of one matrix differ
@@ -38,7 +38,7 @@ from __future__ import annotations
 from .blocks import FORMATS, BlockFormat, FineTier, codebook_format, get_format
 from .codebooks import BNB_FP4, NF4, lloyd_max_normal, lloyd_max_samples, normal_float_levels, quantile_codebook
 from .codec import FittedScales, dequantize, encode, fake_quantize, fit_scales, quantize
-from .containers import from_container, to_container
+from .containers import from_container, load_packed, save_packed, to_container
 from .diagnose import Diagnosis, diagnose
 from .double_quant import double_quantize, with_double_quantized_scales
 from .elements import (
@@ -126,6 +126,7 @@ __all__ = [
     "join_planes",
     "lloyd_max_normal",
     "lloyd_max_samples",
+    "load_packed",
     "normal_float_levels",
     "pack_nibbles",
     "quantile_codebook",
@@ -133,6 +134,7 @@ __all__ = [
     "quantize_orthogonal",
     "random_bits",
     "relative_mse",
+    "save_packed",
     "split_planes",
     "sqnr_db",
     "swizzle_scales",

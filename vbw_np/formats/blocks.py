@@ -131,6 +131,19 @@ class BlockFormat:
                 element += (32 if self.fine.scale == "float32" else 8) / (self.block or 1)
         return element
 
+    def __reduce__(self) -> tuple:
+        """Pickle a known record by its name (its rule holds functions, which do not travel)."""
+        from .profiles import PROFILES
+
+        if FORMATS.get(self.name) is self:
+            return known_format, (self.name,)
+        if self.name in PROFILES and PROFILES[self.name].format is self:
+            return known_format, (self.name,)
+        raise FormatError(f"format {self.name} is not in a registry, so it cannot be pickled; send its parts instead")
+
+    def __deepcopy__(self, memo: dict) -> BlockFormat:
+        return self  # frozen
+
     def __repr__(self) -> str:
         return f"<format {self.name}: {self.bits:g} bits a value; {self.summary}>"
 
@@ -291,6 +304,17 @@ def get_format(name: str | BlockFormat) -> BlockFormat:
     if name not in FORMATS:
         raise unknown_name("format", name, FORMATS)
     return FORMATS[name]
+
+
+def known_format(name: str) -> BlockFormat:
+    """A format by its own name or a profile's."""
+    if name in FORMATS:
+        return FORMATS[name]
+    from .profiles import PROFILES
+
+    if name not in PROFILES:
+        raise unknown_name("format or profile", name, [*FORMATS, *PROFILES])
+    return PROFILES[name].format
 
 
 def codebook_format(name: str, levels: Sequence[float], block: int | None = 64) -> BlockFormat:

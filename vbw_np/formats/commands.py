@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..files import check_output, write_whole
-from .blocks import FORMATS, BlockFormat, get_format
+from ..files import check_output
+from .blocks import FORMATS, BlockFormat, get_format, known_format
 from .claims import Verdict, check_claims
 from .codec import NONFINITE, quantize
+from .containers import save_packed
 from .elements import ELEMENTS, TIES, ElementFormat
 from .errors import FormatError, unknown_name
 from .explain import Explanation, explain_code, explain_value, explain_values, number
@@ -196,9 +197,7 @@ def resolve(name: str, profile: str | None = None) -> BlockFormat:
     """A format by its name or a profile's."""
     if profile is not None:
         return get_profile(profile).for_format(get_format(name))
-    if name in PROFILES:
-        return PROFILES[name].format
-    return get_format(name)
+    return known_format(name) if name in PROFILES else get_format(name)
 
 
 def run_quantize(args: argparse.Namespace) -> int:
@@ -211,7 +210,7 @@ def run_quantize(args: argparse.Namespace) -> int:
     packed = quantize(x, fmt, ties=args.ties, seed=args.seed, nonfinite=args.nonfinite, measure=False)
     report = quantize_report(x, packed, detailed=args.report)
     if args.out:
-        write_packed(packed, args.out)
+        save_packed(packed, args.out)
         report["out"] = args.out
     if args.json:
         print_json(report)
@@ -279,14 +278,6 @@ def check_packed_path(path: str) -> None:
     if Path(path).suffix != ".npz":
         raise FormatError(f"{path} does not end in .npz; the output holds several arrays")
     check_output(path)
-
-
-def write_packed(packed: PackedTensor, path: str) -> None:
-    """Write everything that decoding needs to an .npz file, whole or not at all."""
-    arrays = {"codes": packed.codes, "scales": packed.scales, "shape": np.array(packed.shape)}
-    optional = ("tensor_scale", "stored_scale", "fine", "fine_scales", "fine_tensor_scale", "signs", "codebook")
-    arrays |= {n: np.asarray(getattr(packed, n)) for n in optional if getattr(packed, n) is not None}
-    write_whole(path, lambda file: np.savez(file, format=np.array(packed.format.name), **arrays))
 
 
 def run_explain(args: argparse.Namespace) -> int:

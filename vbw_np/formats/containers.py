@@ -17,13 +17,16 @@ bitsandbytes       `weight` (n / 2, 1), high nibble first; `absmax`
 
 from __future__ import annotations
 
+import os
+import zipfile
+
 import numpy as np
 
-from .blocks import BlockFormat, get_format
+from ..files import write_whole
+from .blocks import BlockFormat, get_format, known_format
 from .errors import FormatError, ShapeError, unknown_name
 from .packed import PackedTensor, layout_shape, scale_shape
 from .packing import pack_nibbles, unpack_nibbles
-from .profiles import PROFILES
 
 _NAMES = {
     "te": ("rowwise_data", "rowwise_scale_inv", "amax_rowwise"),
@@ -92,7 +95,7 @@ def from_container(
     """Read a producer's arrays into a packed tensor of that logical shape and format."""
     if container not in CONTAINERS:
         raise unknown_name("container", container, CONTAINERS)
-    fmt = PROFILES[format].format if isinstance(format, str) and format in PROFILES else get_format(format)
+    fmt = known_format(format) if isinstance(format, str) else get_format(format)
     if container == "gguf":
         return _from_gguf(arrays["blocks"], shape, fmt)
     if container == "bitsandbytes":
@@ -159,3 +162,55 @@ def _bitsandbytes_arrays(packed: PackedTensor) -> dict[str, np.ndarray]:
     if codes.size % 2:  # the library pads with the number 0, whose code need not be 0
         codes = np.append(codes, packed.format.element.encode(np.zeros(1, np.float32), packed.format.ties))
     return {"weight": pack_nibbles(codes, "high_first").reshape(-1, 1), "absmax": packed.scales.reshape(-1)}
+
+
+_PARTS = (
+    "codes",
+    "scales",
+    "tensor_scale",
+    "stored_scale",
+    "fine",
+    "fine_scales",
+    "fine_tensor_scale",
+    "signs",
+    "codebook",
+    "planes",
+    "allow_nan",
+)
+
+
+def save_packed(packed: PackedTensor, path: str | os.PathLike[str]) -> None:
+    """Write a packed tensor to an .npz file, whole or not at all: its parts, and the name of its format.
+
+    Raises
+    ------
+    FormatError
+        If its format is in no registry, so that its name would not bring it back.
+    """
+    packed.format.__reduce__()
+    arrays = {n: np.asarray(getattr(packed, n)) for n in _PARTS if getattr(packed, n) is not None}
+    arrays |= {"shape": np.array(packed.shape), "format": np.array(packed.format.name)}
+    write_whole(path, lambda file: np.savez(file, **arrays))
+
+
+def load_packed(path: str | os.PathLike[str]) -> PackedTensor:
+    """Read what `save_packed` wrote; every part is checked."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            parts = {name: file[name] for name in file.files}
+        known = {name: parts.pop(name) for name in _PARTS if name in parts}
+        shape, name = parts.pop("shape"), str(parts.pop("format"))
+    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise FormatError(
+            f"{path} is not a packed tensor ({error}); save_packed or `vbw quantize --out` writes one"
+        ) from error
+    missing = [n for n in ("codes", "scales") if n not in known]
+    if missing:
+        raise FormatError(f"{path} is not a whole packed tensor: {' and '.join(missing)} missing; write it again")
+    for level in ("tensor_scale", "stored_scale", "fine_tensor_scale"):
+        if level in known and known[level].ndim == 0:
+            known[level] = np.float32(known[level])
+    planes, allow_nan = int(known.pop("planes", 0)), bool(known.pop("allow_nan", False))
+    return PackedTensor(
+        shape=tuple(int(n) for n in shape), format=known_format(name), planes=planes, allow_nan=allow_nan, **known
+    )

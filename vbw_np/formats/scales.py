@@ -26,7 +26,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .elements import E4M3, ElementFormat
+from .elements import E4M3, E8M0, ElementFormat
 
 FLOAT32_MAX = np.float32(np.finfo(np.float32).max)
 ONE = np.float32(1)
@@ -123,8 +123,6 @@ def divide_by_scale(x: np.ndarray, s: np.ndarray, g: np.ndarray | None = None) -
 
 def mx_rule(name: str, exponent: Callable[[np.ndarray], np.ndarray], summary: str) -> ScaleRule:
     """An MX rule: an exponent function, and an exact division by a power of two."""
-    from .elements import E8M0
-
     return ScaleRule(name, summary, E8M0, lambda amax_b, g: exponent(amax_b), divide_by_scale)
 
 
