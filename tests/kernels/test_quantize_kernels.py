@@ -80,16 +80,22 @@ def test_given_scales(name):
         assert_same(quantize(3 * moved, name, reuse=old), formats.quantize(3 * moved, name, reuse=old, measure=False))
 
 
-@pytest.mark.parametrize("name", ["mxfp4", "nvfp4", "nvfp4-16x16", "nvfp4-row-scaled", "nvfp4-nested", "fp4-row"])
+@pytest.mark.parametrize("name", FAST)
 def test_columns(name):
-    """axis=0 is the transposed array, random bits included."""
+    """axis=0 is the transposed array, random bits and given scales included."""
     for shape in ((512, 48), (96, 70), (33, 5), (300, 129), (1, 3)):
         for x in arrays(shape, seed=4):
-            assert_same(quantize(x, name, axis=0), formats.quantize(np.ascontiguousarray(x.T), name, measure=False))
-        if "nested" not in name:
-            options = {"ties": "stochastic", "seed": 3}
-            expected = formats.quantize(np.ascontiguousarray(x.T), name, measure=False, **options)
-            assert_same(quantize(x, name, axis=0, **options), expected)
+            turned = np.ascontiguousarray(x.T)
+            expected = formats.quantize(turned, name, measure=False)
+            assert_same(quantize(x, name, axis=0), expected)
+        if formats.get_format(name).fine is None:
+            for ties in ("stochastic", "stochastic-8"):
+                options = {"ties": ties, "seed": 3, "stream": 2}
+                drawn = formats.quantize(turned, name, measure=False, **options)
+                assert_same(quantize(x, name, axis=0, **options), drawn)
+        moved = next(arrays(shape, seed=5))
+        again = formats.quantize(np.ascontiguousarray(moved.T), name, reuse=expected, measure=False)
+        assert_same(quantize(moved, name, axis=0, reuse=expected), again)
 
 
 def test_known_amax_is_used():

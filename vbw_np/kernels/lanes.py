@@ -211,6 +211,20 @@ def at(typingctx, x, i):
     return dtype(x, i), code
 
 
+@_function(lambda x, i: x[i : i + 1].view(np.uint32)[0])
+def word_at(typingctx, x, i):
+    """The bit pattern of x[i], of a float32 array or a pointer to one."""
+    if not _is_row(x, types.float32):
+        return None
+
+    def code(context, builder, sig, args):
+        index = context.cast(builder, args[1], sig.args[1], types.intp)
+        source = builder.bitcast(_pointer(context, builder, sig.args[0], args[0], index), _I32.as_pointer())
+        return builder.load(source)
+
+    return types.uint32(x, i), code
+
+
 def _put_numpy(x, i, value):
     x[i] = value
 
@@ -581,23 +595,50 @@ def load_bits(typingctx, x, i):
     return B16(x, i), code
 
 
-def _store_words_numpy(x, i, stride, v):
-    x[i : i + (WIDTH - 1) * stride + 1 : stride] = v
+def _store_pairs_numpy(x, i, stride, low, high):
+    for lane in range(WIDTH):
+        x[i + lane * stride : i + lane * stride + 8] = np.array([low[lane], high[lane]], "<u4").view(np.uint8)
 
 
-@_function(_store_words_numpy)
-def store_words(typingctx, x, i, stride, v):
-    """x[i + lane * stride] = v, one word a lane, into a uint32 array."""
-    if not _is_row(x, types.uint32) or v is not U16:
+@_function(_store_pairs_numpy)
+def store_pairs(typingctx, x, i, stride, low, high):
+    """Into a uint8 array, from byte i + lane * stride on: the four bytes of low[lane], then those of high[lane]."""
+    if not _is_bytes(x) or low is not U16 or high is not U16:
         return None
 
     def code(context, builder, sig, args):
-        step = context.cast(builder, args[2], sig.args[2], types.intp)
-        at = context.cast(builder, args[1], sig.args[1], types.intp)
-        for lane in range(WIDTH):
-            pointer = _pointer(context, builder, sig.args[0], args[0], at)
-            builder.store(builder.extract_element(args[3], ir.Constant(_I32, lane)), pointer, align=4)
-            at = builder.add(at, step)
+        wide = _vector(_I64)
+        upper = builder.shl(builder.zext(args[4], wide), _constant(_I64, [32] * WIDTH))
+        pairs = builder.or_(builder.zext(args[3], wide), upper)
+        _scatter(context, builder, sig, args, pairs)
+        return context.get_dummy_value()
+
+    return types.void(x, i, stride, low, high), code
+
+
+def _scatter(context, builder, sig, args, value: ir.Value) -> None:
+    """Store each lane's integer at its own byte: args are x, i, stride."""
+    step = context.cast(builder, args[2], sig.args[2], types.intp)
+    place = context.cast(builder, args[1], sig.args[1], types.intp)
+    for lane in range(WIDTH):
+        target = _pointer(context, builder, sig.args[0], args[0], place)
+        target = builder.bitcast(target, value.type.element.as_pointer())
+        builder.store(builder.extract_element(value, ir.Constant(_I32, lane)), target, align=1)
+        place = builder.add(place, step)
+
+
+def _scatter_bytes_numpy(x, i, stride, v):
+    x[i : i + (WIDTH - 1) * stride + 1 : stride] = v
+
+
+@_function(_scatter_bytes_numpy)
+def scatter_bytes(typingctx, x, i, stride, v):
+    """x[i + lane * stride] = the low byte of v[lane], into a uint8 array."""
+    if not _is_bytes(x) or v is not U16:
+        return None
+
+    def code(context, builder, sig, args):
+        _scatter(context, builder, sig, args, builder.trunc(args[3], _vector(_I8)))
         return context.get_dummy_value()
 
     return types.void(x, i, stride, v), code

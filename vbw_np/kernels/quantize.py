@@ -48,6 +48,7 @@ from .lanes import (
     places,
     pointer,
     put,
+    scatter_bytes,
     select,
     smaller,
     splat,
@@ -55,9 +56,11 @@ from .lanes import (
     store_bits,
     store_bytes,
     store_nibbles,
+    store_pairs,
     to_float,
     to_int,
     usplat,
+    word_at,
 )
 
 __all__ = ["dequantize", "fit_scales", "is_known", "quantize", "row_amax", "tensor_amax"]
@@ -212,7 +215,7 @@ def nested_cells(q, magnitude, low, width):
 
 
 class Settings(NamedTuple):
-    """What a quantizing kernel needs to know besides its arrays. All integers; the last three are truth values."""
+    """What a quantizing kernel needs to know besides its arrays. All integers; some are truth values."""
 
     block: int
     rule: int
@@ -223,6 +226,7 @@ class Settings(NamedTuple):
     fresh: int  # fit scales, instead of using those given
     whole: int  # one float32 scale a row
     nested: int
+    tile: int  # rows that share a scale: 1 or 16
 
 
 class Arrays(NamedTuple):
@@ -444,6 +448,153 @@ def _amax_rows(x, length, tops):
         tops[i] = _amax_piece(x, i * length, min((i + 1) * length, len(x)))
 
 
+# ------------------------------------------------------------------------------------------------------------ columns
+#
+# Blocks that run down the columns of a row-major matrix need no shuffling at all: a lane is a column. Amax is a
+# running maximum over rows, sixteen columns' scales are fitted at once, and the codes of eight rows, each shifted to
+# its nibble, add up to one word a column.
+
+COLUMNS = 64
+"""Columns that one thread takes down the matrix at a time."""
+
+
+@leaf
+def _column_code(v, factor, index, settings, minus):
+    """The quotients, magnitude codes, and codes with their signs, of one row of sixteen columns."""
+    q = v / factor if settings.rule == ABSMAX else v * factor
+    if settings.rounding == NEAREST:
+        magnitude = e2m1(q)
+    else:
+        word = mix(mix(index ^ settings.key1) + settings.key2)
+        magnitude = e2m1_stochastic(q, word, settings.rounding)
+    sign = (bits(q) >> 28) & select(q != 0.0, usplat(8), minus)
+    if settings.sign == NEVER:
+        sign = select(magnitude == 0, 0, sign)
+    return q, magnitude, magnitude | sign
+
+
+@leaf
+def _column_words(x, i, step, n, rows, factor, index, settings, minus, low, width):
+    """The codes of up to eight rows of sixteen columns, a nibble each; and those of the fine tier."""
+    codes, fine = usplat(0), usplat(0)
+    for r in range(rows):
+        v = load_part(x, i + r * step, n, 0.0)
+        q, magnitude, code = _column_code(v, factor, index + r, settings, minus)
+        codes = codes | (code << (4 * r))
+        if settings.nested:
+            fine = fine | (nested_cells(q, magnitude, low, width) << (4 * r))
+    return codes, fine
+
+
+@leaf
+def _put_words(target, start, step, first, n, count, low, high, scratch):
+    """Bytes `first` ... of what low and high hold, `count` of them a column, for n columns."""
+    store(scratch, 0, floats(low))
+    store(scratch, WIDTH, floats(high))
+    for lane in range(n):
+        for k in range(count):
+            word = word_at(scratch, (k // 4) * WIDTH + lane)
+            put(target, start + lane * step + first + k, (word >> (8 * (k % 4))) & 255)
+
+
+@leaf
+def _column_scales(arrays, s, step, n, rule):
+    """Given scales of n columns: codes, or bit patterns."""
+    found = usplat(0)
+    for lane in range(n):
+        place = s + lane * step
+        value = word_at(arrays.wide, place) if rule == ABSMAX else np.uint32(at(arrays.scales, place))
+        found = select(places() == lane, value, found)
+    return found
+
+
+@leaf
+def _put_scales(arrays, s, step, n, code, rule, scratch):
+    if n == WIDTH and rule != ABSMAX:
+        scatter_bytes(arrays.scales, s, step, code)
+        return
+    store(scratch, 0, floats(code))
+    for lane in range(n):
+        if rule == ABSMAX:
+            put(arrays.wide, s + lane * step, at(scratch, lane))
+        else:
+            put(arrays.scales, s + lane * step, word_at(scratch, lane))
+
+
+@leaf
+def _column_block(arrays, column, n, row, count, width, length, factor, s_dec, settings, scratch):
+    """One block of `count` rows in n <= 16 columns of a matrix (length, width); the bit patterns of amax."""
+    i, step, c = row * width + column, width, column * ((length + 1) // 2) + row // 2
+    amax = usplat(0)
+    for r in range(count):
+        amax = larger(amax, bits(load_part(arrays.x, i + r * step, n, 0.0)) & 0x7FFFFFFF)
+    multiplier = factor
+    if not settings.whole:
+        blocks = (length + settings.block - 1) // settings.block
+        s = column * blocks + row // settings.block
+        if settings.fresh:
+            shared = usplat(max_lanes(amax)) if settings.tile > 1 else amax
+            code = fit(shared, settings.rule, factor)
+            _put_scales(arrays, s, blocks, n, code, settings.rule, scratch)
+        else:
+            code = _column_scales(arrays, s, blocks, n, settings.rule)
+        multiplier = factor_of(code, settings.rule, s_dec)
+    minus = usplat(8 if settings.sign == KEEP else 0)
+    low, wide = load(arrays.tables, 0), load(arrays.tables, WIDTH)
+    code_bytes = (length + 1) // 2
+    for start in range(0, count, WIDTH):
+        index = (places() + column) * length + (row + start)
+        from_row = i + start * step
+        first, second = min(8, count - start), max(0, min(8, count - start - 8))
+        a, fine_a = _column_words(arrays.x, from_row, step, n, first, multiplier, index, settings, minus, low, wide)
+        b, fine_b = _column_words(
+            arrays.x, from_row + 8 * step, step, n, second, multiplier, index + 8, settings, minus, low, wide
+        )
+        if n == WIDTH and first + second == WIDTH:
+            store_pairs(arrays.codes, c + start // 2, code_bytes, a, b)
+            if settings.nested:
+                store_pairs(arrays.fine, c + start // 2, code_bytes, fine_a, fine_b)
+        else:
+            n_bytes = (first + second + 1) // 2
+            _put_words(arrays.codes, c, code_bytes, start // 2, n, n_bytes, a, b, scratch)
+            if settings.nested:
+                _put_words(arrays.fine, c, code_bytes, start // 2, n, n_bytes, fine_a, fine_b, scratch)
+    return amax
+
+
+@jit
+def _quantize_column_group(arrays, first, last, width, length, factors, s_decs, settings):
+    """Columns first ... last of a matrix (length, width), block by block; the bit pattern of amax."""
+    room = np.empty(2 * WIDTH, np.float32)
+    scratch = pointer(room)
+    top = usplat(0)
+    rows = settings.block
+    for row in range(0, length, rows):
+        for column in range(first, last, WIDTH):
+            n, count = min(WIDTH, last - column), min(rows, length - row)
+            if len(factors) > 1:
+                factor, s_dec = load_part(factors, column, n, 1.0), load_part(s_decs, column, n, 1.0)
+            else:
+                factor, s_dec = splat(factors[0]), splat(s_decs[0])
+            amax = _column_block(arrays, column, n, row, count, width, length, factor, s_dec, settings, scratch)
+            top = larger(top, amax)
+    keep(room)
+    return max_lanes(top)
+
+
+@pjit
+def _quantize_columns(x, codes, fine, scales, wide, tables, width, length, factors, s_decs, settings, tops):
+    """The rows of the transposed matrix: x is (length, width), flat. As `_quantize`, one top a group of columns."""
+    for index in prange(len(tops)):
+        group = np.int64(index)
+        arrays = Arrays(
+            pointer(x), pointer(codes), pointer(fine), pointer(scales), pointer(wide), pointer(tables)
+        )
+        first = group * COLUMNS
+        last = min(first + COLUMNS, width)
+        tops[group] = _quantize_column_group(arrays, first, last, width, length, factors, s_decs, settings)
+
+
 # ------------------------------------------------------------------------------------------ the seed's two tiers
 
 
@@ -507,7 +658,7 @@ _NOTHING = np.empty(0, np.float32), np.empty(0, np.uint8)
 
 def tensor_amax(x: NDArray) -> np.float32:
     """The largest magnitude of a float32 array; NaN or Inf if there is one in it."""
-    flat = jit_row(x)
+    flat = jit_row(x.T if x.flags.f_contiguous else x)
     tops = np.empty(-(-flat.size // PIECE), np.uint32)
     _amax_rows(flat, PIECE, tops)
     return tops.max().view(np.float32)
@@ -625,7 +776,9 @@ def quantize(
     if axis == 0:
         if np.ndim(x) != 2:
             raise formats.ShapeError(f"axis=0 quantizes the columns of a matrix; x has shape {np.shape(x)}")
-        return quantize(np.ascontiguousarray(x.T), fmt, seed=seed, stream=stream, amax=amax, reuse=reuse, out=out)
+        x = x.T
+        if fmt.quantile_codebook:
+            x = np.ascontiguousarray(x)
     plain = isinstance(x, np.ndarray) and x.dtype == np.float32 and x.ndim and 0 < x.size < 2**32
     if fmt.quantile_codebook and plain and enabled() and x.shape[-1] % WIDTH == 0:
         return _quantize_quantiles(x, fmt, reuse, out)
@@ -641,7 +794,7 @@ def quantize(
         stored = _level(x, fmt, amax)
         if stored is not None and not np.isfinite(stored).all():
             return _by_numpy(x, fmt, seed, stream, None, reuse)
-    packed, tops = _run(x, fmt, stored, scales, hash_keys(seed or 0, stream), out)
+    packed, tops = _run(x, axis, fmt, stored, scales, hash_keys(seed or 0, stream), out)
     if tops.max() >= _INFINITY:
         return _by_numpy(x, fmt, seed, stream, None, reuse)  # which says where the NaN or Inf is
     return packed
@@ -684,6 +837,7 @@ def _by_numpy(x, fmt, seed, stream, amax, reuse) -> formats.PackedTensor:
 
 def _run(
     x: NDArray,
+    axis: int,
     fmt: formats.BlockFormat,
     stored: NDArray | np.float32 | None,
     scales: formats.FittedScales | None,
@@ -705,20 +859,24 @@ def _run(
         s_decs = factors
     settings = Settings(
         block, rule, _ROUNDINGS[fmt.ties], _SIGNS[fmt.signed_zero], *keys, int(scales is None), int(whole),
-        int(fine is not None),
+        int(fine is not None), tile,
     )  # fmt: skip
     flat, nothing = block_scales.reshape(-1), _NOTHING
     arrays = Arrays(
-        jit_row(x),
+        jit_row(x.T) if axis == 0 else jit_row(x),
         codes.reshape(-1),
         nothing[1] if fine is None else fine.reshape(-1),
         nothing[1] if rule == ABSMAX else flat,
         flat if rule == ABSMAX else nothing[0],
         _nested_tables(fmt),
     )
-    rows, length = _groups(x.size, rows, length, tile, fmt, whole)
-    tops = np.zeros(-(-rows // tile), np.uint32)
-    _quantize(*arrays, rows, length, tile, factors, s_decs, settings, tops)
+    if axis == 0:
+        tops = np.zeros(-(-rows // COLUMNS), np.uint32)
+        _quantize_columns(*arrays, rows, length, factors, s_decs, settings, tops)
+    else:
+        rows, length = _groups(x.size, rows, length, tile, fmt, whole)
+        tops = np.zeros(-(-rows // tile), np.uint32)
+        _quantize(*arrays, rows, length, tile, factors, s_decs, settings, tops)
     multiplier = None
     if stored is not None:
         multiplier = scales.tensor if scales is not None else fmt.rule.multiplier(stored)
