@@ -26,6 +26,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -94,9 +95,15 @@ def save(path: str | os.PathLike[str], arrays: Mapping[str, NDArray], meta: Mapp
     path = Path(path)
     kept = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     head = _header(kept, meta)
+    with _in_words(path), _replacing(path) as file:
+        return _fill(file, head, kept)
+
+
+@contextlib.contextmanager
+def _in_words(path: Path) -> Iterator[None]:
+    """What the system says about a failed write, and what is left of the file."""
     try:
-        with _replacing(path) as file:
-            size = _fill(file, head, kept)
+        yield
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         why = "the disk is full" if full else error.strerror or error
@@ -104,7 +111,6 @@ def save(path: str | os.PathLike[str], arrays: Mapping[str, NDArray], meta: Mapp
         raise CheckpointError(
             f"checkpoint: cannot write {path}: {why}. {last_good} Free space or choose another folder, then resume."
         ) from error
-    return size
 
 
 def _little_endian(array: NDArray) -> NDArray:
@@ -173,6 +179,18 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a small text file whole or not at all, as `save` does."""
     with _replacing(Path(path)) as file:
         file.write(text.encode())
+
+
+def copy(source: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
+    """Copy a file whole or not at all; not a link, so that whoever writes into one does not change the other.
+
+    Raises
+    ------
+    CheckpointError
+        The copy could not be written; what was at `path` is as it was.
+    """
+    with _in_words(Path(path)), open(source, "rb") as original, _replacing(Path(path)) as file:
+        shutil.copyfileobj(original, file, 1 << 22)
 
 
 def sweep(folder: str | os.PathLike[str]) -> list[str]:

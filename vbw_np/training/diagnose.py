@@ -36,13 +36,13 @@ def layer_names(model: nn.Module) -> Iterator[Callable[[], str]]:
 
         return run
 
-    modules = [(name, module) for name, module in model.named_modules() if name]
-    for name, module in modules:
+    modules = {id(module): (name, module) for name, module in reversed(list(model.named_modules())) if name}
+    for name, module in modules.values():  # a shared module once, under its first name
         module.__dict__["forward"] = noting(name, module.forward)
     try:
         yield lambda: running[-1] if running else "the model's own part (embedding, output head or loss)"
     finally:
-        for _, module in modules:
+        for _, module in modules.values():
             del module.__dict__["forward"]
 
 

@@ -51,7 +51,8 @@ _NORM_PIECE = 1 << 16
 def grad_norm(parameters: Iterable[Parameter]) -> float:
     """Euclidean length of all gradients together, the same on any number of threads.
 
-    Squares are added in float32 within pieces of 65,536 by NumPy's own loop, and the pieces in float64.
+    Squares are added in float32 within pieces of 65,536 by NumPy's own loop, and the pieces in float64; a piece whose
+    squares overflow float32, in float64 altogether.
     """
     total = 0.0
     for parameter in parameters:
@@ -60,7 +61,10 @@ def grad_norm(parameters: Iterable[Parameter]) -> float:
         flat = np.ascontiguousarray(parameter.grad).reshape(-1)
         for start in range(0, flat.size, _NORM_PIECE):
             piece = flat[start : start + _NORM_PIECE]
-            total += float(np.einsum("i,i->", piece, piece))
+            squares = float(np.einsum("i,i->", piece, piece))
+            if not math.isfinite(squares):
+                squares = float(np.square(piece, dtype=np.float64).sum())
+            total += squares
     return math.sqrt(total)
 
 
@@ -248,7 +252,7 @@ class Trainer:
         self.step, self.seconds = meta["step"], meta["seconds"]
         self.best_loss, self.best_step = float(meta["best"]["loss"]), meta["best"]["step"]
         self.log.resume_after(self.step)
-        if self.best_step == self.step:  # killed between the two renames
+        if self.best_step == self.step:  # killed, perhaps, after last.vbw was written and before best.vbw was
             self._keep_as_best()
 
     # -- states
@@ -302,17 +306,8 @@ class Trainer:
         checkpoint.save(self.folder / LAST, arrays, meta)
 
     def _keep_as_best(self) -> None:
-        """``best.vbw`` becomes another name of the present ``last.vbw``: checkpoints are replaced, never written to."""
-        last, best = self.folder / LAST, self.folder / BEST
-        if best.exists() and best.samefile(last):
-            return
-        part = self.folder / f".{BEST}.part"
-        part.unlink(missing_ok=True)
-        try:
-            os.link(last, part)
-        except OSError:  # a file system without hard links
-            part.write_bytes(last.read_bytes())
-        os.replace(part, best)
+        """Copy the present ``last.vbw`` to ``best.vbw``."""
+        checkpoint.copy(self.folder / LAST, self.folder / BEST)
 
     # -- running
 
