@@ -12,7 +12,7 @@ import pytest
 from vbw_np import formats
 from vbw_np.kernels import jit
 from vbw_np.kernels.dequantize import dequantize
-from vbw_np.kernels.quantize import is_known, quantize, row_amax, tensor_amax
+from vbw_np.kernels.quantize import fast_quantile_codebook, is_known, quantize, row_amax, tensor_amax
 
 FAST = [
     "mxfp4", "mxfp4-even", "mxfp4-ceil", "mxfp4-rceil", "nvfp4", "nvfp4-1level", "nvfp4-row-scaled", "nvfp4-16x16",
@@ -96,6 +96,12 @@ def test_columns(name):
         moved = next(arrays(shape, seed=5))
         again = formats.quantize(np.ascontiguousarray(moved.T), name, reuse=expected, measure=False)
         assert_same(quantize(moved, name, axis=0, reuse=expected), again)
+
+
+def test_quantiles_without_sorting():
+    for shape in ((1, 1), (3, 5), (40, 1001), (300, 700)):
+        for w in arrays(shape, seed=11):
+            np.testing.assert_array_equal(fast_quantile_codebook(w), formats.quantile_codebook(w))
 
 
 def test_known_amax_is_used():

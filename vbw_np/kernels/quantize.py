@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from .. import formats
 from ..engine import autograd
 from ..formats.blocks import apply_options
-from ..formats.codebooks import quantile_codebook
 from ..formats.codec import _check_fitted as check_fitted
 from ..formats.packed import byte_shape, nested_edges, scale_shape
 from ..formats.random_bits import hash_keys
@@ -487,6 +486,30 @@ def _column_words(x, i, step, n, rows, factor, index, settings, minus, low, widt
 
 
 @leaf
+def _plain_word(x, i, step, factor, minus):
+    """The codes of eight rows of sixteen columns, to nearest even: the common case, without a branch."""
+    word = usplat(0)
+    for r in range(8):
+        q = load(x, i + r * step) * factor
+        sign = (bits(q) >> 28) & select(q != 0.0, usplat(8), minus)
+        word = word | ((e2m1(q) | sign) << (4 * r))
+    return word
+
+
+@leaf
+def _column_amax(x, i, step, n, count):
+    """Bit patterns of the largest magnitudes of n columns over `count` rows."""
+    top = usplat(0)
+    if n == WIDTH:
+        for r in range(count):
+            top = larger(top, bits(load(x, i + r * step)) & 0x7FFFFFFF)
+    else:
+        for r in range(count):
+            top = larger(top, bits(load_part(x, i + r * step, n, 0.0)) & 0x7FFFFFFF)
+    return top
+
+
+@leaf
 def _put_words(target, start, step, first, n, count, low, high, scratch):
     """Bytes `first` ... of what low and high hold, `count` of them a column, for n columns."""
     store(scratch, 0, floats(low))
@@ -525,9 +548,7 @@ def _put_scales(arrays, s, step, n, code, rule, scratch):
 def _column_block(arrays, column, n, row, count, width, length, factor, s_dec, settings, scratch):
     """One block of `count` rows in n <= 16 columns of a matrix (length, width); the bit patterns of amax."""
     i, step, c = row * width + column, width, column * ((length + 1) // 2) + row // 2
-    amax = usplat(0)
-    for r in range(count):
-        amax = larger(amax, bits(load_part(arrays.x, i + r * step, n, 0.0)) & 0x7FFFFFFF)
+    amax = _column_amax(arrays.x, i, step, n, count)
     multiplier = factor
     if not settings.whole:
         blocks = (length + settings.block - 1) // settings.block
@@ -542,6 +563,13 @@ def _column_block(arrays, column, n, row, count, width, length, factor, s_dec, s
     minus = usplat(8 if settings.sign == KEEP else 0)
     low, wide = load(arrays.tables, 0), load(arrays.tables, WIDTH)
     code_bytes = (length + 1) // 2
+    plain = settings.rounding == NEAREST and settings.rule != ABSMAX and settings.sign != NEVER
+    if plain and n == WIDTH and count == settings.block:
+        for start in range(0, count, WIDTH):
+            a = _plain_word(arrays.x, i + start * step, step, multiplier, minus)
+            b = _plain_word(arrays.x, i + (start + 8) * step, step, multiplier, minus)
+            store_pairs(arrays.codes, c + start // 2, code_bytes, a, b)
+        return amax
     for start in range(0, count, WIDTH):
         index = (places() + column) * length + (row + start)
         from_row = i + start * step
@@ -596,6 +624,55 @@ def _quantize_columns(x, codes, fine, scales, wide, tables, width, length, facto
 
 
 # ------------------------------------------------------------------------------------------ the seed's two tiers
+
+PARTS = 4
+"""Parts of an array whose histograms are made by one thread each."""
+
+
+@pjit
+def _count_upper(x, counts):
+    """Histograms, one a part, of the upper halves of the bit patterns of magnitudes."""
+    step = (len(x) + PARTS - 1) // PARTS
+    for index in prange(PARTS):
+        part = np.int64(index)
+        for i in range(part * step, min((part + 1) * step, len(x))):
+            counts[part, (x[i] >> np.uint32(16)) & np.uint32(0x7FFF)] += 1
+
+
+@pjit
+def _count_lower(x, wanted, counts):
+    """Histograms of the lower halves, one for each upper half h with ``wanted[h] >= 0``."""
+    step = (len(x) + PARTS - 1) // PARTS
+    for index in prange(PARTS):
+        part = np.int64(index)
+        for i in range(part * step, min((part + 1) * step, len(x))):
+            which = wanted[(x[i] >> np.uint32(16)) & np.uint32(0x7FFF)]
+            if which >= 0:
+                counts[part, which, x[i] & np.uint32(0xFFFF)] += 1
+
+
+def fast_quantile_codebook(w: NDArray, levels: int = 16) -> NDArray:
+    """Twin of `formats.quantile_codebook`: order statistics by counting, in two passes, without sorting.
+
+    Magnitudes sort like their bit patterns, so the first pass finds the upper half of each wanted number, the second
+    its lower half.
+    """
+    words = jit_row(w).view(np.uint32)
+    ranks = np.arange(levels) * words.size // levels
+    counts = np.zeros((PARTS, 1 << 15), np.int64)
+    _count_upper(words, counts)
+    ends = np.cumsum(counts.sum(axis=0))
+    upper = np.searchsorted(ends, ranks, side="right")
+    wanted = np.full(1 << 15, -1, np.int64)
+    distinct = np.unique(upper)
+    wanted[distinct] = np.arange(len(distinct))
+    counts = np.zeros((PARTS, len(distinct), 1 << 16), np.int64)
+    _count_lower(words, wanted, counts)
+    inside = np.cumsum(counts.sum(axis=0), axis=-1)
+    before = np.concatenate([[0], ends])[upper]
+    lower = [np.searchsorted(inside[wanted[h]], rank, side="right") for h, rank in zip(upper, ranks - before)]
+    return ((upper.astype(np.uint32) << np.uint32(16)) | np.array(lower, np.uint32)).view(np.float32)
+
 
 
 @leaf
@@ -819,7 +896,7 @@ def _quantize_quantiles(
         check_fitted(scales, x.shape, fmt)
     codes, fine, row_scales = _outputs(x, fmt, scales, out)
     signs = empty(byte_shape(x.shape, fmt, bits=1), np.uint8) if out is None else out.signs
-    codebook = block_ready(scales.codebook) if scales is not None else quantile_codebook(x)
+    codebook = block_ready(scales.codebook) if scales is not None else fast_quantile_codebook(x)
     _quantize_quantile_rows(
         jit_row(x), x.shape[-1], codebook, int(scales is None), row_scales.reshape(-1), codes.reshape(-1),
         fine.reshape(-1), signs.reshape(-1),
