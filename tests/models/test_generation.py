@@ -245,7 +245,8 @@ def test_a_trained_model_writes_the_same_in_all_ways_to_compute(trained: Claude4
     for row in range(2):
         found = parting(written["dequant"], written["packed"], row)
         assert found.index is None, str(found)
-        assert found.largest_difference < 1e-4
+        # `packed` rounds activations to 8-bit integers: errors of about half a percent a product
+        assert 0 < found.largest_difference < 0.03 * np.abs(written["dequant"].logits).max()
     expected = (prompt[:, -1:] + np.arange(1, 25)) % 61
     assert (written["dequant"].tokens == expected).mean() > 0.9, "it did learn to count"
 
