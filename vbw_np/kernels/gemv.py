@@ -134,25 +134,31 @@ def _fused(rows: np.ndarray, right: RightOperand, path: str | None) -> bool:
 
 
 @jit
+def _as_bits(x):  # type: ignore[no-untyped-def]
+    return np.float32(x).view(np.int32)
+
+
+@jit
+def _as_float(bits):  # type: ignore[no-untyped-def]
+    return np.int32(bits).view(np.float32)
+
+
+@jit
 def _block_int8(x, values):  # type: ignore[no-untyped-def]
     """One block to 8-bit integers; returns its scale (`_scale_int8`)."""
     bits = x.view(np.int32)
     top = np.int32(0)
     for k in range(bits.size):
         top = max(top, bits[k] & np.int32(0x7FFFFFFF))
-    peak = np.array([top], np.int32).view(np.float32)[0]
     if top >= 0x7F800000:
         for k in range(values.size):
             values[k] = 0
         return np.float32(np.nan)
-    quotient = np.array([peak / np.float32(127.0)], np.float32).view(np.int32)[0]
-    exponent = min(max((quotient + 0x7FFFFF) >> 23, 1), 254)
-    pair = np.array([exponent << 23, (254 - exponent) << 23], np.int32).view(np.float32)
-    if exponent == 254:
-        pair[1] = np.float32(2.0**-127)
+    exponent = min(max((_as_bits(_as_float(top) / np.float32(127.0)) + 0x7FFFFF) >> 23, 1), 254)
+    inverse = _as_float((254 - exponent) << 23) if exponent < 254 else np.float32(2.0**-127)
     for k in range(values.size):
-        values[k] = np.int8(np.rint(x[k] * pair[1]))
-    return pair[0]
+        values[k] = np.int8(np.rint(x[k] * inverse))
+    return _as_float(exponent << 23)
 
 
 @jit

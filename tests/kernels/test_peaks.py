@@ -1,0 +1,24 @@
+"""The peak kernels run, return sane numbers, and refuse nonsense. (What they measure is no matter for a test.)"""
+
+from __future__ import annotations
+
+import numba
+import pytest
+
+from vbw_np.kernels.peaks import measure_peaks
+
+
+def test_peaks_are_positive_and_threads_are_put_back() -> None:
+    before = numba.get_num_threads()
+    peaks = measure_peaks(1, quick=True)
+    assert numba.get_num_threads() == before
+    assert set(peaks) == {
+        "fma_gflops", "byte_dot_gops", "tile_gflops", "read_gbytes", "read_cache_gbytes", "copy_gbytes",
+    }  # fmt: skip
+    assert all(value is None or 0 < value < 1e6 for value in peaks.values())
+
+
+def test_impossible_threads_are_refused() -> None:
+    for threads in (0, numba.config.NUMBA_NUM_THREADS + 1):
+        with pytest.raises(ValueError, match="threads"):
+            measure_peaks(threads)
