@@ -126,7 +126,7 @@ claim("that is 0.39 %", share, 0.39, tol=0.005)
 
 # %% [markdown]
 """
-0.39 percent: one weight in 256. That is why its loss curve was flat, and it took a count to see it.
+0.39 percent: one weight in 256. That is why that system hardly learned, and it took a count to see it.
 
 ## Exercise: know when not to
 

@@ -589,6 +589,225 @@ _add(
     symptom="the smallest input that shows it is (0.25, 1, 1)",
 )
 
+# ---- 09
+
+
+def _causal_shares(scores: np.ndarray) -> np.ndarray:
+    masked = np.where(np.tri(len(scores), dtype=bool), scores, -np.inf)
+    shares = np.exp(masked - masked.max(axis=1, keepdims=True))
+    return shares / shares.sum(axis=1, keepdims=True)
+
+
+_add(
+    "09.1",
+    "softmax under the causal mask",
+    "causal_shares",
+    cases=lambda seed: [(np.zeros((1, 1)),), (np.zeros((2, 2)),), (np.array([[1.0, 5.0], [0.0, 0.0]]),)]
+    + [(np.random.default_rng(seed + n).normal(size=(n, n)),) for n in (3, 4, 8)],
+    expected=_causal_shares,
+    tolerance=1e-9,
+    hints=(
+        "np.tri(n, dtype=bool) is True on and below the diagonal; np.where picks scores there and -np.inf elsewhere.",
+        "Then np.exp, and divide each row by its sum (keepdims=True).",
+        "Masking after the softmax is not enough: the rows would no longer add up to one.",
+    ),
+    solution="""
+masked = np.where(np.tri(len(scores), dtype=bool), scores, -np.inf)
+shares = np.exp(masked)
+return shares / shares.sum(axis=1, keepdims=True)
+""",
+    wrong="""
+shares = np.exp(scores)
+shares = shares / shares.sum(axis=1, keepdims=True)
+return shares * np.tri(len(scores))
+""",
+    symptom="your answer: [[0.5, 0. ],",
+)
+
+_add(
+    "09.2",
+    "the share of tokens whose best expert changes",
+    "flipped",
+    cases=lambda seed: [
+        (np.array([[1.0, 2.0]]), np.array([[1.0, 1.5]])),
+        (np.array([[1.0, 2.0]]), np.array([[2.0, 1.0]])),
+        (np.array([[1.0, 2.0], [0.0, 3.0]]), np.array([[2.0, 1.0], [0.0, 2.0]])),
+        tuple(np.random.default_rng(seed).normal(size=(2, 50, 8))),
+    ],
+    expected=lambda scores, rounded: float((scores.argmax(axis=1) != rounded.argmax(axis=1)).mean()),
+    tolerance=1e-12,
+    hints=("scores.argmax(axis=1) is each token's best expert.", "Compare two arrays with !=, and take the mean()."),
+    solution="return (scores.argmax(axis=1) != rounded.argmax(axis=1)).mean()",
+    wrong="return (scores.max(axis=1) != rounded.max(axis=1)).mean()",
+    symptom="your answer: 1\nexpected:    0",
+)
+
+# ---- 10
+
+
+def _row_nvfp4(x: np.ndarray) -> np.ndarray:
+    from ..formats import fake_quantize
+
+    return fake_quantize(np.ascontiguousarray(x, np.float32), "nvfp4")
+
+
+def _truncate(x: np.ndarray) -> np.ndarray:
+    return np.trunc(x)
+
+
+def _by_last_axis(x: np.ndarray) -> np.ndarray:
+    """Every number becomes the first of its row: depends on the direction as nothing else does."""
+    return np.repeat(x[:, :1], x.shape[1], axis=1)
+
+
+def _differing(matrix: np.ndarray, quantize: Any) -> float:
+    return float((quantize(matrix) != quantize(np.ascontiguousarray(matrix.T)).T).mean())
+
+
+_add(
+    "10.1",
+    "how much a matrix depends on the direction of its blocks",
+    "differing_share",
+    cases=lambda seed: [
+        (np.array([[1.5, 2.5], [3.5, 4.5]], np.float32), _truncate),
+        (np.array([[1.0, 2.0], [3.0, 4.0]], np.float32), _by_last_axis),
+        (np.random.default_rng(seed).normal(size=(32, 32)).astype(np.float32), _row_nvfp4),
+        (np.random.default_rng(seed).normal(size=(16, 48)).astype(np.float32), _row_nvfp4),
+    ],
+    expected=_differing,
+    tolerance=1e-12,
+    describe=lambda args, got, want: (
+        f"the smallest input that shows it is {describe_value(args[0])} with quantize = {args[1].__name__.strip('_')}\n"
+        f"your answer: {describe_value(got)}\nexpected:    {describe_value(want)}"
+    ),
+    hints=(
+        "Along the rows: quantize(matrix). Along the columns: quantize(matrix.T), and that is transposed.",
+        "Transpose it back before you compare: quantize(matrix.T).T.",
+    ),
+    solution="return (quantize(matrix) != quantize(np.ascontiguousarray(matrix.T)).T).mean()",
+    wrong="return (quantize(matrix).ravel() != quantize(np.ascontiguousarray(matrix.T)).ravel()).mean()",
+    symptom="with quantize = truncate",
+)
+
+# ---- 11
+
+_add(
+    "11.1",
+    "the roof over a product",
+    "attainable",
+    cases=lambda seed: [(1.0, 100.0, 10.0), (10.0, 100.0, 10.0), (100.0, 100.0, 10.0)]
+    + [tuple(float(v) for v in row) for row in np.random.default_rng(seed).uniform(1, 100, size=(20, 3)).round(2)],
+    expected=lambda intensity, peak, bandwidth: min(peak, intensity * bandwidth),
+    tolerance=1e-9,
+    hints=("Memory allows bandwidth * intensity operations a second.", "The processor allows peak. The lower counts."),
+    solution="return min(peak, bandwidth * intensity)",
+    wrong="return bandwidth * intensity",
+    symptom="the smallest input that shows it is (100, 100, 10)",
+)
+
+# ---- 12
+
+
+def _scaled_by(x: np.ndarray, span: int) -> np.ndarray:
+    from ..formats import E2M1
+
+    rows = np.asarray(x, np.float32).reshape(-1, span)
+    scale = np.abs(rows).max(axis=1, keepdims=True) / np.float32(6)
+    return (E2M1.decode(E2M1.encode(rows / scale)) * scale).ravel()
+
+
+def _exposes(args: tuple, got: Any) -> str | None:
+    try:
+        x = np.asarray(got, np.float32).ravel()
+    except (TypeError, ValueError):
+        return f"expected an array of 32 numbers, got {got!r}"
+    if x.size != 32 or not np.isfinite(x).all():
+        return f"expected 32 finite numbers, got {x.size}"
+    if not (x[:16].any() and x[16:].any()):
+        return "one half is all zeros; every half needs a number that is not zero"
+    right, wrong = _scaled_by(x, 16), _scaled_by(x, 32)
+    if np.array_equal(right, wrong):
+        halves = [float(np.abs(half).max()) for half in (x[:16], x[16:])]
+        return f"on this input both give the same numbers: the amax of its halves is {halves[0]:g} and {halves[1]:g}"
+    return None
+
+
+def _exposing() -> np.ndarray:
+    x = np.zeros(32, np.float32)
+    x[0], x[16] = 6, 0.2
+    return x
+
+
+_add(
+    "12.1",
+    "an input that exposes a block of 32",
+    "exposing_input",
+    cases=_once,
+    expected=_exposing,
+    accept=_exposes,
+    hints=(
+        "If both halves have the same amax, nothing can be seen. So make one half large and the other small.",
+        "In the small half, put a number that the large half's scale rounds away.",
+    ),
+    solution="""
+x = np.zeros(32, np.float32)
+x[0], x[16] = 6, 0.2
+return x
+""",
+    wrong="return np.ones(32, np.float32)",
+    symptom="the amax of its halves is 1 and 1",
+)
+
+
+def _encoders() -> list[tuple[str, Any, bool]]:
+    from ..formats import E2M1
+
+    def with_ties(ties: str) -> Any:
+        return lambda x: int(E2M1.encode(np.array([x], np.float32), ties)[0])
+
+    right = with_ties("even")
+    return [
+        ("a right encoder", lambda x: right(x), True),
+        ("an encoder that loses the sign", lambda x: right(abs(x)), False),
+        ("an encoder that wraps beyond 6", lambda x: right(x) if abs(x) <= 7 else 0, False),
+        ("an encoder with ties away from zero", with_ties("away"), False),
+        ("an encoder with ties toward zero", with_ties("zero"), False),
+        ("an encoder that knows no subnormal", lambda x: right(0.0 if abs(x) < 0.75 else x), False),
+        ("the right encoder again", lambda x: right(x), True),
+    ]
+
+
+def _named(function: Any, name: str, right: bool) -> Any:
+    function.description, function.is_right = name, right
+    return function
+
+
+def _judged(args: tuple, got: Any) -> str | None:
+    encode = args[0]
+    if bool(got) == encode.is_right:
+        return None
+    return f"your test {'passes' if got else 'fails'} {encode.description}"
+
+
+_add(
+    "12.2",
+    "the test that was missing",
+    "good_test",
+    cases=lambda seed: [(_named(function, name, right),) for name, function, right in _encoders()],
+    expected=lambda encode: encode.is_right,
+    accept=_judged,
+    hints=(
+        "Ask for encode(0.5), encode(-1.0), encode(100.0) and compare with the table of codes.",
+        "Ask for at least two ties, one that goes down (0.25 to code 0) and one that goes up (0.75 to code 2).",
+    ),
+    solution="""
+wanted = {0.0: 0, 0.5: 1, 6.0: 7, -1.0: 10, -6.0: 15, 100.0: 7, -100.0: 15, 0.25: 0, 0.75: 2, 2.5: 4, 3.5: 6, 5.0: 6}
+return all(encode(x) == code for x, code in wanted.items())
+""",
+    wrong="return all(encode(x) == code for x, code in {0.0: 0, 1.0: 2, -1.0: 10, 100.0: 7, 0.5: 1}.items())",
+    symptom="your test passes an encoder with ties away from zero",
+)
+
 # ---- (next)
 
 EXERCISES: dict[str, Exercise] = {exercise.name: exercise for exercise in _LIST}
