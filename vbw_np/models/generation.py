@@ -15,10 +15,11 @@ A model that is not causal gets the whole sequence again for every token.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,20 @@ from .claude4 import Block, Claude4, sample
 graph, ops = autograd.graph, autograd.ops
 split_heads, merge_heads = nn.attention.split_heads, nn.attention.merge_heads
 NEAREST = nn.ShortestPathReflection.NEAREST
+
+
+@contextlib.contextmanager
+def evaluating(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """No gradients and no dropout inside the context: `Module.evaluating`, without walking the model for each token."""
+    training = [module for module in modules if module.training]
+    for module in training:
+        module.training = False
+    try:
+        with no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 class Rows:
@@ -245,6 +260,7 @@ class Reader:
         if not model.config.causal:
             raise ValueError("only a causal model can be read token by token: in this one, earlier rows change")
         self._model = model
+        self._modules = list(model.modules())
         self._capacity = capacity
         self._length = 0
         dtype = model.norm.weight.dtype
@@ -255,7 +271,7 @@ class Reader:
         ids = np.asarray(ids)
         if self._length + ids.shape[1] > self._capacity:
             raise ValueError(f"{self._length} tokens were read and {ids.shape[1]} follow: more than {self._capacity}")
-        with no_grad(), self._model.evaluating():
+        with evaluating(self._modules):
             x = self._model.encoder(ids)
             for block in self._blocks:
                 x = block.extend(x)
@@ -276,7 +292,7 @@ def hidden_of_whole(model: Claude4, ids: NDArray) -> NDArray:
                 f"the prompt has {length} tokens, and this model's reflection needs {NEAREST}; write a longer prompt"
             )
         ids = np.pad(ids, ((0, 0), (0, NEAREST - length)))
-    with no_grad(), model.evaluating():
+    with evaluating(list(model.modules())):
         return model.hidden_states(ids)[0].data[:, length - 1]
 
 
@@ -353,11 +369,12 @@ def write(
     incremental = model.config.causal if incremental is None else incremental
     if incremental:
         reader = Reader(model, len(prompt), prompt.shape[1] + max_new_tokens)
+    modules = list(model.modules())
     rng = np.random.default_rng(sampling.seed)
     ids = new = prompt
     for _ in range(max_new_tokens):
         hidden = reader.extend(new)[:, -1] if incremental else hidden_of_whole(model, ids)
-        with no_grad(), model.evaluating():
+        with evaluating(modules):
             logits = model.output_head(Tensor(np.ascontiguousarray(hidden))).data[:, :vocab_size]
         tokens = np.array(
             [sample(row, rng, sampling.temperature, sampling.top_p, sampling.top_k) for row in logits], np.int64
