@@ -30,7 +30,7 @@ def bench(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]
         encoding="utf-8",
         cwd=ROOT,
         env={**os.environ, "PYTHONIOENCODING": "utf-8", **variables},
-        timeout=300,
+        timeout=900,
         check=False,
     )
 

@@ -12,7 +12,7 @@ import importlib.util
 import itertools
 import json
 import sys
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,20 +48,20 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
     )  # fmt: skip
     _add_options(parser)
     parser.set_defaults(run=run)
+    _name_unknown_options(parser)
     present = [name for name in SUBVERBS if importlib.util.find_spec(f"{__package__}.{name}") is not None]
     if present:
         inner = parser.add_subparsers(title="other benchmarks", metavar="VERB", dest="bench_verb")
         for name in present:
             importlib.import_module(f"{__package__}.{name}").add_commands(inner)
-        _name_unknown_options(parser, inner.choices)
 
 
-def _name_unknown_options(parser: argparse.ArgumentParser, verbs: Collection[str]) -> None:
+def _name_unknown_options(parser: argparse.ArgumentParser) -> None:
     """Let ``vbw bench --batch 3`` complain of ``--batch``, where argparse takes the 3 for a sub-verb's name."""
     parse = parser.parse_known_args
 
     def checked(args: Sequence[str], namespace: argparse.Namespace | None = None) -> Any:
-        own = list(itertools.takewhile(lambda word: word not in verbs, args))
+        own = list(itertools.takewhile(lambda word: word not in SUBVERBS, args))
         known = parser._option_string_actions
         unknown = [word for word in own if word.startswith("--") and word.partition("=")[0] not in known]
         if unknown:
