@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from vbw_np.models.claude4 import Claude4Config
+from vbw_np.training import checkpoint
 from vbw_np.training.config import TrainConfig
 from vbw_np.training.recipes import get_training_recipe
 
@@ -42,3 +44,18 @@ def config(text: Path) -> Callable[..., TrainConfig]:
         return dataclasses.replace(defaults, recipe=get_training_recipe(recipe), **changes)
 
     return make
+
+
+@pytest.fixture
+def ending() -> Callable[[Path], tuple]:
+    """All that a run came to: every array's bytes, the other state, and the log, but for the times."""
+
+    def read(folder: Path) -> tuple:
+        kept = checkpoint.load(folder / "last.vbw")
+        arrays = {name: array.tobytes() for name, array in kept.arrays.items()}
+        meta = {name: value for name, value in kept.meta.items() if name != "seconds"}
+        lines = map(json.loads, (folder / "log.jsonl").read_text().splitlines())
+        log = [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+        return arrays, meta, log
+
+    return read

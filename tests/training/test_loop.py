@@ -36,28 +36,22 @@ def run(config: TrainConfig, folder: Path, until: int | None = None) -> Trainer:
     return trainer
 
 
-def final_state(folder: Path) -> tuple[dict[str, bytes], dict]:
-    """Everything that a checkpoint holds, but for the times."""
-    kept = checkpoint.load(folder / "last.vbw")
-    meta = {name: value for name, value in kept.meta.items() if name != "seconds"}
-    return {name: array.tobytes() for name, array in kept.arrays.items()}, meta
-
-
 def log_without_times(folder: Path) -> list[dict]:
     lines = (folder / "log.jsonl").read_text().splitlines()
     return [{name: value for name, value in json.loads(line).items() if name != "seconds"} for line in lines]
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_a_resumed_run_is_an_uninterrupted_one_bit_for_bit(recipe: str, config: Make, tmp_path: Path) -> None:
+def test_a_resumed_run_is_an_uninterrupted_one_bit_for_bit(
+    recipe: str, config: Make, tmp_path: Path, ending: Callable
+) -> None:
     settings = config(recipe, accumulate=2)
     run(settings, tmp_path / "whole")
     run(settings, tmp_path / "parts", until=2)
     assert Trainer.resume(tmp_path / "parts").step == 2
     run(settings, tmp_path / "parts", until=4)
     run(settings, tmp_path / "parts")
-    assert final_state(tmp_path / "whole") == final_state(tmp_path / "parts")
-    assert log_without_times(tmp_path / "whole") == log_without_times(tmp_path / "parts")
+    assert ending(tmp_path / "whole") == ending(tmp_path / "parts")
 
 
 def test_the_originals_model_resumes_as_well(config: Make, tmp_path: Path) -> None:

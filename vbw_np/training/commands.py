@@ -250,6 +250,9 @@ def run_compare(arguments: argparse.Namespace) -> int:
     else:
         results = comparison.compare(runs, arguments.out, minutes=arguments.minutes, tell=tell,
                                      progress=False if arguments.quiet else None)  # fmt: skip
+    for result in results:
+        if result["error"]:
+            print(f"{result['recipe']}, seed {result['seed']}: {result['error']}", file=sys.stderr)
     results = [result for result in results if result["curve"]]
     if not results:
         raise UserError("no run came to its first validation; give more --minutes, or a smaller --eval-every")

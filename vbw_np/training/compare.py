@@ -12,6 +12,7 @@ import dataclasses
 import json
 import math
 import os
+import platform
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from ..device import Recipe
 from ..errors import UserError
 from . import checkpoint
 from .config import TrainConfig
+from .diagnose import NonFiniteTraining
 from .log import RunLog
 from .loop import LAST, LOG, Trainer, config_of, load_split
 
@@ -84,11 +86,14 @@ def execute(
         return done
     trainer = Trainer.start_or_resume(run.config, folder, streams)
     try:
-        result = trainer.run(stop=stop, tell=tell, progress=progress)
+        error = _train(trainer, stop, tell, progress)
+        result = trainer.result()
         summary = {
             "recipe": run.config.recipe.name,
             "seed": run.config.seed,
             "folder": run.folder,
+            "host": platform.node(),
+            "error": error,
             **dataclasses.asdict(result),
             "best_loss": None if math.isinf(result.best_loss) else result.best_loss,
             "val_loss": None if math.isnan(result.val_loss) else result.val_loss,
@@ -100,6 +105,15 @@ def execute(
         trainer.close()
     checkpoint.write_text(folder / RESULT, json.dumps(summary, indent=1))
     return summary
+
+
+def _train(trainer: Trainer, stop: Any, tell: Any, progress: bool | None) -> str | None:
+    """Train; a loss that is not finite is a result of the comparison, in words, not the end of it."""
+    try:
+        trainer.run(stop=stop, tell=tell, progress=progress)
+    except NonFiniteTraining as error:
+        return str(error)
+    return None
 
 
 def _step_seconds(log: RunLog) -> float:
@@ -137,7 +151,7 @@ def compare(
     Parameters
     ----------
     minutes : float, optional
-        After so many, the run in hand is saved and the rest is left for another call.
+        After so many, the run in hand is saved and the rest is left for another call; one run is always begun.
 
     Returns
     -------
@@ -150,7 +164,7 @@ def compare(
     Path(out).mkdir(parents=True, exist_ok=True)
     results = []
     for number, run in enumerate(runs, 1):
-        if time.monotonic() > deadline:
+        if results and time.monotonic() > deadline:
             break
         if tell is not None:
             tell(f"run {number}/{len(runs)}: {run.config.recipe.name}, seed {run.config.seed}")
@@ -206,6 +220,7 @@ def common_step(results: Sequence[dict[str, Any]]) -> int:
 
 def rows(results: Sequence[dict[str, Any]]) -> list[Row]:
     """One row a recipe, in the order of the results."""
+    results = [result for result in results if not result["error"]]
     step = common_step(results)
     losses: dict[str, dict[int, float]] = {}
     for result in results:

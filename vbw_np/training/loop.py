@@ -48,6 +48,10 @@ LAST, BEST, LOG = "last.vbw", "best.vbw", "log.jsonl"
 _NORM_PIECE = 1 << 16
 
 
+class FolderInUse(UserError):
+    """Another process writes into the run's folder."""
+
+
 def grad_norm(parameters: Iterable[Parameter]) -> float:
     """Euclidean length of all gradients together, the same on any number of threads.
 
@@ -391,7 +395,8 @@ class Trainer:
             self._set_random_states(before)
             self.step += 1
             raise self._stopped(what, diagnose.first_offender(self.model, lambda: self._gradients(drawn)))
-        self.optimizer.step()
+        with np.errstate(over="ignore", invalid="ignore"):  # a weight that overflows is found before it is written
+            self.optimizer.step()
         self.step += 1
         return loss, norm
 
@@ -461,7 +466,7 @@ def _locked(folder: Path) -> Any:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         file.close()
-        raise UserError(f"{folder} is in use by another run; name another folder (--out), or wait for it") from None
+        raise FolderInUse(f"{folder} is in use by another run; name another folder (--out), or wait for it") from None
     return file
 
 
