@@ -28,7 +28,8 @@ def weight_of(version: int) -> np.ndarray:
 
 def version_of(weight: np.ndarray) -> int:
     """The version that all rows and all blocks of `weight` agree on, or an error."""
-    bits = np.concatenate([np.rint(weight[:, b + 1 : b + 13]) - 1 for b in range(0, WIDTH, 32)]).astype(int)
+    blocks = range(0, weight.shape[1], 32)
+    bits = np.concatenate([np.rint(weight[:, b + 1 : b + 13]) - 1 for b in blocks]).astype(int)
     assert set(bits.ravel()) <= {0, 1}
     versions = set((bits @ (1 << np.arange(12))).tolist())
     assert len(versions) == 1, f"a torn weight: versions {versions}"
@@ -45,13 +46,25 @@ def _switch_often() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("mode", ["training", "inference"])
-@pytest.mark.parametrize("recipe", ["fp32", "fp4-row", "mxfp4", "nvfp4", "nvfp4-boh"])
-def test_no_stale_weight_and_no_lost_count(recipe: str, mode: str) -> None:
+@pytest.mark.parametrize(
+    ("recipe", "compute", "rows"),
+    [
+        ("fp32", "auto", WIDTH),
+        ("fp4-row", "auto", WIDTH),
+        ("mxfp4", "dequant", WIDTH),
+        ("nvfp4", "dequant", WIDTH),
+        ("nvfp4-boh", "auto", WIDTH),
+        ("nvfp4", "packed", 16),
+        ("mxfp4", "fp4", WIDTH),
+        ("nvfp4-train", "auto", WIDTH),
+    ],
+)
+def test_no_stale_weight_and_no_lost_count(recipe: str, compute: str, rows: int, mode: str) -> None:
     layer = nn.Linear(WIDTH, OUT, bias=False, rng=0)
     layer.weight.assign(weight_of(0))
     first = layer.weight.version
-    device = place(layer, recipe, mode=mode, refresh_interval=7)
-    eye = Tensor(np.eye(WIDTH, dtype=np.float32))
+    device = place(layer, recipe, mode=mode, refresh_interval=7, compute=compute)
+    eye = Tensor(np.eye(rows, WIDTH, dtype=np.float32))
     errors: list[BaseException] = []
     done = threading.Event()
 
