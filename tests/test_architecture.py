@@ -35,7 +35,7 @@ MAY_IMPORT_NUMBA = {"kernels", "doctor"}
 # Used where they are installed, imported only inside functions: pictures, and the peers that a benchmark compares with.
 OPTIONAL = {
     "viz": {"matplotlib"},
-    "training": {"matplotlib"},
+    "training": {"matplotlib", "distributed"},
     "bench": {"torch", "torchao", "bitsandbytes", "gguf", "ml_dtypes"},
 }
 

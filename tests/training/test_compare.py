@@ -163,7 +163,7 @@ def test_vbw_compare(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture) 
     [
         (["train", "--preset", "big"], "there is no preset 'big'; the presets are: report, bytes, tiny"),
         (["train", "--steps", "0"], "steps 0 does not make sense"),
-        (["train", "--json", "/nowhere/x.json"], "its folder does not exist"),
+        (["train", "--json", "/nowhere/x.json"], "its folder /nowhere does not exist"),
         (["train", "--data", "/nowhere"], "does not exist"),
         (["train", "--resume", "/nowhere"], "does not exist"),
         (["compare", "--seeds", "a"], "give numbers joined by commas"),

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ..files import check_output, write_whole
+
 VERBS = {
     "train": "train a causal language model on real text, under any recipe",
     "compare": "recipes against each other: same start, same batches, several seeds",
@@ -154,22 +156,13 @@ def _stop_request(minutes: float | None) -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def _check_output(path: str | None) -> None:
-    """A file that is to be written at the end must be writable at the start."""
-    if path is not None and not Path(path).absolute().parent.is_dir():
-        from ..errors import UserError
-
-        raise UserError(f"{path}: its folder does not exist; make it, or name another file")
-
-
 # ---------------------------------------------------------------------------------------------------------------- train
 
 
 def run_train(arguments: argparse.Namespace) -> int:
     """``vbw train``"""
-    from . import checkpoint
-
-    _check_output(arguments.json)
+    if arguments.json is not None:
+        check_output(arguments.json)
     _set_threads(arguments.threads)
     tell = _tell(arguments)
     trainer = _trainer(arguments)
@@ -190,7 +183,7 @@ def run_train(arguments: argparse.Namespace) -> int:
         print(f"go on with: vbw train --resume {trainer.folder}")
     if arguments.json is not None:
         summary = {"config": config.as_dict(), "result": dataclasses.asdict(result), "folder": str(trainer.folder)}
-        checkpoint.write_text(arguments.json, json.dumps(summary, indent=1))
+        write_whole(arguments.json, json.dumps(summary, indent=1) + "\n")
     if arguments.sample and complete:
         print(_sample(trainer, arguments.prompt, arguments.sample))
     trainer.close()
@@ -233,12 +226,11 @@ def _sample(trainer: Any, prompt: str | None, count: int) -> str:
 def run_compare(arguments: argparse.Namespace) -> int:
     """``vbw compare``"""
     from ..errors import UserError
-    from . import checkpoint
     from . import compare as comparison
     from .recipes import get_training_recipes
 
-    _check_output(arguments.json)
-    _check_output(arguments.plot)
+    for file in filter(None, (arguments.json, arguments.plot)):
+        check_output(file)
     _set_threads(arguments.threads)
     config = _config(arguments)
     runs = comparison.plan(config, get_training_recipes(arguments.recipes), _seeds(arguments.seeds))
@@ -262,7 +254,7 @@ def run_compare(arguments: argparse.Namespace) -> int:
         print(f"{len(results)} of {len(runs)} runs; call again to go on", file=sys.stderr)
     if arguments.json is not None:
         text = json.dumps(comparison.as_dict(config, results), indent=1)
-        checkpoint.write_text(arguments.json, text)
+        write_whole(arguments.json, text + "\n")
     if arguments.plot is not None:
         comparison.plot(results, arguments.plot, f"{arguments.preset or 'bytes'}, {table[0].seeds} seed(s)")
     return 0

@@ -15,7 +15,6 @@ interrupted. For that
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import math
@@ -28,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import __version__
+from .. import __version__, kernels
 from ..data import TokenStream, batches, check_length, load_stream, split_by_file, split_tail
 from ..device import Device
 from ..engine import Parameter, no_grad, optim
@@ -40,8 +39,7 @@ from . import checkpoint, diagnose
 from .config import TrainConfig
 from .log import RunLog
 
-with contextlib.suppress(ImportError):  # the fast twins; without them everything works, slower
-    from .. import kernels as kernels
+kernels.install()  # the fast twins; autograd.use_twins(False) switches back to the readable definitions
 
 KIND = "vbw-np training run"
 LAST, BEST, LOG = "last.vbw", "best.vbw", "log.jsonl"
