@@ -13,8 +13,8 @@ import pytest
 
 from vbw_np import formats
 from vbw_np.formats.hadamard import hadamard_rotate
-from vbw_np.kernels import cpu
-from vbw_np.kernels.panels import DOUBLED, LeftOperand, RightOperand, half_scales
+from vbw_np.kernels import cpu, tensor_core
+from vbw_np.kernels.panels import DOUBLED, LeftOperand, RightOperand, aligned_empty, half_scales
 from vbw_np.kernels.tensor_core import (
     left_from_packed,
     matmul,
@@ -106,6 +106,18 @@ def test_threads_do_not_change_bits(fmt: str) -> None:
         numba.set_num_threads(before)
     for result in results:
         assert np.array_equal(result, matmul_reference(left, right))
+
+
+@pytest.mark.parametrize("start", [0, 4, 1])
+def test_streamed_results_are_the_same(start: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Large results bypass the caches: here a small one is treated so, at three alignments."""
+    monkeypatch.setattr(tensor_core, "STREAM_FROM", 0)
+    left, right = quantize_left(data((50, 64), 1), "nvfp4"), quantize_right(data((160, 64), 2), "nvfp4")
+    buffer = aligned_empty((50 * 160 + 16,), np.float32)
+    out = buffer[start : start + 50 * 160].reshape(50, 160)
+    for path in {cpu.available_paths()[0], "portable"}:
+        out[...] = np.nan
+        assert np.array_equal(matmul(left, right, out, path=path), matmul_reference(left, right))
 
 
 @pytest.mark.parametrize("fmt", FORMATS)

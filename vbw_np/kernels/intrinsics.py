@@ -70,6 +70,12 @@ class Emitter:
         pointer = self.b.inttoptr(address, value.type.as_pointer())
         self.b.store(value, pointer, align=align or _natural(value.type))
 
+    def stream(self, value: ir.Value, address: ir.Value, align: int) -> None:
+        """Store past the caches (aligned): for results too large to be read back from them."""
+        pointer = self.b.inttoptr(address, value.type.as_pointer())
+        stored = self.b.store(value, pointer, align=align)
+        stored.set_metadata("nontemporal", self.b.module.add_metadata([self.int(1, I32)]))
+
     def splat(self, scalar: ir.Value, lanes: int) -> ir.Value:
         """A vector with the scalar in every lane."""
         ty = vec(scalar.type, lanes)
@@ -171,3 +177,30 @@ def _emit_fetch_add(e: Emitter, address: ir.Value) -> ir.Value:
 
 fetch_add = loop_intrinsic(1, _emit_fetch_add)
 """Atomically add 1 to the int64 at an address and return what was there: a shared ticket counter."""
+
+
+def _emit_stream(lanes: int) -> Callable[..., None]:
+    ty = vec(F32, lanes)
+
+    def emit(e: Emitter, source: ir.Value, factor: ir.Value, out: ir.Value, count: ir.Value) -> None:
+        scale = e.splat(e.load(F32, factor), lanes)
+
+        def body(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+            for part in range(0, 16, lanes):
+                value = e.load(ty, e.at(source, e.times(i, 64), part * 4))
+                e.stream(e.b.fmul(value, scale), e.at(out, e.times(i, 64), part * 4), align=lanes * 4)
+            return []
+
+        e.loop(count, [], body)
+
+    return emit
+
+
+stream_scaled_64 = loop_intrinsic(4, _emit_stream(16))
+"""`stream_scaled_64(source, factor, out, count)`: count x 16 floats times *factor, past the caches; out 64-aligned."""
+
+stream_scaled_16 = loop_intrinsic(4, _emit_stream(4))
+"""The same for an `out` that is a multiple of 16 bytes."""
+
+fence = loop_intrinsic(0, lambda e: e.b.fence("seq_cst") and None)
+"""After streaming stores, before another thread reads them."""

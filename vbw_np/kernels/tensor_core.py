@@ -34,7 +34,7 @@ import numba
 import numpy as np
 
 from . import cpu
-from .intrinsics import fetch_add
+from .intrinsics import fence, fetch_add, stream_scaled_16, stream_scaled_64
 from .intrinsics_amx import (
     BUFFER,
     PHASE,
@@ -81,6 +81,9 @@ K_CHUNK = 1024
 ROWS_AT_ONCE = 384
 """Most rows of a task; a multiple of every path's tile."""
 
+STREAM_FROM = 48 << 20
+"""Bytes of a result from which on it is written past the caches."""
+
 _BUFFER = -(-BUFFER // 4096) * 4096  # bytes: AMX tiles
 _DECODED = GROUP * 16 * K_CHUNK * 2  # bytes: decoded panels, up to two bytes an element
 _SCALES = GROUP * 16 * (K_CHUNK // 16) * 4  # bytes: decoded scales
@@ -121,7 +124,8 @@ def matmul(
     left : LeftOperand (M, K)
     right : RightOperand (N, K), of the same format
     out : float32 (M, N), C-contiguous, optional
-        Preallocate it: fresh pages cost more than the arithmetic.
+        Preallocate it: fresh pages cost more than the arithmetic. Large results are written fastest where rows start at
+        multiples of 64 bytes (`panels.aligned_empty`).
     accumulate : bool
         Add to `out` (one float32 addition an element) instead of overwriting it.
     path : str, optional
@@ -136,7 +140,7 @@ def matmul(
     if out is None:
         if accumulate:
             raise ValueError("accumulate=True adds to out: pass the array to add to")
-        out = np.empty(shape, np.float32)
+        out = aligned_empty(shape, np.float32)
     elif out.shape != shape or out.dtype != np.float32 or not out.flags.c_contiguous:
         raise ValueError(f"out must be C-contiguous float32 {shape}, got {out.dtype} {out.shape}")
     if cpu.jit_disabled():
@@ -150,7 +154,8 @@ def matmul(
     rows = -(-shape[0] // (chunks * 48)) * 48  # rows of a task
     kp = KernelPath(path, left.block)
     right_side = right.codes, right.scales, half_scales(right.fmt), right.factor
-    where = out, accumulate, rows, _scratch(numba.get_num_threads()), np.zeros(1, np.int64)
+    stream = out.nbytes >= STREAM_FROM and not accumulate
+    where = out, accumulate, stream, rows, _scratch(numba.get_num_threads()), np.zeros(1, np.int64)
     if path == "amx":
         scaled = _kept("scaled", left.values.size, np.uint16)
         _scale_rows(kp, left.values, left.scales, -(-shape[0] // 16), scaled)
@@ -258,10 +263,30 @@ def _decode_scales(stored, table, target):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _finish(sums, factors, factor, accumulate, out):  # type: ignore[no-untyped-def]
-    """out = sums * (factors * factor), or the same added to out; row by row, so that it vectorizes."""
+def _finish(sums, factors, factor, accumulate, out, width, stream):  # type: ignore[no-untyped-def]
+    """out = sums * (factors * factor), or the same added to out; row by row, so that it vectorizes.
+
+    With `stream` whole vectors go straight to memory: where the caches could not hold the result, reading each line
+    before it is overwritten would double the traffic. `width`: bytes from one row of the result to the next.
+    """
+    at = out.ctypes.data
+    aligned = 0
+    if stream and not accumulate:
+        aligned = 64 if (at | width) % 64 == 0 else 16 if (at | width) % 16 == 0 else 0
+    whole = out.shape[1] // 16
+    pair = np.empty(1, np.float32)
     for m in range(out.shape[0]):
-        _finish_row(sums[m], factors[m] * factor, accumulate, out[m])
+        scale = factors[m] * factor
+        done = 0
+        if aligned != 0:
+            pair[0], done = scale, whole * 16
+            source, target = sums[m].ctypes.data, at + m * width
+            if aligned == 64:
+                stream_scaled_64(source, pair.ctypes.data, target, whole)
+            else:
+                stream_scaled_16(source, pair.ctypes.data, target, whole)
+        if done < out.shape[1]:
+            _finish_row(sums[m, done:], scale, accumulate, out[m, done:])
 
 
 @jit
@@ -275,7 +300,7 @@ def _finish_row(sums, factor, accumulate, out):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _one_task(kp, values, starts, scales, factors, codes, scale_bytes, table, factor, out, accumulate, row, panel, rows, scratch):  # type: ignore[no-untyped-def]  # noqa: E501
+def _one_task(kp, values, starts, scales, factors, codes, scale_bytes, table, factor, out, accumulate, stream, row, panel, rows, scratch):  # type: ignore[no-untyped-def]  # noqa: E501
     """Rows row .. row + rows, panels panel .. panel + GROUP, all of the reduction."""
     block, step_rows, step_panels = block_length(kp), tile_rows(kp), tile_panels(kp)
     length, blocks = values.shape[1], scales.shape[1]
@@ -313,11 +338,12 @@ def _one_task(kp, values, starts, scales, factors, codes, scale_bytes, table, fa
                     1 if k == 0 else 0,
                 )
     right = min(out.shape[1], (panel + panels) * 16)
-    _finish(sums, factors[row : row + rows], factor, accumulate, out[row : row + rows, panel * 16 : right])
+    part = out[row : row + rows, panel * 16 : right]
+    _finish(sums, factors[row : row + rows], factor, accumulate, part, out.shape[1] * 4, stream)
 
 
 @pjit
-def _product(kp, values, starts, scales, factors, codes, scale_bytes, table, factor, out, accumulate, rows, scratch, ticket):  # type: ignore[no-untyped-def]  # noqa: E501
+def _product(kp, values, starts, scales, factors, codes, scale_bytes, table, factor, out, accumulate, stream, rows, scratch, ticket):  # type: ignore[no-untyped-def]  # noqa: E501
     """Every thread takes the next (group of panels, chunk of rows) until none is left."""
     chunks = -(-out.shape[0] // rows)
     tasks = chunks * -(-codes.shape[0] // GROUP)
@@ -326,8 +352,9 @@ def _product(kp, values, starts, scales, factors, codes, scale_bytes, table, fac
         while task < tasks:
             row, panel = (task % chunks) * rows, (task // chunks) * GROUP
             count = min(rows, out.shape[0] - row)
-            _one_task(kp, values, starts, scales, factors, codes, scale_bytes, table, factor, out, accumulate, row, panel, count, scratch[thread])  # noqa: E501
+            _one_task(kp, values, starts, scales, factors, codes, scale_bytes, table, factor, out, accumulate, stream, row, panel, count, scratch[thread])  # noqa: E501
             task = fetch_add(ticket.ctypes.data)
+        fence()
 
 
 # ---- the same on AMX: operands scaled to bfloat16 first ------------------------------------------------------
@@ -350,7 +377,7 @@ def _scale_rows(kp, values, scales, tiles, scaled):  # type: ignore[no-untyped-d
 
 
 @jit
-def _one_task_amx(kp, scaled, length, factors, codes, scale_bytes, table, factor, out, accumulate, row, panel, rows, scratch):  # type: ignore[no-untyped-def]  # noqa: E501
+def _one_task_amx(kp, scaled, length, factors, codes, scale_bytes, table, factor, out, accumulate, stream, row, panel, rows, scratch):  # type: ignore[no-untyped-def]  # noqa: E501
     block, step = block_length(kp), width(kp)
     panels = min(GROUP, codes.shape[0] - panel)
     buffer = scratch.ctypes.data
@@ -382,11 +409,12 @@ def _one_task_amx(kp, scaled, length, factors, codes, scale_bytes, table, factor
                                 fresh = 1 if k + h + j == 0 else 0
                                 tile_block(kp, a + j * 32, b + j * 32, chunk * 32, c, GROUP * 64, fresh, buffer)
     right = min(out.shape[1], (panel + panels) * 16)
-    _finish(sums, factors[row : row + rows], factor, accumulate, out[row : row + rows, panel * 16 : right])
+    part = out[row : row + rows, panel * 16 : right]
+    _finish(sums, factors[row : row + rows], factor, accumulate, part, out.shape[1] * 4, stream)
 
 
 @pjit
-def _product_amx(kp, scaled, length, factors, codes, scale_bytes, table, factor, out, accumulate, rows, scratch, ticket):  # type: ignore[no-untyped-def]  # noqa: E501
+def _product_amx(kp, scaled, length, factors, codes, scale_bytes, table, factor, out, accumulate, stream, rows, scratch, ticket):  # type: ignore[no-untyped-def]  # noqa: E501
     chunks = -(-out.shape[0] // rows)
     tasks = chunks * -(-codes.shape[0] // GROUP)
     for thread in numba.prange(scratch.shape[0]):
@@ -395,6 +423,7 @@ def _product_amx(kp, scaled, length, factors, codes, scale_bytes, table, factor,
         while task < tasks:
             row, panel = (task % chunks) * rows, (task // chunks) * GROUP
             count = min(rows, out.shape[0] - row)
-            _one_task_amx(kp, scaled, length, factors, codes, scale_bytes, table, factor, out, accumulate, row, panel, count, scratch[thread])  # noqa: E501
+            _one_task_amx(kp, scaled, length, factors, codes, scale_bytes, table, factor, out, accumulate, stream, row, panel, count, scratch[thread])  # noqa: E501
             task = fetch_add(ticket.ctypes.data)
         release()
+        fence()
