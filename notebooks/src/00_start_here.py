@@ -30,7 +30,14 @@ from vbw_np.formats import quantize
 from vbw_np.models.claude4 import Claude4
 from vbw_np.teach import check, claim, hint, predict, solution
 
-print("vbw_np", vbw_np.__version__, "| numpy", np.__version__, "| python", sys.version.split()[0])
+print(
+    "vbw_np",
+    vbw_np.__version__,
+    "| numpy",
+    np.__version__,
+    "| python",
+    sys.version.split()[0],
+)
 
 # %% [markdown]
 """
@@ -84,8 +91,12 @@ learns makes of it.
 big = model.blocks[0].ffn.experts[0][0].weight.data
 held = quantize(big, "nvfp4")
 viz.bars(
-    {"float32": {"kilobytes": big.nbytes / 1000}, "four bits": {"kilobytes": held.nbytes / 1000}},
-    ylabel="kilobytes", title="One weight matrix of Claude4, 1024 rows of 256, before and after",
+    {
+        "float32": {"kilobytes": big.nbytes / 1000},
+        "four bits": {"kilobytes": held.nbytes / 1000},
+    },
+    ylabel="kilobytes",
+    title="One weight matrix of Claude4, 1024 rows of 256, before and after",
 )
 
 # %%
@@ -104,11 +115,13 @@ Then run the cell after it: it tells you whether you have not tried, are wrong (
 or are right. `hint("00.1")` gives a nudge, `solution("00.1")` an answer. A skipped exercise never stops what follows.
 """
 
+
 # %% exercise=00.1
 def bytes_needed(count, bits):
     ### BEGIN SOLUTION
     raise NotImplementedError  # write your answer here
     ### END SOLUTION
+
 
 # %% check=00.1
 check("00.1", bytes_needed)

@@ -97,8 +97,11 @@ def diamond(x, accumulate):
     return grad
 
 
-claim("with = instead of += the gradient of x + x is wrong by a factor of exactly 2",
-      diamond(0.0, True) / diamond(0.0, False), 2)
+claim(
+    "with = instead of += the gradient of x + x is wrong by a factor of exactly 2",
+    diamond(0.0, True) / diamond(0.0, False),
+    2,
+)
 
 # %% [markdown]
 """
@@ -121,11 +124,13 @@ print(inspect.getsource(autograd.ops.tanh.reference))
 `out = x * y`. Given the gradient `g` of `out`, return the gradients of `x` and of `y`.
 """
 
+
 # %% exercise=01.1
 def mul_vjp(g, x, y):
     ### BEGIN SOLUTION
     raise NotImplementedError  # return (gradient of x, gradient of y)
     ### END SOLUTION
+
 
 # %% check=01.1
 check("01.1", mul_vjp)
@@ -140,11 +145,13 @@ axis. Write `unbroadcast(g, shape)`: sum `g` until it has the shape that the inp
 length one may have been stretched too.
 """
 
+
 # %% exercise=01.2
 def unbroadcast(g, shape):
     ### BEGIN SOLUTION
     raise NotImplementedError  # sum over new axes in front, then over axes that were 1
     ### END SOLUTION
+
 
 # %% check=01.2
 check("01.2", unbroadcast)
@@ -197,7 +204,12 @@ claim("it finds the slope 3 to a twentieth", slope.data.item(), 3, tol=0.05)
 claim("and the height -1", height.data.item(), -1, tol=0.05)
 
 # %%
-viz.curves({"mean squared error": errors}, ylabel="mean squared error", title="A line that learns", logy=True)
+viz.curves(
+    {"mean squared error": errors},
+    ylabel="mean squared error",
+    title="A line that learns",
+    logy=True,
+)
 
 # %% [markdown]
 """

@@ -61,8 +61,13 @@ Flip bits in `code` below and predict the value before you run.
 code = 0b0101
 
 print("code", nibble_bits(code), " means", values[code])
-viz.bit_lanes([(f"{c:04b} is {values[c]:g}", f"{c:04b}", "SEEM") for c in (code, code ^ 0b0001, code ^ 0b0010, code ^ 0b1000)],
-              title="One code, then with the mantissa flipped, the low exponent bit flipped, the sign flipped")
+viz.bit_lanes(
+    [
+        (f"{c:04b} is {values[c]:g}", f"{c:04b}", "SEEM")
+        for c in (code, code ^ 0b0001, code ^ 0b0010, code ^ 0b1000)
+    ],
+    title="One code, then with the mantissa flipped, the low exponent bit flipped, the sign flipped",
+)
 
 # %%
 claim("the positive values", values[:8], [0, 0.5, 1, 1.5, 2, 3, 4, 6])
@@ -95,7 +100,9 @@ Predict for each of the seven ties which way it goes; then look.
 ties = np.array([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0], np.float32)
 rounded = E2M1.decode(E2M1.encode(ties))
 for tie, code, value in zip(ties, E2M1.encode(ties), rounded):
-    print(f"{tie:5} lies between two values and goes to {value:3}  (code {nibble_bits(code)})")
+    print(
+        f"{tie:5} lies between two values and goes to {value:3}  (code {nibble_bits(code)})"
+    )
 claim("the ties 0.25 to 5", ties, [0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5])
 claim("and where they go", rounded, [0, 1, 1, 2, 2, 4, 4])
 
@@ -112,7 +119,12 @@ print(E2M1.decode(E2M1.encode(np.array([6.1, 7.0, 1e30, np.inf], np.float32))))
 claim("100 saturates to 6", E2M1.decode(E2M1.encode(np.float32([100.0])))[0], 6)
 
 # %%
-viz.staircase({"E2M1": lambda x: E2M1.decode(E2M1.encode(x))}, -7, 7, title="Sixteen codes as a staircase")
+viz.staircase(
+    {"E2M1": lambda x: E2M1.decode(E2M1.encode(x))},
+    -7,
+    7,
+    title="Sixteen codes as a staircase",
+)
 
 # %% [markdown]
 """
@@ -123,11 +135,13 @@ The stairs are low in the middle and high at the ends: E2M1 is a *relative* rule
 Use shifts (`>>`), masks (`&`) and the rule above. One code in, one number out.
 """
 
+
 # %% exercise=02.1
 def decode(code):
     ### BEGIN SOLUTION
     raise NotImplementedError  # sign, exponent, mantissa; mind the exception
     ### END SOLUTION
+
 
 # %% check=02.1
 check("02.1", decode)
@@ -139,11 +153,13 @@ check("02.1", decode)
 One number in, one code out. Saturate above the largest value; negative numbers get the sign bit.
 """
 
+
 # %% exercise=02.2
 def encode(x):
     ### BEGIN SOLUTION
     raise NotImplementedError  # count how many midpoints lie below abs(x); think about ties last
     ### END SOLUTION
+
 
 # %% check=02.2
 check("02.2", encode)
@@ -155,8 +171,11 @@ check("02.2", encode)
 
 # %%
 codes = np.arange(16, dtype=np.uint8)
-claim("encode(decode(code)) gives the code back, for all of them, minus zero included",
-      E2M1.encode(E2M1.decode(codes)), codes)
+claim(
+    "encode(decode(code)) gives the code back, for all of them, minus zero included",
+    E2M1.encode(E2M1.decode(codes)),
+    codes,
+)
 everywhere = np.linspace(-6, 6, 48_001, dtype=np.float32)
 worst = np.abs(E2M1.decode(E2M1.encode(everywhere)) - everywhere).max()
 claim("no number within the range moves by more than 1", worst, 1)

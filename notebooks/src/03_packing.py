@@ -81,11 +81,13 @@ claim("and come back", unpack_nibbles(packed, 5), codes)
 length is padded with a zero nibble.
 """
 
+
 # %% exercise=03.1
 def pack(codes):
     ### BEGIN SOLUTION
     raise NotImplementedError  # codes[0::2] are the first ones, codes[1::2] the second
     ### END SOLUTION
+
 
 # %% check=03.1
 check("03.1", pack)
@@ -130,9 +132,17 @@ check("03.2", same_either_way)
 # %%
 every_byte = np.arange(256, dtype=np.uint8)
 claim("a byte has 256 values", len(every_byte), 256)
-claim("all 256 bytes survive unpacking and packing", pack_nibbles(unpack_nibbles(every_byte, 512)), every_byte)
+claim(
+    "all 256 bytes survive unpacking and packing",
+    pack_nibbles(unpack_nibbles(every_byte, 512)),
+    every_byte,
+)
 pairs = np.stack(np.meshgrid(every_byte, every_byte, indexing="ij"), -1).reshape(-1, 2)
-claim("so do all 65,536 pairs of bytes", int((pack_nibbles(unpack_nibbles(pairs, 4)) == pairs).all(axis=1).sum()), 65_536)
+claim(
+    "so do all 65,536 pairs of bytes",
+    int((pack_nibbles(unpack_nibbles(pairs, 4)) == pairs).all(axis=1).sum()),
+    65_536,
+)
 wrong = pack_nibbles(unpack_nibbles(every_byte, 512), order="high_first") != every_byte
 claim("swapping the nibbles changes 240 of them", int(wrong.sum()), 240)
 
@@ -151,7 +161,11 @@ table = E2M1.decode(unpack_nibbles(every_byte[:, None], 2))
 print(table.shape, table.dtype, table.nbytes, "bytes; row 0x3a:", table[0x3A])
 claim("the table takes 2,048 bytes", table.nbytes, 2048)
 numbers = np.random.default_rng(0).integers(0, 256, 1000, dtype=np.uint8)
-claim("and decodes like the long way", table[numbers].ravel(), E2M1.decode(unpack_nibbles(numbers, 2000)))
+claim(
+    "and decodes like the long way",
+    table[numbers].ravel(),
+    E2M1.decode(unpack_nibbles(numbers, 2000)),
+)
 
 # %% [markdown]
 """

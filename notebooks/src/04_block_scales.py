@@ -51,13 +51,24 @@ Below the format called `nvfp4`, with blocks of sixteen.
 
 # %%
 packed = quantize(x, "nvfp4")
-viz.block_strip(x[0], packed.dequantize()[0], packed.decoded_scales()[0] * packed.tensor_scale, 16,
-                title="An outlier ruins its own block, and no other")
+viz.block_strip(
+    x[0],
+    packed.dequantize()[0],
+    packed.decoded_scales()[0] * packed.tensor_scale,
+    16,
+    title="An outlier ruins its own block, and no other",
+)
 
 # %%
-blocks = {name: int((fake_quantize(x, name) == 0).sum()) for name in ("fp4-row", "mxfp4", "nvfp4")}
+blocks = {
+    name: int((fake_quantize(x, name) == 0).sum()) for name in ("fp4-row", "mxfp4", "nvfp4")
+}
 print(blocks)
-claim("zeros with one scale, with blocks of 32, with blocks of 16", list(blocks.values()), [27, 25, 17])
+claim(
+    "zeros with one scale, with blocks of 32, with blocks of 16",
+    list(blocks.values()),
+    [27, 25, 17],
+)
 
 # %% [markdown]
 """
@@ -109,8 +120,12 @@ block = np.zeros((1, 32), np.float32)
 block[0, :4] = amax, amax / 2, amax / 3, -amax / 5
 for name in ("mxfp4", "mxfp4-rceil", "nvfp4"):
     p = quantize(block, name)
-    s = float(p.decoded_scales()[0, 0]) * (1 if p.tensor_scale is None else float(p.tensor_scale))
-    print(f"{name:12} scale {s:<10.6g} amax / scale {amax / s:<8.4g} amax comes back as {p.dequantize()[0, 0]:.5g}")
+    s = float(p.decoded_scales()[0, 0]) * (
+        1 if p.tensor_scale is None else float(p.tensor_scale)
+    )
+    print(
+        f"{name:12} scale {s:<10.6g} amax / scale {amax / s:<8.4g} amax comes back as {p.dequantize()[0, 0]:.5g}"
+    )
 
 # %% [markdown]
 """
@@ -126,9 +141,16 @@ print(f"amax / scale between {ratio.min():.3f} and {ratio.max():.3f}")
 claim("amax / scale is at least 4", ratio.min(), at_least=4)
 claim("and below 8", ratio.max(), at_most=8)
 cut = 100 * (ratio > 6).mean()
-claim("about 29.6 % of the blocks of normal numbers lose the top of their largest number", cut, 29.6, tol=0.5)
+claim(
+    "about 29.6 % of the blocks of normal numbers lose the top of their largest number",
+    cut,
+    29.6,
+    tol=0.5,
+)
 nv = quantize(normal, "nvfp4")
-fine_ratio = np.abs(normal.reshape(256, -1, 16)).max(axis=-1) / (nv.decoded_scales() * nv.tensor_scale)
+fine_ratio = np.abs(normal.reshape(256, -1, 16)).max(axis=-1) / (
+    nv.decoded_scales() * nv.tensor_scale
+)
 claim("NVFP4: amax / scale is at least 5.66", fine_ratio.min(), at_least=5.66)
 claim("and at most 6.375", fine_ratio.max(), at_most=6.375)
 
@@ -144,20 +166,27 @@ you can see the block length.
 
 # %%
 photo = viz.photograph()
-viz.images({
-    "the original": photo,
-    "one scale a row (4 bits)": fake_quantize(photo, "fp4-row"),
-    "MXFP4: blocks of 32, powers of two": fake_quantize(photo, "mxfp4"),
-    "NVFP4: blocks of 16": fake_quantize(photo, "nvfp4"),
-}, title="A picture made of four-bit numbers")
+viz.images(
+    {
+        "the original": photo,
+        "one scale a row (4 bits)": fake_quantize(photo, "fp4-row"),
+        "MXFP4: blocks of 32, powers of two": fake_quantize(photo, "mxfp4"),
+        "NVFP4: blocks of 16": fake_quantize(photo, "nvfp4"),
+    },
+    title="A picture made of four-bit numbers",
+)
 
 # %%
-viz.images({
-    "error, one scale a row": fake_quantize(photo, "fp4-row") - photo,
-    "error, MXFP4": fake_quantize(photo, "mxfp4") - photo,
-    "error, NVFP4": fake_quantize(photo, "nvfp4") - photo,
-    "error, MXFP4 rounded up": fake_quantize(photo, "mxfp4-rceil") - photo,
-}, title="What was lost: light is too bright, dark is too dark", signed=True)
+viz.images(
+    {
+        "error, one scale a row": fake_quantize(photo, "fp4-row") - photo,
+        "error, MXFP4": fake_quantize(photo, "mxfp4") - photo,
+        "error, NVFP4": fake_quantize(photo, "nvfp4") - photo,
+        "error, MXFP4 rounded up": fake_quantize(photo, "mxfp4-rceil") - photo,
+    },
+    title="What was lost: light is too bright, dark is too dark",
+    signed=True,
+)
 
 # %% [markdown]
 """
@@ -173,23 +202,39 @@ Predict: for which of these does it?
 # %%
 rng = np.random.default_rng(0)
 data = {
-    "normal": rng.normal(size=(256, 1024)), "Laplace (sharper)": rng.laplace(size=(256, 1024)),
-    "Student t, 3 (wild)": rng.standard_t(3, size=(256, 1024)), "uniform (flat)": rng.uniform(-1, 1, size=(256, 1024)),
+    "normal": rng.normal(size=(256, 1024)),
+    "Laplace (sharper)": rng.laplace(size=(256, 1024)),
+    "Student t, 3 (wild)": rng.standard_t(3, size=(256, 1024)),
+    "uniform (flat)": rng.uniform(-1, 1, size=(256, 1024)),
 }
 names = {"nvfp4": "NVFP4", "int4-e4m3": "INT4", "mxfp4": "MXFP4"}
 quality = {
-    label: {title: sqnr_db(v.astype(np.float32), fake_quantize(v.astype(np.float32), name)) for name, title in names.items()}
+    label: {
+        title: sqnr_db(v.astype(np.float32), fake_quantize(v.astype(np.float32), name))
+        for name, title in names.items()
+    }
     for label, v in data.items()
 }
-viz.bars(quality, ylabel="SQNR in dB (higher is nearer)", title="Which four bits are best? It depends on the numbers")
+viz.bars(
+    quality,
+    ylabel="SQNR in dB (higher is nearer)",
+    title="Which four bits are best? It depends on the numbers",
+)
 
 # %%
 first = [round(quality[k]["NVFP4"], 1) for k in quality]
-claim("NVFP4 on normal, Laplace, t and uniform numbers", first, [20.4, 20.6, 20.8, 19.9], tol=0.15)
+claim(
+    "NVFP4 on normal, Laplace, t and uniform numbers",
+    first,
+    [20.4, 20.6, 20.8, 19.9],
+    tol=0.15,
+)
 claim("INT4 on normal numbers is better: 21.3", quality["normal"]["INT4"], 21.3, tol=0.1)
 claim("and on flat ones, 23.6", quality["uniform (flat)"]["INT4"], 23.6, tol=0.1)
 claim("but worse on Laplace, 19.8", quality["Laplace (sharper)"]["INT4"], 19.8, tol=0.1)
-claim("and worse on wild ones, 18.75", quality["Student t, 3 (wild)"]["INT4"], 18.75, tol=0.2)
+claim(
+    "and worse on wild ones, 18.75", quality["Student t, 3 (wild)"]["INT4"], 18.75, tol=0.2
+)
 
 # %% [markdown]
 """
@@ -202,11 +247,13 @@ Given `amax > 0`, return MXFP4's scale as the standard has it: two to the power 
 without a logarithm's rounding.
 """
 
+
 # %% exercise=04.1
 def mx_scale(amax):
     ### BEGIN SOLUTION
     raise NotImplementedError  # a power of two
     ### END SOLUTION
+
 
 # %% check=04.1
 check("04.1", mx_scale)
@@ -219,18 +266,23 @@ Between 4 and 6 there is no code: a hole. If a block holds numbers at five sixth
 6 or 4, whichever divisor `d` gives the smaller squared error when the block is stored with `scale = amax / d`; a tie keeps 6. `E2M1.decode(E2M1.encode(...))` rounds.
 """
 
+
 # %% exercise=04.2
 def four_or_six(block):
     from vbw_np.formats import E2M1
+
     ### BEGIN SOLUTION
     raise NotImplementedError  # return 6 or 4
     ### END SOLUTION
+
 
 # %% check=04.2
 check("04.2", four_or_six)
 
 # %%
-better = sqnr_db(normal, fake_quantize(normal, "nvfp4-4over6")) - sqnr_db(normal, fake_quantize(normal, "nvfp4"))
+better = sqnr_db(normal, fake_quantize(normal, "nvfp4-4over6")) - sqnr_db(
+    normal, fake_quantize(normal, "nvfp4")
+)
 claim("choosing per block gains about 0.8 dB on normal numbers", better, 0.8, tol=0.05)
 
 # %% [markdown]
@@ -246,12 +298,24 @@ Store the same numbers ten thousand times smaller, or larger, with and without i
 level = {}
 for size in (1e-4, 1.0, 1e4):
     w = normal * np.float32(size)
-    level[f"times {size:g}"] = {"with": sqnr_db(w, fake_quantize(w, "nvfp4")), "without": sqnr_db(w, fake_quantize(w, "nvfp4-1level"))}
+    level[f"times {size:g}"] = {
+        "with": sqnr_db(w, fake_quantize(w, "nvfp4")),
+        "without": sqnr_db(w, fake_quantize(w, "nvfp4-1level")),
+    }
 viz.bars(level, ylabel="SQNR in dB", title="NVFP4 with and without its tensor scale")
 
 # %%
-claim("without it, small numbers are lost: 0 dB", level["times 0.0001"]["without"], 0, tol=0.01)
-claim("with it, their size does not matter", max(v["with"] for v in level.values()) - min(v["with"] for v in level.values()), at_most=0.01)
+claim(
+    "without it, small numbers are lost: 0 dB",
+    level["times 0.0001"]["without"],
+    0,
+    tol=0.01,
+)
+claim(
+    "with it, their size does not matter",
+    max(v["with"] for v in level.values()) - min(v["with"] for v in level.values()),
+    at_most=0.01,
+)
 again = nv.dequantize()
 claim("storing twice changes nothing more", fake_quantize(again, "nvfp4"), again)
 

@@ -44,15 +44,22 @@ def truth(x, s):
     quotient = Fraction(float(x)) / Fraction(float(s))
     code = 0
     for i, m in enumerate(midpoints):
-        if quotient > Fraction(float(m)) or (quotient == Fraction(float(m)) and i % 2 == 1):  # a tie goes to the even code
+        if quotient > Fraction(float(m)) or (
+            quotient == Fraction(float(m)) and i % 2 == 1
+        ):  # a tie goes to the even code
             code = i + 1
     return code
 
 
 cases = [
     (x, s, truth(x, s))
-    for s in scales for m in midpoints
-    for x in (np.nextafter(f32(s * m), f32(0)), f32(s * m), np.nextafter(f32(s * m), f32(np.inf)))
+    for s in scales
+    for m in midpoints
+    for x in (
+        np.nextafter(f32(s * m), f32(0)),
+        f32(s * m),
+        np.nextafter(f32(s * m), f32(np.inf)),
+    )
 ]
 x, s, right = (np.array(column) for column in zip(*cases))
 x, s = x.astype(f32), s.astype(f32)
@@ -79,11 +86,28 @@ number = f32(0.70312494)  # one ulp below 0.75 times the scale
 print("number      ", float_bits(number))
 print("on the edge ", float_bits(f32(0.75) * scale))
 print("1 / scale   ", float_bits(f32(1) / scale))
-print("division    ", float_bits(number / scale), " ->", number / scale, "-> code", E2M1.encode(number / scale)[()])
-print("reciprocal  ", float_bits(number * (f32(1) / scale)), " ->", number * (f32(1) / scale), "-> code", E2M1.encode(number * (f32(1) / scale))[()])
+print(
+    "division    ",
+    float_bits(number / scale),
+    " ->",
+    number / scale,
+    "-> code",
+    E2M1.encode(number / scale)[()],
+)
+print(
+    "reciprocal  ",
+    float_bits(number * (f32(1) / scale)),
+    " ->",
+    number * (f32(1) / scale),
+    "-> code",
+    E2M1.encode(number * (f32(1) / scale))[()],
+)
 claim("the edge is 0.75", float(f32(0.75) * scale / scale), 0.75)
-claim("division gives code 1, the reciprocal code 2",
-      [int(E2M1.encode(number / scale)[()]), int(E2M1.encode(number * (f32(1) / scale))[()])], [1, 2])
+claim(
+    "division gives code 1, the reciprocal code 2",
+    [int(E2M1.encode(number / scale)[()]), int(E2M1.encode(number * (f32(1) / scale))[()])],
+    [1, 2],
+)
 
 # %% [markdown]
 """
@@ -96,11 +120,20 @@ The number is below the edge, so its code is 1. The reciprocal was rounded up a 
 span = np.array([number], f32)
 around = [number]
 for _ in range(6):
-    around = [np.nextafter(around[0], f32(0)), *around, np.nextafter(around[-1], f32(np.inf))]
+    around = [
+        np.nextafter(around[0], f32(0)),
+        *around,
+        np.nextafter(around[-1], f32(np.inf)),
+    ]
 around = np.array(around, f32)
 viz.curves(
-    {"truth": [truth(v, scale) for v in around], "reciprocal": E2M1.encode(around * (f32(1) / scale)).astype(float) + 0.03},
-    x=np.arange(-6, 7), xlabel="ulps from our number", ylabel="code",
+    {
+        "truth": [truth(v, scale) for v in around],
+        "reciprocal": E2M1.encode(around * (f32(1) / scale)).astype(float) + 0.03,
+    },
+    x=np.arange(-6, 7),
+    xlabel="ulps from our number",
+    ylabel="code",
     title="A staircase under a microscope: the reciprocal's step comes one number early",
 )
 
@@ -121,7 +154,11 @@ There is a third way. Do not divide the number; multiply the *midpoints* by the 
 """
 
 # %%
-exact = all(Fraction(float(f32(a * b))) == Fraction(float(a)) * Fraction(float(b)) for a in scales for b in midpoints)
+exact = all(
+    Fraction(float(f32(a * b))) == Fraction(float(a)) * Fraction(float(b))
+    for a in scales
+    for b in midpoints
+)
 claim("scale times midpoint is exact, for every scale and midpoint", exact, True)
 
 # %% [markdown]
@@ -132,11 +169,13 @@ Given `x >= 0` and a scale, both float32, return the code (without sign) by comp
 The checks include the nasty cases.
 """
 
+
 # %% exercise=05.1
 def code_by_comparing(x, scale):
     ### BEGIN SOLUTION
     raise NotImplementedError  # count midpoints; > where the lower code is even, >= where the upper one is
     ### END SOLUTION
+
 
 # %% check=05.1
 check("05.1", code_by_comparing)
@@ -160,7 +199,9 @@ def differing(values):
     return int((one.unpacked_codes() != other.unpacked_codes()).sum())
 
 
-claim("on float32 numbers, at most 3 of a million codes differ", differing(numbers), at_most=3)
+claim(
+    "on float32 numbers, at most 3 of a million codes differ", differing(numbers), at_most=3
+)
 coarse = differing(cut)
 print(coarse, "of", cut.size, "codes differ on bfloat16 numbers")
 claim("on bfloat16 numbers, at least 300", coarse, at_least=300)

@@ -34,7 +34,10 @@ and a half bits: how many dB?
 guess = None
 
 x = np.random.default_rng(0).normal(size=(512, 1024)).astype(np.float32)
-quality = {name: sqnr_db(x, fake_quantize(x, name)) for name in ("nvfp4", "nvfp4-tied8", "nvfp4-nested")}
+quality = {
+    name: sqnr_db(x, fake_quantize(x, name))
+    for name in ("nvfp4", "nvfp4-tied8", "nvfp4-nested")
+}
 predict(guess, round(quality["nvfp4-tied8"], 1), "dB, residual in steps of scale / 8")
 claim("NVFP4 alone: 20.4", quality["nvfp4"], 20.4, tol=0.1)
 claim("with a tied residual: 37.7", quality["nvfp4-tied8"], 37.7, tol=0.1)
@@ -53,8 +56,14 @@ narrow ones. So cut *each bin* into sixteen equal cells, and let the four fine b
 # %%
 low, width = nested_edges(6.375)
 for code in range(8):
-    print(f"code {code}: bin from {low[code]:6} to {low[code] + width[code]:6}, cell width {width[code] / 16:.5f}")
-claim("the narrow bins are 0.5 wide, the one around 4 is 1.5", [float(width[1]), float(width[6])], [0.5, 1.5])
+    print(
+        f"code {code}: bin from {low[code]:6} to {low[code] + width[code]:6}, cell width {width[code] / 16:.5f}"
+    )
+claim(
+    "the narrow bins are 0.5 wide, the one around 4 is 1.5",
+    [float(width[1]), float(width[6])],
+    [0.5, 1.5],
+)
 
 # %% [markdown]
 """
@@ -87,8 +96,13 @@ claim("at 4.5 to 8.5 bits", [bits[0], bits[4]], [4.5, 8.5], tol=0.001)
 """
 
 # %%
-viz.curves({"nested cells, plane by plane": ladder}, x=bits, xlabel="bits a number", ylabel="SQNR in dB",
-           title="Every plane halves the error: six dB a bit")
+viz.curves(
+    {"nested cells, plane by plane": ladder},
+    x=bits,
+    xlabel="bits a number",
+    ylabel="SQNR in dB",
+    title="Every plane halves the error: six dB a bit",
+)
 
 # %% [markdown]
 """
@@ -100,10 +114,13 @@ Now the protocol, called **BOH** (Binary Optimization Hierarchy). A card offers 
 the wires between the two. Of the fine tier only as many planes follow as the receiver's **error budget** asks for: the largest relative error (the root of the error's power over the matrix's power) that it will accept.
 """
 
+
 # %%
 def two_layers():
     model = nn.Sequential(nn.Linear(64, 128, rng=0), nn.Linear(128, 64, rng=1))
-    model[0].weight.assign(np.random.default_rng(2).normal(0, 0.1, size=(128, 64)))  # normal weights; the other layer's are flat
+    model[0].weight.assign(
+        np.random.default_rng(2).normal(0, 0.1, size=(128, 64))
+    )  # normal weights; the other layer's are flat
     return model
 
 
@@ -117,7 +134,9 @@ def transfer(budget):
 for budget in (0.11, 0.1, 0.05, 0.02, 0.006):
     device = transfer(budget)
     asked = {name: card.planes for name, card in device.cards.items()}
-    print(f"budget {budget:<6} planes {asked}  coarse bytes {device.link.coarse_bytes:,}  fine bytes {device.link.fine_bytes:,}")
+    print(
+        f"budget {budget:<6} planes {asked}  coarse bytes {device.link.coarse_bytes:,}  fine bytes {device.link.fine_bytes:,}"
+    )
 
 # %%
 device = transfer(0.1)
@@ -139,18 +158,28 @@ With a budget of 0.1, the layer of normal weights is fine with 0 planes; the fla
 `low` and `width` above.
 """
 
+
 # %% exercise=06.1
 def find_cell(q):
     ### BEGIN SOLUTION
     raise NotImplementedError  # the last bin whose lower end is below q; then how far into it, in sixteenths
     ### END SOLUTION
 
+
 # %% check=06.1
 check("06.1", find_cell)
 
 # %%
-claim("a scaled number lies between 0.25 and 6.375 or in the bin of zero", [float(low[1]), float(low[7] + width[7])], [0.25, 6.375])
-claim("cells are numbered 0 to 15", sorted({int(v) for v in np.unique(whole.unpacked_fine())})[::15], [0, 15])
+claim(
+    "a scaled number lies between 0.25 and 6.375 or in the bin of zero",
+    [float(low[1]), float(low[7] + width[7])],
+    [0.25, 6.375],
+)
+claim(
+    "cells are numbered 0 to 15",
+    sorted({int(v) for v in np.unique(whole.unpacked_fine())})[::15],
+    [0, 15],
+)
 
 # %% [markdown]
 """

@@ -39,6 +39,7 @@ Here are three layers of 64 by 64 weights. `device.step` runs the model and hand
 Then change the recipe, or run the model a second time, and see which steps disappear.
 """
 
+
 # %%
 def three_layers():
     return nn.Sequential(*(nn.Linear(64, 64, rng=i) for i in range(3)))
@@ -87,7 +88,9 @@ The report that started this project trained a model with 62 cards for 20 batche
 # %%
 guess_computes, guess_hits = None, None
 
-small = Claude4(Claude4Config(vocab_size=97, d_model=32, hidden=64), seed=0)  # the same layers, only narrower
+small = Claude4(
+    Claude4Config(vocab_size=97, d_model=32, hidden=64), seed=0
+)  # the same layers, only narrower
 tokens = np.random.default_rng(0).integers(0, 97, size=(1, 12))
 device = place(small, "seed-v6")
 for batch in range(20):
@@ -112,11 +115,13 @@ claim("95 % hits", 100 * statistics.hit_rate, 95)
 `cards` cards compute once in each of `batches` batches; scales are kept for `interval` uses. Return `(computes, separations, hits)`.
 """
 
+
 # %% exercise=07.1
 def counts(cards, batches, interval):
     ### BEGIN SOLUTION
     raise NotImplementedError  # return (computes, separations, hits)
     ### END SOLUTION
+
 
 # %% check=07.1
 check("07.1", counts)
@@ -131,8 +136,16 @@ for _ in range(12):
     optimizer.step()
 real = device.statistics
 claim("3 cards, interval 5", [len(device.cards), device.refresh_interval], [3, 5])
-claim("12 batches: computes, separations, hits", [real.computes, real.separations, real.hits], [36, 9, 27])
-claim("nothing decoded twice could be reused while training: decode-cache hits", real.decode_hits, 0)
+claim(
+    "12 batches: computes, separations, hits",
+    [real.computes, real.separations, real.hits],
+    [36, 9, 27],
+)
+claim(
+    "nothing decoded twice could be reused while training: decode-cache hits",
+    real.decode_hits,
+    0,
+)
 
 # %% [markdown]
 """
@@ -143,6 +156,7 @@ With 3 cards, 12 batches and an interval of 5, the device counts 36, 9 and 27, a
 When a cache is full, it throws out what was not used for longest. Throwing out is called **eviction**. Our three decoded weights take 16,384 bytes each. Watch four runs with room for all three, and four runs with room for one byte less.
 """
 
+
 # %%
 def accesses(capacity, runs=4):
     model = three_layers()
@@ -150,7 +164,11 @@ def accesses(capacity, runs=4):
     with device.trace() as recorder, no_grad():
         for _ in range(runs):
             model(x)
-    return [(f"card {e.card}", e.kind == "decode hit") for e in recorder.in_order() if e.kind in ("decode", "decode hit")], device
+    return [
+        (f"card {e.card}", e.kind == "decode hit")
+        for e in recorder.in_order()
+        if e.kind in ("decode", "decode hit")
+    ], device
 
 
 claim("a decoded weight takes 16,384 bytes", model[0].weight.data.nbytes, 16_384)
@@ -245,9 +263,17 @@ with no_grad():
         device = place(wide, "nvfp4", mode="inference", compute=compute)
         outputs[compute] = wide(inputs).data
         device.release()
-error = {name: float(np.linalg.norm(y - exact) / np.linalg.norm(exact)) for name, y in outputs.items()}
+error = {
+    name: float(np.linalg.norm(y - exact) / np.linalg.norm(exact))
+    for name, y in outputs.items()
+}
 print(error)
-claim("weights in four bits: about 10 % error in the output", 100 * error["dequant"], 10, tol=0.5)
+claim(
+    "weights in four bits: about 10 % error in the output",
+    100 * error["dequant"],
+    10,
+    tol=0.5,
+)
 claim("both operands in four bits: about 14 %", 100 * error["fp4"], 14, tol=0.5)
 
 # %% [markdown]

@@ -27,6 +27,7 @@ f32 = np.float32
 def nearest(x):
     return E2M1.decode(E2M1.encode(np.asarray(x, f32)))
 
+
 # %% [markdown]
 """
 ## Predict
@@ -68,7 +69,9 @@ target = true_slope * data
 master, masters, stored = f32(0.3), [], []
 for _ in range(60):
     rounded = nearest([master])[0]
-    gradient = 2 * np.mean((rounded * data - target) * data)  # of the mean squared error in `rounded`
+    gradient = 2 * np.mean(
+        (rounded * data - target) * data
+    )  # of the mean squared error in `rounded`
     master = f32(master - lr * gradient)  # straight through: given to the master
     masters.append(float(master)), stored.append(float(rounded))
 print("master ends at", masters[-1], "- stored", sorted(set(stored[-20:])))
@@ -77,8 +80,12 @@ claim("the stored value ends on its neighbors, 2 and 3", sorted({*stored[-20:]})
 claim("the master hovers at the edge between them, 2.5", masters[-1], 2.5, tol=0.1)
 
 # %%
-viz.curves({"master weight": masters, "stored value": stored}, xlabel="step", ylabel="value",
-           title="The master moves smoothly, the stored value jumps")
+viz.curves(
+    {"master weight": masters, "stored value": stored},
+    xlabel="step",
+    ylabel="value",
+    title="The master moves smoothly, the stored value jumps",
+)
 
 # %% [markdown]
 """
@@ -91,7 +98,10 @@ The device does the same for whole layers: the forward pass computes with the de
 
 # %%
 layer = nn.Sequential(nn.Linear(256, 64, bias=False, rng=0))
-inputs, wanted = rng.normal(size=(32, 256)).astype(f32), rng.normal(size=(32, 64)).astype(f32)
+inputs, wanted = (
+    rng.normal(size=(32, 256)).astype(f32),
+    rng.normal(size=(32, 64)).astype(f32),
+)
 
 
 def weight_gradient(recipe):
@@ -118,7 +128,9 @@ import dataclasses
 
 from vbw_np.device import RECIPES
 
-original = dataclasses.replace(RECIPES["seed-v6"], name="as the original", gradient_rule="row-max")
+original = dataclasses.replace(
+    RECIPES["seed-v6"], name="as the original", gradient_rule="row-max"
+)
 starved = weight_gradient(original)
 share = 100 * (starved != 0).mean()
 claim("one weight in 256", round(1 / (share / 100)), 256)
@@ -134,11 +146,13 @@ A number beyond the largest code saturates: pushing it further out changes nothi
 the `limit`, return `g` where the size of `q` is at most `limit`, and zero elsewhere.
 """
 
+
 # %% exercise=08.1
 def clipped_straight_through(g, q, limit):
     ### BEGIN SOLUTION
     raise NotImplementedError  # a mask times g
     ### END SOLUTION
+
 
 # %% check=08.1
 check("08.1", clipped_straight_through)
@@ -152,7 +166,9 @@ Round 1.1 up to 1.5 with probability one fifth, else down to 1. That is **stocha
 
 # %%
 copies = np.full(100_000, 1.1, f32)
-rolled = E2M1.decode(E2M1.encode(copies, "stochastic", random=random_bits(copies.shape, seed=1)))
+rolled = E2M1.decode(
+    E2M1.encode(copies, "stochastic", random=random_bits(copies.shape, seed=1))
+)
 print(np.unique(rolled, return_counts=True))
 claim("1.1 goes to 1 or to 1.5", np.unique(rolled), [1, 1.5])
 claim("and is 1.1 on average", float(rolled.mean(dtype=np.float64)), 1.1, tol=0.005)
@@ -165,7 +181,11 @@ The same experiment as at the beginning, with a die: 4,000 weights start at 1 an
 # %%
 w = np.ones(4000, f32)
 for step in range(50):
-    w = E2M1.decode(E2M1.encode(w + f32(0.01), "stochastic", random=random_bits(w.shape, seed=0, stream=step)))
+    w = E2M1.decode(
+        E2M1.encode(
+            w + f32(0.01), "stochastic", random=random_bits(w.shape, seed=0, stream=step)
+        )
+    )
 print("mean", w.mean(), "values", np.unique(w))
 claim("4,000 weights", len(w), 4000)
 claim("their mean moved to 1.5", float(w.mean(dtype=np.float64)), 1.5, tol=0.02)
@@ -179,18 +199,32 @@ The mean is at 1.5, where it belongs, though no weight ever moved by 0.01.
 Nearest rounding is one staircase. Stochastic rounding is a different staircase for every random number; their average is the diagonal.
 """
 
+
 # %%
 def with_random(word):
-    return lambda x: E2M1.decode(E2M1.encode(x, "stochastic", random=np.full(np.shape(x), word, np.uint32)))
+    return lambda x: E2M1.decode(
+        E2M1.encode(x, "stochastic", random=np.full(np.shape(x), word, np.uint32))
+    )
 
 
 def mean_of_many(x):
-    return np.mean([with_random(int(word))(x) for word in np.linspace(0, 2**32 - 1, 65)], axis=0)
+    return np.mean(
+        [with_random(int(word))(x) for word in np.linspace(0, 2**32 - 1, 65)], axis=0
+    )
 
 
-viz.staircase({"nearest": nearest, "die shows one quarter": with_random(2**30),
-               "die shows three quarters": with_random(3 * 2**30), "mean of 65 dice": mean_of_many}, 0, 6.2,
-              points=401, title="Nearest against stochastic")
+viz.staircase(
+    {
+        "nearest": nearest,
+        "die shows one quarter": with_random(2**30),
+        "die shows three quarters": with_random(3 * 2**30),
+        "mean of 65 dice": mean_of_many,
+    },
+    0,
+    6.2,
+    points=401,
+    title="Nearest against stochastic",
+)
 
 # %%
 claim("65 dice", len(np.linspace(0, 1, 65)), 65)
@@ -206,7 +240,9 @@ One stochastic rounding is noisier than nearest. But errors that are independent
 x = np.random.default_rng(0).normal(size=(128, 256)).astype(f32)
 total, ladder = np.zeros(x.shape), {}
 for n in range(64):
-    total += quantize(x, "nvfp4-headroom", ties="stochastic", seed=1, stream=n, measure=False).dequantize()
+    total += quantize(
+        x, "nvfp4-headroom", ties="stochastic", seed=1, stream=n, measure=False
+    ).dequantize()
     if n + 1 in (1, 4, 16, 64):
         ladder[n + 1] = sqnr_db(x, (total / (n + 1)).astype(f32))
 plain = sqnr_db(x, fake_quantize(x, "nvfp4"))
@@ -226,22 +262,35 @@ Real hardware spends few random bits. With `k` bits the die shows a whole number
 version whose average is right: centre the die by half a face.
 """
 
+
 # %% exercise=08.2
 def stochastic_floor(x, u, k):
     ### BEGIN SOLUTION
     raise NotImplementedError  # np.floor of x plus the centred die
     ### END SOLUTION
 
+
 # %% check=08.2
 check("08.2", stochastic_floor)
 
 # %%
 grid = np.linspace(0, 1, 4096, endpoint=False)
-bias = {k: float(np.mean([np.floor(grid + u / 2**k) - grid for u in range(2**k)])) for k in (1, 2, 4)}
-centred = {k: float(np.mean([np.floor(grid + (u + 0.5) / 2**k) - grid for u in range(2**k)])) for k in (1, 2, 4)}
+bias = {
+    k: float(np.mean([np.floor(grid + u / 2**k) - grid for u in range(2**k)]))
+    for k in (1, 2, 4)
+}
+centred = {
+    k: float(np.mean([np.floor(grid + (u + 0.5) / 2**k) - grid for u in range(2**k)]))
+    for k in (1, 2, 4)
+}
 print("plain", bias, "\ncentred", centred)
 claim("1, 2 and 4 bits", list(bias), [1, 2, 4])
-claim("without centring, the average is low by 0.25, 0.125, 0.03", [-v for v in bias.values()], [0.25, 0.125, 0.03], tol=0.002)
+claim(
+    "without centring, the average is low by 0.25, 0.125, 0.03",
+    [-v for v in bias.values()],
+    [0.25, 0.125, 0.03],
+    tol=0.002,
+)
 claim("0.0 with it", max(abs(v) for v in centred.values()), 0, tol=0.001)
 
 # %% [markdown]

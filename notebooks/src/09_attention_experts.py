@@ -43,7 +43,13 @@ with no_grad():
     mixed, shares = layer(rows)
 shares = shares.data[0, 0]
 claim("every row of shares adds up to 1", shares.sum(axis=1), np.ones(len(words)), tol=1e-6)
-viz.heat_map(shares, rows=words, columns=words, title="Who looks at whom: rows look at columns", label="share")
+viz.heat_map(
+    shares,
+    rows=words,
+    columns=words,
+    title="Who looks at whom: rows look at columns",
+    label="share",
+)
 
 # %% [markdown]
 """
@@ -52,11 +58,13 @@ viz.heat_map(shares, rows=words, columns=words, title="Who looks at whom: rows l
 Given a square array of `scores`, return the shares with the causal mask: row `i` may use columns up to `i`. Each row must add up to one.
 """
 
+
 # %% exercise=09.1
 def causal_shares(scores):
     ### BEGIN SOLUTION
     raise NotImplementedError  # minus infinity above the diagonal, then softmax along each row
     ### END SOLUTION
+
 
 # %% check=09.1
 check("09.1", causal_shares)
@@ -93,7 +101,11 @@ quiet = np.random.default_rng(1).normal(size=(8, 64)).astype(f32)
 loud = quiet.copy()
 loud[-1] *= 1000  # only the last token changes
 leaks = {
-    name: int((fake_quantize(quiet, name)[:-1] != fake_quantize(loud, name)[:-1]).any(axis=1).sum())
+    name: int(
+        (fake_quantize(quiet, name)[:-1] != fake_quantize(loud, name)[:-1])
+        .any(axis=1)
+        .sum()
+    )
     for name in ("nvfp4", "nvfp4-row-scaled")
 }
 print("earlier tokens that changed:", leaks)
@@ -106,7 +118,10 @@ With one scale for the tensor all 7 earlier tokens change; with one scale a row,
 """
 
 # %%
-model = Claude4(Claude4Config(vocab_size=97, d_model=32, hidden=64, layers=2, causal=True, dropout=0.0), seed=0).eval()
+model = Claude4(
+    Claude4Config(vocab_size=97, d_model=32, hidden=64, layers=2, causal=True, dropout=0.0),
+    seed=0,
+).eval()
 device = place(model, "nvfp4-train", mode="inference")
 ids = np.random.default_rng(0).integers(0, 97, size=(1, 12))
 other = ids.copy()
@@ -114,7 +129,9 @@ other[0, -1] = (other[0, -1] + 1) % 97
 with no_grad():
     before, after = model(ids).data, model(other).data
 device.release()
-claim("nothing before the changed token moved, by not one bit", before[:, :-1], after[:, :-1])
+claim(
+    "nothing before the changed token moved, by not one bit", before[:, :-1], after[:, :-1]
+)
 claim("and the changed one did", bool((before[:, -1] != after[:, -1]).any()), True)
 
 # %% [markdown]
@@ -125,28 +142,46 @@ An **expert** is a small network; a layer has several. A **gate** looks at the t
 *which network runs*. Random gates, random tokens, gate weights in NVFP4. For how many tokens does the winner change?
 """
 
+
 # %%
 def winners_change(experts, seed=0):
     rng = np.random.default_rng(seed)
-    tokens, gate = rng.normal(size=(4096, 256)).astype(f32), rng.normal(size=(experts, 256)).astype(f32)
+    tokens, gate = (
+        rng.normal(size=(4096, 256)).astype(f32),
+        rng.normal(size=(experts, 256)).astype(f32),
+    )
     scores, rounded = tokens @ gate.T, tokens @ fake_quantize(gate, "nvfp4").T
     changed = scores.argmax(axis=1) != rounded.argmax(axis=1)
     ordered = np.sort(scores, axis=1)
     return changed, ordered[:, -1] - ordered[:, -2]
 
 
-flips = {experts: 100 * np.mean([winners_change(experts, s)[0].mean() for s in range(3)]) for experts in (4, 8, 64)}
+flips = {
+    experts: 100 * np.mean([winners_change(experts, s)[0].mean() for s in range(3)])
+    for experts in (4, 8, 64)
+}
 print({k: round(float(v), 1) for k, v in flips.items()})
 claim("4, 8 and 64 experts", list(flips), [4, 8, 64])
-claim("the winner changes for about 5.5, 7.4 and 12 % of the tokens", list(flips.values()), [5.5, 7.4, 12], tol=0.15)
+claim(
+    "the winner changes for about 5.5, 7.4 and 12 % of the tokens",
+    list(flips.values()),
+    [5.5, 7.4, 12],
+    tol=0.15,
+)
 
 # %%
 changed, margin = winners_change(8)
 bins = np.array([0, 0.5, 1, 2, 4, 8, 100])
 viz.bars(
-    {f"{low:g} to {high:g}": {"% of tokens whose winner changes": 100 * float(changed[(margin >= low) & (margin < high)].mean())}
-     for low, high in zip(bins, bins[1:])},
-    ylabel="percent", title="The closer the two best scores, the more often the winner changes (x: their distance)",
+    {
+        f"{low:g} to {high:g}": {
+            "% of tokens whose winner changes": 100
+            * float(changed[(margin >= low) & (margin < high)].mean())
+        }
+        for low, high in zip(bins, bins[1:])
+    },
+    ylabel="percent",
+    title="The closer the two best scores, the more often the winner changes (x: their distance)",
 )
 
 # %% [markdown]
@@ -158,11 +193,13 @@ With 4, 8 and 64 experts, the winner changes for about 5.5, 7.4 and 12 percent o
 Given two arrays of scores (tokens by experts), return the share of tokens (between nought and one) whose best expert differs.
 """
 
+
 # %% exercise=09.2
 def flipped(scores, rounded):
     ### BEGIN SOLUTION
     raise NotImplementedError  # compare which column is the largest
     ### END SOLUTION
+
 
 # %% check=09.2
 check("09.2", flipped)
@@ -173,7 +210,11 @@ import dataclasses
 careful = dataclasses.replace(RECIPES["nvfp4"], name="gates in full", keep=("*gate*",))
 mixture = nn.Sequential(nn.MixtureOfExperts(64, 128, 8, dropout=0.0, rng=0))
 device = place(mixture, careful, mode="inference")
-held = {name: (card.format.name if card.format else "float32") for name, card in device.cards.items() if "gate" in name}
+held = {
+    name: (card.format.name if card.format else "float32")
+    for name, card in device.cards.items()
+    if "gate" in name
+}
 print(held)
 claim("the gate stays in float32", sorted(held.values())[0], "float32")
 device.release()
@@ -194,19 +235,34 @@ _, open_shares = nn.TriVeinAttention(32, 1, 4, nn.Threshold(), causal=False, rng
 attention = open_shares.data
 distances = graph.shortest_paths(-np.log(attention + 1e-10))[0, 0]
 print("tokens that hang together with each:", graph.component_sizes(attention, 0.1)[0, 0])
-viz.heat_map(distances, rows=words, columns=words, title="Shortest paths between tokens", label="distance", form=".1f")
+viz.heat_map(
+    distances,
+    rows=words,
+    columns=words,
+    title="Shortest paths between tokens",
+    label="distance",
+    form=".1f",
+)
 
 # %%
 direct = -np.log(attention[0, 0] + 1e-10)
-claim("a path is never longer than the direct road", float((distances - direct).max()), at_most=1e-6)
+claim(
+    "a path is never longer than the direct road",
+    float((distances - direct).max()),
+    at_most=1e-6,
+)
 shorter = 100 * (distances < direct - 1e-6).mean()
 claim("and for at least 10 % of the pairs a detour is shorter", shorter, at_least=10)
 
-noisy = attention * np.exp(0.1 * np.random.default_rng(2).normal(size=attention.shape)).astype(f32)
+noisy = attention * np.exp(
+    0.1 * np.random.default_rng(2).normal(size=attention.shape)
+).astype(f32)
 near = graph.nearest_nodes(graph.shortest_paths(-np.log(attention + 1e-10)), 5)
 near_noisy = graph.nearest_nodes(graph.shortest_paths(-np.log(noisy + 1e-10)), 5)
 changed = 100 * (np.sort(near) != np.sort(near_noisy)).mean()
-print(f"of the 5 nearest tokens, {changed:.0f} % of the places change when every share is wrong by a tenth")
+print(
+    f"of the 5 nearest tokens, {changed:.0f} % of the places change when every share is wrong by a tenth"
+)
 claim("each token has 5 nearest", near.shape[-1], 5)
 claim("some of the choices change, but at most 60 %", changed, at_most=60)
 

@@ -84,6 +84,7 @@ def train(recipe, steps=STEPS, **options):
         exam = model.loss(examination).item()
     return losses, exam, device
 
+
 # %% [markdown]
 """
 ## Predict
@@ -94,7 +95,9 @@ Three recipes to begin with: float32; NVFP4 weights with the straight-through es
 # %% slow
 guess = None
 
-original = dataclasses.replace(RECIPES["seed-v6"], name="as the original", gradient_rule="row-max")
+original = dataclasses.replace(
+    RECIPES["seed-v6"], name="as the original", gradient_rule="row-max"
+)
 runs = {
     "float32": train("fp32"),
     "NVFP4 weights": train("nvfp4", refresh_interval=1),
@@ -105,8 +108,16 @@ predict(guess, round(exams["NVFP4 weights"] - exams["float32"], 3), "NVFP4 minus
 print({name: round(value, 3) for name, value in exams.items()})
 if STEPS >= 30:
     claim("float32 learns: loss at most 3.5", exams["float32"], at_most=3.5)
-    claim("NVFP4 weights cost at most 0.1", exams["NVFP4 weights"] - exams["float32"], at_most=0.1)
-    claim("one weight a row costs at least 0.8", exams["as the original"] - exams["float32"], at_least=0.8)
+    claim(
+        "NVFP4 weights cost at most 0.1",
+        exams["NVFP4 weights"] - exams["float32"],
+        at_most=0.1,
+    )
+    claim(
+        "one weight a row costs at least 0.8",
+        exams["as the original"] - exams["float32"],
+        at_least=0.8,
+    )
 
 # %% [markdown]
 """
@@ -151,11 +162,13 @@ In NVFP4, 77 percent of the weights differ between the two directions. In MXFP4,
 Write `differing_share(matrix, quantize)`: `quantize` is a function that quantizes an array along its last axis and gives the decoded array back. Return the share (between nought and one) of entries that differ when the matrix is quantized along its rows and along its columns.
 """
 
+
 # %% exercise=10.1
 def differing_share(matrix, quantize):
     ### BEGIN SOLUTION
     raise NotImplementedError  # transpose, quantize, transpose back, compare
     ### END SOLUTION
+
 
 # %% check=10.1
 check("10.1", differing_share)
@@ -173,7 +186,10 @@ plain = rng.normal(size=(256, 256)).astype(np.float32)
 spiky = plain.copy()
 spiky.reshape(-1)[::256] *= 30  # one outlier in 256
 quality = {
-    name: {"as it is": sqnr_db(x, fake_quantize(x, "nvfp4")), "rotated": sqnr_db(hadamard_rotate(x), fake_quantize(hadamard_rotate(x), "nvfp4"))}
+    name: {
+        "as it is": sqnr_db(x, fake_quantize(x, "nvfp4")),
+        "rotated": sqnr_db(hadamard_rotate(x), fake_quantize(hadamard_rotate(x), "nvfp4")),
+    }
     for name, x in {"normal": plain, "with outliers": spiky}.items()
 }
 viz.bars(quality, ylabel="SQNR in dB", title="A rotation does not make NVFP4 nearer")
@@ -181,8 +197,17 @@ viz.bars(quality, ylabel="SQNR in dB", title="A rotation does not make NVFP4 nea
 # %%
 product = hadamard_rotate(plain) @ hadamard_rotate(spiky).T
 claim("in the product the rotation cancels", product, plain @ spiky.T, tol=0.02)
-claim("on normal numbers it changes nothing: 0.0 dB", quality["normal"]["rotated"] - quality["normal"]["as it is"], 0, tol=0.1)
-claim("with outliers it even loses at least 1 dB", quality["with outliers"]["as it is"] - quality["with outliers"]["rotated"], at_least=1)
+claim(
+    "on normal numbers it changes nothing: 0.0 dB",
+    quality["normal"]["rotated"] - quality["normal"]["as it is"],
+    0,
+    tol=0.1,
+)
+claim(
+    "with outliers it even loses at least 1 dB",
+    quality["with outliers"]["as it is"] - quality["with outliers"]["rotated"],
+    at_least=1,
+)
 
 # %% [markdown]
 """
@@ -194,16 +219,29 @@ Here is the full recipe, run for real:
 runs["all products NVFP4"] = train("nvfp4-train", refresh_interval=1)
 runs["all products MXFP4"] = train("mxfp4-train", refresh_interval=1)
 smooth = {
-    name: np.convolve(run[0], np.ones(min(10, STEPS)) / min(10, STEPS), mode="valid") for name, run in runs.items()
+    name: np.convolve(run[0], np.ones(min(10, STEPS)) / min(10, STEPS), mode="valid")
+    for name, run in runs.items()
 }
-viz.curves(smooth, ylabel="loss (mean of ten steps)", title="The same model, the same data, five recipes")
+viz.curves(
+    smooth,
+    ylabel="loss (mean of ten steps)",
+    title="The same model, the same data, five recipes",
+)
 
 # %%
 for name, (losses, exam, _) in runs.items():
     print(f"{name:20} last ten steps {np.mean(losses[-10:]):.3f}   examination {exam:.3f}")
 if STEPS >= 30:
-    claim("all products in NVFP4 cost at most 0.15", runs["all products NVFP4"][1] - exams["float32"], at_most=0.15)
-    claim("all products in MXFP4 at most 0.15 as well", runs["all products MXFP4"][1] - exams["float32"], at_most=0.15)
+    claim(
+        "all products in NVFP4 cost at most 0.15",
+        runs["all products NVFP4"][1] - exams["float32"],
+        at_most=0.15,
+    )
+    claim(
+        "all products in MXFP4 at most 0.15 as well",
+        runs["all products MXFP4"][1] - exams["float32"],
+        at_most=0.15,
+    )
 
 # %% [markdown]
 """

@@ -36,10 +36,17 @@ parts = {part: flop / 1e9 for part, flop in flop_by_part(products).items()}
 total = sum(parts.values())
 predict(guess, round(total), "thousand million operations")
 claim("159 in all", total, 159, tol=0.5)
-claim("output head, experts, reflection, attention",
-      [parts["head"], parts["experts"], parts["reflection"], parts["attention"]], [78, 39, 37, 5], tol=0.5)
-viz.bars({name: {"thousand million operations": value} for name, value in parts.items()},
-         ylabel="thousand million", title="Where the operations of one training step are")
+claim(
+    "output head, experts, reflection, attention",
+    [parts["head"], parts["experts"], parts["reflection"], parts["attention"]],
+    [78, 39, 37, 5],
+    tol=0.5,
+)
+viz.bars(
+    {name: {"thousand million operations": value} for name, value in parts.items()},
+    ylabel="thousand million",
+    title="Where the operations of one training step are",
+)
 
 # %% [markdown]
 """
@@ -83,11 +90,13 @@ print(f"{operations / moved:.1f} operations a byte in float32")
 A processor does at most `peak` operations a second, and fetches at most `bandwidth` bytes a second. (**Bandwidth** is that: bytes a second.) A product has some `intensity` (operations a byte). How many operations a second can it reach at most?
 """
 
+
 # %% exercise=11.1
 def attainable(intensity, peak, bandwidth):
     ### BEGIN SOLUTION
     raise NotImplementedError  # two limits; the lower one counts
     ### END SOLUTION
+
 
 # %% check=11.1
 check("11.1", attainable)
@@ -98,6 +107,7 @@ check("11.1", attainable)
 
 Now with a clock. The numbers below are *yours*: of this processor, at this moment, with whatever else it is doing. Nothing in the text depends on them.
 """
+
 
 # %%
 def best(function, repeats=5):
@@ -115,7 +125,9 @@ a, b, c = (np.random.default_rng(i).random((n, n), dtype=np.float32) for i in ra
 peak = 2 * n**3 / best(lambda: np.matmul(a, b, out=c)) / 1e9
 source, sink = np.ones(1 << 22, np.float32), np.empty(1 << 22, np.float32)
 bandwidth = 2 * source.nbytes / best(lambda: np.copyto(sink, source)) / 1e9
-print(f"about {peak:.0f} thousand million operations a second, {bandwidth:.1f} thousand million bytes a second")
+print(
+    f"about {peak:.0f} thousand million operations a second, {bandwidth:.1f} thousand million bytes a second"
+)
 
 # %%
 big = np.random.default_rng(0).random((2048, 2048), dtype=np.float32)
@@ -139,8 +151,14 @@ A check that needs no clock: where is the corner?
 # %%
 corner = peak / bandwidth
 print(f"on this machine the corner is near {corner:.0f} operations a byte")
-claim("left of the corner memory limits, right of it arithmetic", [
-    min(peak, bandwidth * corner / 2) < peak * 0.51, min(peak, bandwidth * corner * 2) == peak], [True, True])
+claim(
+    "left of the corner memory limits, right of it arithmetic",
+    [
+        min(peak, bandwidth * corner / 2) < peak * 0.51,
+        min(peak, bandwidth * corner * 2) == peak,
+    ],
+    [True, True],
+)
 
 # %% [markdown]
 """
@@ -157,7 +175,11 @@ from vbw_np.device import place
 device = place(Claude4(), "seed-v6")
 claim("62 cards", len(device.cards), 62)
 largest = max(device.cards.values(), key=lambda card: card.parameter.size)
-share = 100 * largest.parameter.size / sum(card.parameter.size for card in device.cards.values())
+share = (
+    100
+    * largest.parameter.size
+    / sum(card.parameter.size for card in device.cards.values())
+)
 print("the largest card is", largest.name, "with", f"{share:.0f} % of all weights on cards")
 claim("the output head holds 59 % of the weights on cards", share, 59, tol=0.5)
 

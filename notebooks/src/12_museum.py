@@ -19,7 +19,15 @@ import numpy as np
 from vbw_np import viz
 from vbw_np.device import place
 from vbw_np.engine import Tensor, nn, no_grad
-from vbw_np.formats import E2M1, E4M3, fake_quantize, pack_nibbles, quantize, sqnr_db, unpack_nibbles
+from vbw_np.formats import (
+    E2M1,
+    E4M3,
+    fake_quantize,
+    pack_nibbles,
+    quantize,
+    sqnr_db,
+    unpack_nibbles,
+)
 from vbw_np.formats.diagnose import diagnose
 from vbw_np.teach import byte_bits, check, claim, float_bits, hint, predict, solution
 
@@ -34,6 +42,7 @@ def exhibit(name, right, wrong):
     visitors.append((name, exposed))
     print(f"{name}\n  right: {right.ravel()[:8]}\n  wrong: {wrong.ravel()[:8]}")
     claim(f"exposed: {name}", exposed, True)
+
 
 # %% [markdown]
 """
@@ -54,9 +63,15 @@ Written low first, read high first (reported in torchao; read split in halves as
 
 # %%
 codes = np.array([1, 0], np.uint8)
-exhibit("nibble order", E2M1.decode(codes), E2M1.decode(unpack_nibbles(pack_nibbles(codes), 2, order="high_first")))
+exhibit(
+    "nibble order",
+    E2M1.decode(codes),
+    E2M1.decode(unpack_nibbles(pack_nibbles(codes), 2, order="high_first")),
+)
 some = quantize(np.random.default_rng(0).normal(size=(4, 32)).astype(f32), "nvfp4")
-swapped = dataclasses.replace(some, codes=(some.codes >> 4 | some.codes << 4).astype(np.uint8))
+swapped = dataclasses.replace(
+    some, codes=(some.codes >> 4 | some.codes << 4).astype(np.uint8)
+)
 found = diagnose(some, swapped)
 print(found)
 claim("the library names it", found.findings[0].name, "nibble order")
@@ -67,6 +82,7 @@ claim("the library names it", found.findings[0].name, "nibble order")
 
 The scales were computed over blocks of 32, and then used for blocks of 16 (reported in MLX). Invisible if both halves have the same amax. Smallest input: two halves with different ones.
 """
+
 
 # %%
 def scaled_by(x, span):
@@ -89,7 +105,11 @@ E4M3 ends at 448, codes end at 6; what exceeds their product, 2688, is cut off (
 
 # %%
 x = np.full((1, 16), 3000, f32)
-exhibit("no tensor scale", fake_quantize(x, "nvfp4")[0, :2], fake_quantize(x, "nvfp4-1level")[0, :2])
+exhibit(
+    "no tensor scale",
+    fake_quantize(x, "nvfp4")[0, :2],
+    fake_quantize(x, "nvfp4-1level")[0, :2],
+)
 claim("6 times 448 is 2688", 6 * E4M3.max, 2688)
 claim("parts of the product", [E2M1.max, E4M3.max], [6, 448])
 
@@ -103,7 +123,9 @@ Some file formats store the multiplier (amax over 2688), some its reciprocal, un
 # %%
 packed = quantize(np.linspace(0.1, 1, 16, dtype=f32)[None], "nvfp4")
 upside_down = dataclasses.replace(packed, tensor_scale=f32(1) / packed.tensor_scale)
-exhibit("reciprocal tensor scale", packed.dequantize()[0, -2:], upside_down.dequantize()[0, -2:])
+exhibit(
+    "reciprocal tensor scale", packed.dequantize()[0, -2:], upside_down.dequantize()[0, -2:]
+)
 
 # %% [markdown]
 """
@@ -115,7 +137,11 @@ You know this one: multiplied by one over the scale where the procedure divides.
 # %%
 number, scale = f32(0.70312494), f32(0.9375)
 print(float_bits(number), "number\n" + float_bits(scale), "scale")
-exhibit("reciprocal instead of division", E2M1.encode(number / scale), E2M1.encode(number * (f32(1) / scale)))
+exhibit(
+    "reciprocal instead of division",
+    E2M1.encode(number / scale),
+    E2M1.encode(number * (f32(1) / scale)),
+)
 
 # %% [markdown]
 """
@@ -125,7 +151,11 @@ Half away from zero where the procedure says to even (reported between two kerne
 """
 
 # %%
-exhibit("ties away from zero", E2M1.decode(E2M1.encode(f32([0.25]))), E2M1.decode(E2M1.encode(f32([0.25]), "away")))
+exhibit(
+    "ties away from zero",
+    E2M1.decode(E2M1.encode(f32([0.25]))),
+    E2M1.decode(E2M1.encode(f32([0.25]), "away")),
+)
 
 # %% [markdown]
 """
@@ -136,8 +166,13 @@ An all-zero matrix has amax nought; nought divided by nought is "not a number", 
 
 # %%
 zeros = np.zeros((1, 16), f32)
-exhibit("zero tensor", fake_quantize(zeros, "nvfp4", profile="te-nvfp4")[0, :2],
-        fake_quantize(zeros, "nvfp4", profile="torchao-0.18-nvfp4", nonfinite="producer")[0, :2])
+exhibit(
+    "zero tensor",
+    fake_quantize(zeros, "nvfp4", profile="te-nvfp4")[0, :2],
+    fake_quantize(zeros, "nvfp4", profile="torchao-0.18-nvfp4", nonfinite="producer")[
+        0, :2
+    ],
+)
 
 # %% [markdown]
 """
@@ -150,7 +185,9 @@ The public standard rounds the scale down, NVIDIA's paper rounds it up. Both are
 x = np.zeros((1, 32), f32)
 x[0, :2] = 7, 1
 claim("the largest number", x.max(), 7)
-exhibit("scale rule", fake_quantize(x, "mxfp4")[0, :2], fake_quantize(x, "mxfp4-rceil")[0, :2])
+exhibit(
+    "scale rule", fake_quantize(x, "mxfp4")[0, :2], fake_quantize(x, "mxfp4-rceil")[0, :2]
+)
 
 # %% [markdown]
 """
@@ -178,6 +215,7 @@ exhibit("stale cache", fresh, stale)
 A test for a quantized product used zero matrices (reported in JAX's kernels; the scale was applied wrongly, and the test passed for months). Here is the same mistake and the same test.
 """
 
+
 # %%
 def product(a, b, scale_twice=False):
     result = fake_quantize(a, "nvfp4") @ fake_quantize(b, "nvfp4").T
@@ -185,7 +223,10 @@ def product(a, b, scale_twice=False):
 
 
 zero, one = np.zeros((2, 16), f32), np.ones((2, 16), f32)
-print("the test with zeros passes for the broken one:", np.array_equal(product(zero, zero), product(zero, zero, True)))
+print(
+    "the test with zeros passes for the broken one:",
+    np.array_equal(product(zero, zero), product(zero, zero, True)),
+)
 claim("0 equals 0 whatever the scale", float(np.abs(product(zero, zero, True)).max()), 0)
 exhibit("a test on zeros", product(one, one), product(one, one, scale_twice=True))
 
@@ -195,6 +236,7 @@ exhibit("a test on zeros", product(one, one), product(one, one, scale_twice=True
 
 Count, for the encoder bugs of this museum, which kind of test notices.
 """
+
 
 # %%
 def half_away(x):
@@ -218,18 +260,36 @@ bugs = {
 }
 pair = np.zeros(32, f32)
 pair[[0, 1, 16, 17]] = 6, -1.25, 0.2, 0.1
-tests = {"a thousand random": np.random.default_rng(0).normal(size=1024).astype(f32), "zeros": np.zeros(32, f32), "a chosen few": pair}
-noticed = {
-    name: {bug: float(not np.array_equal(f(x), bugs["nothing wrong"](x))) for bug, f in bugs.items()} for name, x in tests.items()
+tests = {
+    "a thousand random": np.random.default_rng(0).normal(size=1024).astype(f32),
+    "zeros": np.zeros(32, f32),
+    "a chosen few": pair,
 }
-viz.heat_map(np.array([list(row.values()) for row in noticed.values()]), rows=list(noticed), columns=list(bugs),
-             title="Which test notices which bug (1: noticed)", form=".0f", label="noticed")
+noticed = {
+    name: {
+        bug: float(not np.array_equal(f(x), bugs["nothing wrong"](x)))
+        for bug, f in bugs.items()
+    }
+    for name, x in tests.items()
+}
+viz.heat_map(
+    np.array([list(row.values()) for row in noticed.values()]),
+    rows=list(noticed),
+    columns=list(bugs),
+    title="Which test notices which bug (1: noticed)",
+    form=".0f",
+    label="noticed",
+)
 
 # %%
 score = {name: int(sum(row.values())) for name, row in noticed.items()}
 print(score)
 predict(guess, "four chosen", "the best test")
-claim("random numbers notice 3 of the 4 bugs, zeros 0, four chosen numbers all 4", list(score.values()), [3, 0, 4])
+claim(
+    "random numbers notice 3 of the 4 bugs, zeros 0, four chosen numbers all 4",
+    list(score.values()),
+    [3, 0, 4],
+)
 claim("bugs on trial", len(bugs) - 1, 4)
 
 # %% [markdown]
@@ -241,11 +301,13 @@ A thousand random numbers notice 3 of 4 bugs (they never hit a tie), zeros notic
 `scaled_by(x, 32)` is exhibit two. Return an input of thirty-two numbers for which it differs from `scaled_by(x, 16)`. There are many; the check runs yours. (No zeros-only halves: every half needs a number that is not zero.)
 """
 
+
 # %% exercise=12.1
 def exposing_input():
     ### BEGIN SOLUTION
     raise NotImplementedError  # return an array of 32 numbers
     ### END SOLUTION
+
 
 # %% check=12.1
 check("12.1", exposing_input)
@@ -257,17 +319,23 @@ check("12.1", exposing_input)
 `encode` is somebody's E2M1 encoder: a function from one number to a code. Return `True` if it is right on everything that matters, else `False`. It will be called with a right encoder and with several broken ones (ties, sign, saturation, small numbers).
 """
 
+
 # %% exercise=12.2
 def good_test(encode):
     ### BEGIN SOLUTION
     raise NotImplementedError  # try the ties, both signs, beyond the end
     ### END SOLUTION
 
+
 # %% check=12.2
 check("12.2", good_test)
 
 # %%
-claim("10 exhibits, every one of them exposed", [len(visitors), sum(exposed for _, exposed in visitors)], [10, 10])
+claim(
+    "10 exhibits, every one of them exposed",
+    [len(visitors), sum(exposed for _, exposed in visitors)],
+    [10, 10],
+)
 
 # %% [markdown]
 """
