@@ -102,7 +102,9 @@ def test_each_ablation_changes_one_thing() -> None:
     assert get_training_recipe("nvfp4-train:keep-head").keeps("output_head")
     assert get_training_recipe("nvfp4:ste=off").gradient_rule == "row-max"
     both = get_training_recipe("nvfp4-train:1d-scales+four-over-six")
-    assert both.weight == "nvfp4-4over6" and len(CHANGES) == len(ABLATIONS)
+    assert both.weight == "nvfp4-4over6"
+    assert get_training_recipe("nvfp4-boh:fine-always").fine == "always"  # nvfp4-train has no fine tier
+    assert set(CHANGES) - {name.partition(":")[2] for name in ABLATIONS} == {"fine-always"}
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ def compare_on_cluster(
             client.submit(run_task, run.config.as_dict(), run.folder, folder, pure=False, retries=RETRIES): number
             for number, run in enumerate(runs)
         }
-        for future in as_completed(list(futures)):
+        for future in as_completed(list(futures), loop=client.loop):
             number = futures[future]
             run = runs[number]
             label = f"{run.config.recipe.name}, seed {run.config.seed}"

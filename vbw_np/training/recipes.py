@@ -72,13 +72,17 @@ CHANGES: dict[str, tuple[str, Operation]] = {
         "every layer in full precision: the same bits as fp32",
         lambda recipe: dataclasses.replace(recipe, keep=(*recipe.keep, "*")),
     ),
+    "fine-always": (
+        "all bit planes of the format's fine tier at every use, whatever the error budget says",
+        lambda recipe: dataclasses.replace(recipe, fine="always"),
+    ),
     "ste=off": (
         "the original's gradient: only the one weight of each row that sets its scale is trained",
         lambda recipe: dataclasses.replace(recipe, gradient_rule="row-max"),
     ),
 }
 
-ABLATIONS = tuple(f"nvfp4-train:{change}" for change in CHANGES)
+ABLATIONS = tuple(f"nvfp4-train:{change}" for change in CHANGES if change != "fine-always")
 """The all-FP4 recipe with one change at a time."""
 
 
