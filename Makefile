@@ -4,8 +4,9 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 ORACLE_VENV ?= .venv-oracles
+PEERS_VENV ?= .venv-peers
 
-.PHONY: help bench test test-slow oracles lint doctor picture clean
+.PHONY: help bench test test-slow oracles peers lint doctor picture clean
 
 help:  ## what can be made
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +32,12 @@ oracles:  ## build the golden arrays anew from the real libraries (torch and mor
 	"$(PYTHON)" -m venv "$(ORACLE_VENV)"
 	"$(ORACLE_VENV)/bin/python" -m pip install --quiet --disable-pip-version-check -r tools/oracles/requirements.txt
 	"$(ORACLE_VENV)/bin/python" tools/oracles/build.py
+
+peers:  ## the same work in torch, torchao, bitsandbytes, gguf and ml_dtypes, in an environment of their own
+	"$(PYTHON)" -m venv "$(PEERS_VENV)"
+	"$(PEERS_VENV)/bin/python" -m pip install --quiet --disable-pip-version-check \
+		--constraint tools/oracles/requirements.txt --editable ".[peers]"
+	"$(PEERS_VENV)/bin/python" -m vbw_np bench peers $(ARGS)
 
 lint: $(STAMP)  ## ruff alone
 	"$(BIN)/python" -m ruff check .

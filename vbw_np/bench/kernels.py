@@ -16,6 +16,15 @@ from typing import Any
 
 VERBS = {"kernels": "each kernel against numpy, in turns, with its share of the machine's limit"}
 
+LIMITS = {
+    "read": ("read_gbytes", "GB/s read from memory"),
+    "cache": ("read_cache_gbytes", "GB/s read from 8 MB"),
+    "copy": ("copy_gbytes", "GB/s copied, read and written"),
+    "fp32": ("fma_gflops", "GFLOP/s of fp32 multiply-adds"),
+    "product": ("product", "GOP/s of the products of the kernel path"),
+}
+"""The machine's limits: their key among the measured peaks, and what they are."""
+
 QUICK = 4
 """``--quick`` divides the sizes by about this."""
 
@@ -38,7 +47,7 @@ class Case:
         "speedup" (ours at least `goal` times as fast as numpy), "share" (time at most `goal` times numpy's) or "rate"
         (at least `goal` units a second).
     limit : str
-        Which measured limit bounds it: "read", "copy", "fp32" or "int8".
+        Which of `LIMITS` bounds it.
     """
 
     group: str
@@ -92,7 +101,7 @@ def measure(only: str | None = None, rounds: int = 9, quick: bool = False) -> di
     from . import timing
     from .environment import describe
 
-    limits = machine_limits()
+    limits = machine_limits(quick)
     rows = []
     for case in cases(quick):
         if only and only not in case.group and only not in case.name:
@@ -103,10 +112,11 @@ def measure(only: str | None = None, rounds: int = 9, quick: bool = False) -> di
         seconds = {name: timing.median(values) for name, values in samples.items()}
         rate = case.work / seconds["ours"]
         speedup = timing.paired_ratio(samples["numpy"], samples["ours"]) if case.numpy else None
+        goal = None if quick else case.goal  # goals are for the full sizes
         reached = {"speedup": speedup, "share": 1 / speedup if speedup else None, "rate": rate}[case.goal_kind]
         met = None
-        if case.goal is not None and reached is not None:
-            met = reached <= case.goal if case.goal_kind == "share" else reached >= case.goal
+        if goal is not None and reached is not None:
+            met = reached <= goal if case.goal_kind == "share" else reached >= goal
         rows.append(
             {
                 "group": case.group,
@@ -119,7 +129,7 @@ def measure(only: str | None = None, rounds: int = 9, quick: bool = False) -> di
                 "speedup": speedup,
                 "limit": case.limit,
                 "limit_share": rate / limits[case.limit] if limits.get(case.limit) else None,
-                "goal": case.goal,
+                "goal": goal,
                 "goal_kind": case.goal_kind,
                 "met": met,
             }
@@ -138,11 +148,15 @@ def measure(only: str | None = None, rounds: int = 9, quick: bool = False) -> di
     }
 
 
-def machine_limits() -> dict[str, float]:
-    """What this machine can do, measured now: GB/s read and copied, GFLOP/s in fp32, GOP/s in byte products."""
-    from ..kernels import peaks
+def machine_limits(quick: bool) -> dict[str, float]:
+    """What this machine can do, measured now by small kernels of ours; see `LIMITS` for the names and units."""
+    import numba
 
-    return peaks.measure()
+    from ..kernels import cpu, peaks
+
+    found = peaks.measure_peaks(numba.get_num_threads(), quick)
+    found["product"] = found["tile_gflops"] if cpu.choose_path() == "amx" else found["byte_dot_gops"]
+    return {name: found[key] for name, (key, _) in LIMITS.items() if found[key] is not None}
 
 
 def cases(quick: bool) -> Iterator[Case]:
@@ -205,7 +219,7 @@ def _product_cases(quick: bool) -> Iterator[Case]:
                 "FP4 x FP4 against sgemm", f"{fmt}, {m} x {k} times {k} x {n}, activations quantized too", "GFLOP",
                 2e-9 * m * n * k,
                 lambda x=x, f=fmt, r=right, l=left, o=out: tc.matmul(tc.quantize_left(x, f, out=l), r, out=o),
-                lambda x=x, w=w, o=plain: np.matmul(x, w.T, out=o), goal, "speedup", "int8",
+                lambda x=x, w=w, o=plain: np.matmul(x, w.T, out=o), goal, "speedup", "product",
             )  # fmt: skip
 
 
@@ -237,6 +251,7 @@ def _step_cases(quick: bool) -> Iterator[Case]:
     import numpy as np
 
     from ..engine import F, autograd, nn, optim
+    from ..kernels import peaks
 
     rng = np.random.default_rng(0)
     rows, classes = _size(1016, quick), _size(50_000, quick)
@@ -252,7 +267,7 @@ def _step_cases(quick: bool) -> Iterator[Case]:
     source, target = np.ones(7 * size // 2, np.float32), np.ones(7 * size // 2, np.float32)
     yield Case(
         "rest of a step", f"Adam, {size:,} parameters, against a copy of the bytes it must move", "GB",
-        7 * 4e-9 * size, lambda: optim.adam_update.run(*arrays, **settings), lambda: np.copyto(target, source),
+        7 * 4e-9 * size, lambda: optim.adam_update.run(*arrays, **settings), lambda: peaks.copy(source, target),
         1.1, "share", "copy",
     )  # fmt: skip
     tokens, width, hidden = _size(1024, quick), 256, 1024
@@ -305,13 +320,16 @@ def _both_ways(function: Callable, inputs: tuple, static: dict[str, Any]) -> Non
 
 def table(result: dict[str, Any]) -> str:
     """The result for people."""
-    limits = ", ".join(f"{name} {value:.0f}" for name, value in result["limits"].items())
+    machine = result["machine"]
     lines = [
-        f"kernel path: {result['path']}; measured limits (GB/s or GOP/s): {limits}",
-        f"compiling and loading kernels took {result['jit_seconds']:.1f} s and is not in the times below",
+        f"{machine['cpu']}, {machine['numba']['threads']} threads, load {machine['load_average_1min']:.1f} "
+        f"(these figures want a quiet machine), BLAS kernel {machine['blas']['kernel']}, kernel path {result['path']}",
+        *(f"limit {name:<8} {value:9.1f} {LIMITS[name][1]}" for name, value in result["limits"].items()),
+        f"compiling and loading kernels took {result['jit_seconds']:.1f} s, which is not in the times below",
     ]
     group = None
-    for row in result["cases"]:
+    order = list(dict.fromkeys(row["group"] for row in result["cases"]))
+    for row in sorted(result["cases"], key=lambda row: order.index(row["group"])):
         if row["group"] != group:
             group = row["group"]
             lines += ["", group]

@@ -165,6 +165,11 @@ def read_gbytes(threads: int, megabytes: float = 256, repetitions: int = 5) -> f
     return x.nbytes / _best_seconds(partial(_run_read, x, totals), repetitions) / 1e9
 
 
+def copy(x: np.ndarray, y: np.ndarray) -> None:
+    """y = x by all threads, for 1-D float32 arrays of one size: what any kernel that moves memory is held against."""
+    _run_copy(x, y, numba.get_num_threads())
+
+
 def copy_gbytes(threads: int, megabytes: float = 256, repetitions: int = 5) -> float:
     """Copying an array of the given size, GB/s: bytes read plus bytes written."""
     x, y = np.ones(int(megabytes * 1e6) // 4, np.float32), np.zeros(int(megabytes * 1e6) // 4, np.float32)
