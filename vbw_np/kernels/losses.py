@@ -13,7 +13,7 @@ from numba import prange
 from numpy.typing import NDArray
 
 from ..engine import autograd
-from .elementwise import exp
+from .elementwise import PIECE, exp
 from .jit import leaf, pjit
 from .jit import rows as jit_rows
 from .lanes import WIDTH, load, load_part, splat, store, store_part, sum_lanes
@@ -23,8 +23,9 @@ empty = autograd.memory.empty
 matmul_arrays = autograd.ops.matmul_arrays  # not np.matmul: its bits depend on the number of threads
 
 STRETCH = 4096
-CHUNK_LOGITS = 1 << 24
-"""Logits that `linear_cross_entropy` holds at once: 64 MiB of float32."""
+CHUNK_LOGITS = 1 << 25
+"""Logits that `linear_cross_entropy` holds at once: 128 MiB of float32. Every chunk but the first costs one more pass
+over the weight's gradient, so they are few."""
 
 
 @leaf
@@ -168,16 +169,27 @@ def linear_cross_entropy(x: NDArray, weight: NDArray, *, targets: NDArray) -> An
     )
 
 
-PANEL = 2048
-"""Rows of a weight's gradient made at a time, so that a product that is to be added is still in the cache."""
+@leaf
+def _add_piece(total, part, start, stop):
+    whole = stop - (stop - start) % WIDTH
+    for i in range(start, whole, WIDTH):
+        store(total, i, load(total, i) + load(part, i))
+    if whole < stop:
+        n = stop - whole
+        store_part(total, whole, n, load_part(total, whole, n, 0.0) + load_part(part, whole, n, 0.0))
+
+
+@pjit
+def _add_rows(total, part):
+    """total += part"""
+    for piece in prange((len(total) + PIECE - 1) // PIECE):
+        _add_piece(total, part, piece * PIECE, min((piece + 1) * PIECE, len(total)))
 
 
 def _add_product(gradient: NDArray, x: NDArray, total: NDArray, first: bool) -> None:
     """total = gradient^T x, or += unless `first`: (N, V), (N, D), (V, D)"""
     if first:
-        matmul_arrays(gradient.T, x, out=total)
-        return
-    scratch = empty((PANEL, x.shape[1]))
-    for start in range(0, len(total), PANEL):
-        target = total[start : start + PANEL]
-        target += matmul_arrays(gradient[:, start : start + PANEL].T, x, out=scratch[: len(target)])
+        np.matmul(gradient.T, x, out=total)
+    else:
+        part = np.matmul(gradient.T, x, out=empty(total.shape))
+        _add_rows(total.reshape(-1), part.reshape(-1))
