@@ -170,9 +170,8 @@ def index_page(all_sources: list[build.Source]) -> str:
     minutes = sum(int(s.front["minutes"]) for s in all_sources)
     body = (
         "<h1>From one bit to a trained model, step by step</h1>"
-        "<p>For readers who know Python and matrices, and nothing of quantization. Read them in order; run them in"
-        " "
-        "JupyterLab, VS Code or Colab from <code>notebooks/</code> to change things and to do the exercises, "
+        "<p>For readers who know Python and matrices, and nothing of quantization. Read them in order; run them "
+        "in JupyterLab, VS Code or Colab from <code>notebooks/</code> to change things and to do the exercises, "
         f"which check themselves. All in all about {minutes} minutes. Words are explained where they first appear, "
         'and in the <a href="glossary.html">glossary</a>.</p>'
         '<div class="scroll"><table><thead><tr><th scope="col">No.</th><th scope="col">Notebook</th>'

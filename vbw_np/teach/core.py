@@ -100,7 +100,7 @@ _hints_given: dict[str, int] = {}
 
 def exercises() -> dict[str, Exercise]:
     """All exercises by name, in the order of the curriculum."""
-    from .exercises import EXERCISES
+    from .catalog import EXERCISES
 
     return EXERCISES
 
