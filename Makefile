@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 ORACLE_VENV ?= .venv-oracles
 PEERS_VENV ?= .venv-peers
 
-.PHONY: help bench test test-slow oracles peers lint doctor picture clean
+.PHONY: help bench test test-slow docs test-kernel oracles peers lint doctor picture clean
 
 help:  ## what can be made
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,10 @@ peers:  ## the same work in torch, torchao, bitsandbytes, gguf and ml_dtypes, in
 		--constraint tools/oracles/requirements.txt --editable ".[peers]"
 	"$(PEERS_VENV)/bin/python" -m vbw_np bench peers $(ARGS)
 
+test-cluster: $(STAMP)  ## a comparison on a Dask cluster of two workers, one of them killed half-way
+	"$(BIN)/python" -m pip install --quiet --editable ".[test,cluster]"
+	"$(BIN)/python" -m pytest -m "slow or not slow" tests/training/test_cluster.py $(ARGS)
+
 lint: $(STAMP)  ## ruff alone
 	"$(BIN)/python" -m ruff check .
 
@@ -49,6 +53,15 @@ picture: $(STAMP)  ## run the main job and draw its report for the README
 	"$(BIN)/python" -m vbw_np bench > .report.txt
 	"$(BIN)/python" tools/report_svg.py .report.txt docs/report.svg --until "First 3 layers"
 	@rm .report.txt
+
+docs: $(STAMP)  ## run the notebooks and render them as pages in docs/notebooks/
+	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --editable ".[docs]"
+	"$(BIN)/python" tools/notebooks/build.py
+	"$(BIN)/python" tools/notebooks/pages.py
+
+test-kernel: $(STAMP)  ## run a notebook in a real Jupyter kernel
+	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --editable ".[docs]"
+	"$(BIN)/python" tools/notebooks/kernel.py $(ARGS)
 
 clean:  ## remove the environment and the caches
 	rm -rf "$(VENV)" .pytest_cache .ruff_cache .hypothesis
