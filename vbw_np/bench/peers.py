@@ -77,16 +77,31 @@ def measure(size: int, rounds: int) -> dict[str, Any]:
     groups = []
     for title, gigabytes, functions in _work(size, has):
         print(f"measuring {title}", file=sys.stderr)
-        samples = timing.interleaved(functions, rounds)
+        failed = _failures(functions)
+        samples = timing.interleaved({n: f for n, f in functions.items() if n not in failed}, rounds)
         groups.append(
             {
                 "work": title,
                 "gigabytes": gigabytes,
+                "failed": failed,
                 "samples_s": samples,
                 "median_s": {name: timing.median(values) for name, values in samples.items()},
             }
         )
     return {"schema_version": 1, "size": size, "peers": versions, "machine": describe(), "groups": groups}
+
+
+def _failures(functions: Work) -> dict[str, str]:
+    """The peers that cannot do this work on this machine, each with the first line of what it says."""
+    failed = {}
+    for name, function in functions.items():
+        if name.startswith(("vbw-np", "numpy")):
+            continue
+        try:
+            function()
+        except Exception as error:  # whatever a foreign library raises
+            failed[name] = f"{type(error).__name__}: {error}".splitlines()[0][:160]
+    return failed
 
 
 def _work(size: int, has: set[str]) -> Iterator[tuple[str, float, Work]]:
@@ -162,8 +177,7 @@ def _dequantizers(w: Any, has: set[str]) -> Work:
             from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
             codes, state = quantize_4bit(tensor, blocksize=64, quant_type="nf4")
-            target = torch.empty_like(tensor)
-            work["bitsandbytes nf4"] = lambda: dequantize_4bit(codes, state, out=target)
+            work["bitsandbytes nf4"] = lambda: dequantize_4bit(codes, state)
     if "gguf" in has:
         from gguf.constants import GGMLQuantizationType
         from gguf.quants import dequantize, quantize
@@ -225,4 +239,5 @@ def table(result: dict[str, Any]) -> str:
             rate = group["gigabytes"] / seconds
             times = f"{1e3 * seconds:10.2f} ms {rate:8.2f} GB/s of W"
             lines.append(f"  {name:<56} {times}   {seconds / best:7.1f} x the best")
+        lines += [f"  {name:<56} cannot do this here: {why}" for name, why in group["failed"].items()]
     return "\n".join(lines)
