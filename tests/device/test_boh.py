@@ -58,7 +58,7 @@ def test_a_budget_below_the_formats_floor(gaussian: nn.Linear) -> None:
     device = place(gaussian, "nvfp4-boh", error_budget=floor * 0.99)
     (card,) = device.cards.values()
     for _ in range(2):  # nothing half-made is left behind that a second try would compute with
-        with pytest.raises(ValueError, match=f"card linear: the error budget .* with all its tiers .{floor:.3g}"):
+        with pytest.raises(ValueError, match=f"card linear: .* reaches with all its tiers .{floor:.3g}"):
             gaussian(ones(256))
         assert card.packed is None and card.planes == 0
         assert card.statistics.separations == card.statistics.decodes == device.link.handshakes == 0
@@ -85,7 +85,7 @@ def test_without_boh_the_coarse_tier_travels_alone_and_without_a_word(gaussian: 
     gaussian(ones(256))
     (card,) = device.cards.values()
     assert (card.planes, device.link.handshakes, device.link.fine_bytes) == (0, 0, 0)
-    assert card.error == pytest.approx(ladder[0], rel=1e-6)
+    assert device.report().as_dict()["cards"][0]["relative_error"] == pytest.approx(ladder[0], rel=1e-6)
     assert card.packed.fine is None
 
 
@@ -95,8 +95,7 @@ def test_the_seeds_fine_tier_is_always_asked_for_unless_boh_is_off(gaussian: nn.
     for boh in (True, False):
         device = place(gaussian, "seed-v6", boh=boh)
         gaussian(ones(256))
-        (card,) = device.cards.values()
-        errors[boh] = card.error
+        errors[boh] = device.report().as_dict()["cards"][0]["relative_error"]
         device.release()
     assert errors[True] == pytest.approx(0.047, abs=0.003)
     assert errors[False] > 2 * errors[True]
@@ -107,7 +106,9 @@ def test_precision_mode_asks_for_everything(gaussian: nn.Linear) -> None:
     gaussian(ones(256))
     (card,) = device.cards.values()
     assert card.planes == 4
-    assert card.error == pytest.approx(errors_by_planes(gaussian.weight.data)[4], rel=1e-6)
+    np.testing.assert_array_equal(
+        card.packed.dequantize(), quantize(gaussian.weight.data, "nvfp4-nested").dequantize()
+    )
 
 
 def test_precision_mode_asks_even_where_the_recipe_never_does(gaussian: nn.Linear) -> None:
@@ -122,6 +123,16 @@ def test_precision_mode_asks_even_where_the_recipe_never_does(gaussian: nn.Linea
     device.mode = "training"
     gaussian(ones(256))
     assert card.planes == 0
+
+
+def test_errors_are_measured_where_they_decide_or_somebody_watches(gaussian: nn.Linear) -> None:
+    """Measuring costs a decode of every weight, so a training step does not do it for nothing."""
+    device = place(gaussian, "nvfp4", refresh_interval=1)
+    (card,) = device.cards.values()
+    gaussian(ones(256))
+    assert card.error is card.coarse_error is None
+    device.step(gaussian, ones(256))
+    assert card.error == card.coarse_error == pytest.approx(0.0955, abs=0.001)
 
 
 @pytest.mark.parametrize("fine", ["tied", "own"])

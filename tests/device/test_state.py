@@ -60,20 +60,18 @@ def test_without_the_state_the_scales_would_be_others(make_model, ids) -> None:
 
 
 def test_loading_into_a_device_that_was_used(make_model, ids) -> None:
-    """What its caches hold belongs to other scales, even if the version numbers happen to agree."""
-    model = make_model().eval()
-    device = place(model, "nvfp4")
-    loss = model.loss(ids).item()
-    state = device.state_dict()
-    for parameter in model.parameters():
-        parameter.assign(parameter.data * 0.5)
-    device.refresh_interval = 1
-    model.loss(ids)
-    device.refresh_interval = 100
-    for parameter in model.parameters():
-        parameter.assign(parameter.data * 2)
-    device.load_state_dict(state)
-    assert model.loss(ids).item() == loss
+    """What its caches hold was packed under other scales, even where all version numbers and counts agree."""
+    model, other = make_model().eval(), make_model().eval()
+    device, used = place(model, "nvfp4"), place(other, "nvfp4")
+    model.loss(ids)  # scales of the first weights
+    for one, another in zip(model.parameters(), other.parameters()):
+        values = one.data * 1.5
+        one.assign(values)
+        another.assign(values)
+    loss = model.loss(ids).item()  # the second weights under the first ones' scales
+    assert other.loss(ids).item() != loss
+    used.load_state_dict(device.state_dict())
+    assert other.loss(ids).item() == loss
 
 
 def test_a_state_of_something_else(make_model, ids) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +45,8 @@ class Card:
     planes : int
         Bit planes of the fine tier that the compute unit asked for at the last separation.
     coarse_error, error : float or None
-        Relative RMS errors at the last separation: of the coarse tier, and of the tiers asked for.
+        Relative RMS errors at the last separation: of the coarse tier, and of the tiers asked for. Measured where the
+        error budget decides or somebody records; else None (`Device.report` measures at any time).
     statistics : Statistics
     """
 
@@ -57,6 +59,9 @@ class Card:
         if recipe.weight is not None and not recipe.keeps(name):
             self.format = get_format(recipe.weight)
         self.offered_planes = PLANES if self.format is not None and self.format.fine is not None else 0
+        self._coarse_format = self.format
+        if self.offered_planes and self.format.fine.kind in ("nested", "tied"):  # these need no scales of their own
+            self._coarse_format = dataclasses.replace(self.format, fine=None)
         self.statistics = Statistics()
         self.packed: PackedTensor | None = None
         self.planes = 0
@@ -201,8 +206,11 @@ class Card:
         """Compute scales or codebook afresh, pack with them, and agree anew on the tiers to use."""
         weight = self.parameter.data
         with self.device.span("separate", self.name, format=self.format.name) as values:
-            scales = codec.fit(weight, self.format)
-            packed, coarse_error, error = self._negotiate(weight, scales)
+            scales, packed = codec.fit(weight, self._coarse_format)
+            coarse = packed.coarse()
+            packed, coarse_error, error = self._negotiate(weight, scales, coarse)
+            if error is None and self.device.recorder is not None:
+                coarse_error, error = (codec.relative_error(weight, codec.decode(part)) for part in (coarse, packed))
             values.update(coarse_error=coarse_error, error=error, planes=packed.planes)
             values.update(weight=weight, packed=packed)
         self.statistics.separations += 1
@@ -213,48 +221,46 @@ class Card:
         self._uses = 0
         self._scaled_version = self._packed_version = version
 
-    def _negotiate(self, weight: NDArray, scales: FittedScales) -> tuple[PackedTensor, float, float]:
-        """Pack the coarse tier and as few planes of the fine one as the error budget asks for.
+    def _negotiate(
+        self, weight: NDArray, scales: FittedScales, coarse: PackedTensor
+    ) -> tuple[PackedTensor, float | None, float | None]:
+        """Which tiers the compute unit asks for: beside the coarse one, as few planes as meet the error budget.
 
         Returns
         -------
         packed : PackedTensor
-            What the compute unit will ask for.
-        coarse_error, error : float
-            Relative RMS errors of the coarse tier, and of `packed`.
+            With the tiers asked for.
+        coarse_error, error : float or None
+            Relative RMS errors of the coarse tier and of `packed`, if they decided.
 
         Raises
         ------
         ValueError
             All tiers together do not meet the budget; the card is then as it was before.
         """
-        coarse = self._encode(weight, scales, 0)
-        coarse_error = codec.relative_error(weight, codec.decode(coarse))
         precise = self.device.mode_now() == "precision"
-        always = precise or self.recipe.fine == "always"
         if not self.offered_planes or not self.device.boh or (self.recipe.fine == "never" and not precise):
-            return coarse, coarse_error, coarse_error
-        if not always and coarse_error <= self.device.error_budget:
+            return coarse, None, None
+        if precise or self.recipe.fine == "always":
+            return self._encode(weight, scales, PLANES), None, None
+        budget = self.device.error_budget
+        coarse_error = error = codec.relative_error(weight, codec.decode(coarse))
+        if coarse_error <= budget:
             return coarse, coarse_error, coarse_error
         whole = self._encode(weight, scales, PLANES)
-        for planes in range(1, PLANES) if self.format.fine.kind == "nested" and not always else ():
-            packed = whole.with_planes(planes)
+        few = range(1, PLANES) if self.format.fine.kind == "nested" else ()
+        for packed in itertools.chain(map(whole.with_planes, few), [whole]):
             error = codec.relative_error(weight, codec.decode(packed))
-            if error <= self.device.error_budget:
+            if error <= budget:
                 return packed, coarse_error, error
-        error = codec.relative_error(weight, codec.decode(whole))
-        if not always and error > self.device.error_budget:
-            raise ValueError(
-                f"card {self.name}: the error budget {self.device.error_budget:g} is below what {self.format.name} "
-                f"reaches with all its tiers ({error:.3g}); raise the budget or choose a finer format"
-            )
-        return whole, coarse_error, error
+        raise ValueError(
+            f"card {self.name}: the error budget {budget:g} is below what {self.format.name} reaches with all its "
+            f"tiers ({error:.3g}); raise the budget or choose a finer format"
+        )
 
     def _encode(self, weight: NDArray, scales: FittedScales, planes: int) -> PackedTensor:
         """`weight` packed with `planes` bit planes of the fine tier; tiers that nobody asks for are not made."""
-        if planes == 0 and self.offered_planes and not self.format.quantile_codebook:
-            return codec.encode(weight, dataclasses.replace(self.format, fine=None), scales)
-        packed = codec.encode(weight, self.format, scales)
+        packed = codec.encode(weight, self.format if planes else self._coarse_format, scales)
         if planes == packed.planes:
             return packed
         return packed.with_planes(planes) if planes else packed.coarse()

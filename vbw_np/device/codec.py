@@ -12,9 +12,10 @@ from ..kernels.quantize import quantize
 __all__ = ["decode", "encode", "fit", "relative_error"]
 
 
-def fit(weight: NDArray, fmt: BlockFormat) -> FittedScales:
-    """Scales or codebook for `weight` (out, in)."""
-    return FittedScales.of(quantize(weight, fmt))
+def fit(weight: NDArray, fmt: BlockFormat) -> tuple[FittedScales, PackedTensor]:
+    """Scales or codebook for `weight` (out, in), and the weight rounded under them, in one pass."""
+    packed = quantize(weight, fmt)
+    return FittedScales.of(packed), packed
 
 
 def encode(weight: NDArray, fmt: BlockFormat, scales: FittedScales) -> PackedTensor:
