@@ -163,3 +163,12 @@ def test_the_photograph_is_ours_and_reproducible():
     assert photo.shape == (128, 192) and photo.dtype == np.float32 and 0 <= photo.min() < photo.max() <= 1
     np.testing.assert_array_equal(photo, viz.photograph())
     assert len(np.unique(photo)) > 1000
+
+
+def test_the_timeline_counts_milliseconds():
+    class Event:
+        def __init__(self, kind, start, end):
+            self.kind, self.start, self.end = kind, start, end
+
+    picture = viz.timeline([Event("decode", 1_000_000, 3_000_000), Event("matmul", 3_000_000, 3_500_000)])
+    assert picture.rows == (("decode", 1, 2.0), ("matmul", 1, 0.5))

@@ -134,6 +134,7 @@ viz.curves(
     x=np.arange(-6, 7),
     xlabel="ulps from our number",
     ylabel="code",
+    steps=True,
     title="A staircase under a microscope: the reciprocal's step comes one number early",
 )
 

@@ -125,9 +125,10 @@ def two_layers():
 
 
 def transfer(budget):
-    device = place(two_layers(), "nvfp4-boh", mode="inference", error_budget=budget)
+    model = two_layers()
+    device = place(model, "nvfp4-boh", mode="inference", error_budget=budget)
     with no_grad():
-        device._model(Tensor(np.ones((1, 64), np.float32)))
+        model(Tensor(np.ones((1, 64), np.float32)))
     return device
 
 

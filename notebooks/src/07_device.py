@@ -63,10 +63,11 @@ The whole run as a picture. The times are those of *this* machine:
 """
 
 # %%
-device = place(three_layers(), "nvfp4", mode="inference")
+model = three_layers()
+device = place(model, "nvfp4", mode="inference")
 with device.trace() as recorder, no_grad():
-    device._model(x)
-    device._model(x)
+    model(x)
+    model(x)
 viz.timeline(recorder.in_order(), title="Two runs of three layers: the second does less")
 
 # %% [markdown]
@@ -214,12 +215,13 @@ A cache must never answer with an old weight. So every weight has a **version nu
 """
 
 # %%
-device = place(three_layers(), "nvfp4", mode="inference", verify=True)
+model = three_layers()
+device = place(model, "nvfp4", mode="inference", verify=True)
 with no_grad():
-    device._model(x)
-    device._model[0].weight.data *= 2  # not the proper way
+    model(x)
+    model[0].weight.data *= 2  # not the proper way
     try:
-        device._model(x)
+        model(x)
         caught = False
     except StaleWeightError as error:
         caught = True

@@ -254,21 +254,40 @@ claim(
 shorter = 100 * (distances < direct - 1e-6).mean()
 claim("and for at least 10 % of the pairs a detour is shorter", shorter, at_least=10)
 
-noisy = attention * np.exp(
-    0.1 * np.random.default_rng(2).normal(size=attention.shape)
-).astype(f32)
-near = graph.nearest_nodes(graph.shortest_paths(-np.log(attention + 1e-10)), 5)
-near_noisy = graph.nearest_nodes(graph.shortest_paths(-np.log(noisy + 1e-10)), 5)
-changed = 100 * (np.sort(near) != np.sort(near_noisy)).mean()
-print(
-    f"of the 5 nearest tokens, {changed:.0f} % of the places change when every share is wrong by a tenth"
+# %% [markdown]
+"""
+Now sixty-four sentences instead of one. Put the attention on cards with NVFP4, and ask for the 5 nearest tokens of every token, before and after.
+"""
+
+# %%
+reader = nn.TriVeinAttention(32, 1, 4, nn.Threshold(), causal=False, rng=0)
+sentences = Tensor(3 * np.random.default_rng(0).normal(size=(64, 8, 32)).astype(f32))
+
+
+def five_nearest():
+    with no_grad():
+        shares = reader(sentences)[1].data
+    roads = graph.shortest_paths(-np.log(shares + 1e-10)).mean(axis=1)
+    return shares, graph.nearest_nodes(roads, 5).reshape(-1, 5)
+
+
+full_shares, full = five_nearest()
+device = place(nn.Sequential(reader), "nvfp4", mode="inference")
+some_shares, some = five_nearest()
+device.release()
+kept = np.mean([len(set(a) & set(b)) / 5 for a, b in zip(full, some)])
+claim("each token has 5 nearest", full.shape[1], 5)
+claim(
+    "the shares moved by 2 % of a whole",
+    100 * np.abs(full_shares - some_shares).mean(),
+    2,
+    tol=0.3,
 )
-claim("each token has 5 nearest", near.shape[-1], 5)
-claim("some of the choices change, but at most 60 %", changed, at_most=60)
+claim("8 % of the nearest tokens are others", 100 * (1 - kept), 8, tol=1)
 
 # %% [markdown]
 """
-For at least 10 percent of the pairs a detour is shorter than the direct road. And when every share is wrong by a tenth, some of the 5 nearest change: reflection is more like a gate than like a sum.
+For at least 10 percent of the pairs a detour is shorter than the direct road. And though the shares moved by only 2 percent of a whole, 8 percent of the 5 nearest tokens are others: reflection is more like a gate than like a sum.
 
 ## Where the emulator is not the hardware
 

@@ -177,7 +177,7 @@ check("10.1", differing_share)
 """
 ## Why a rotation
 
-Gradients have outliers. A **Hadamard rotation** replaces sixteen numbers by sixteen sums and differences of all of them: an outlier is spread evenly. Both operands are rotated in the same way, and in the product the rotation cancels. Does it make numbers *nearer*? Look before you believe:
+Gradients can have outliers. A **Hadamard rotation** replaces sixteen numbers by sixteen sums and differences of all of them: an outlier is spread evenly. Both operands are rotated in the same way, and in the product the rotation cancels. Does it make numbers *nearer*? Look before you believe:
 """
 
 # %%
@@ -211,7 +211,7 @@ claim(
 
 # %% [markdown]
 """
-A popular claim says that rotations improve FP4. For the nearness of the numbers in NVFP4 that is false: 0 dB on normal numbers, and with such outliers it *loses* at least 1 dB, for small blocks already confine an outlier. What the published recipe gains from it is something else: in long trainings it removes a systematic error of one product.
+A popular claim says that rotations improve FP4. For the nearness of the numbers in NVFP4 that is false: 0 dB on normal numbers, and with such outliers it *loses* at least 1 dB, for small blocks already confine an outlier. The published recipe uses it for one product only, and reports that long trainings then end with a lower loss. That is another quantity than nearness, and a minute of training cannot show it.
 Here is the full recipe, run for real:
 """
 
@@ -251,7 +251,7 @@ For the real thing, a causal Claude4 on real text with checkpoints and an examin
 
 ## Where the emulator is not the hardware
 
-The arithmetic of the products is the hardware's up to the order in which blocks are added. The published recipe was run on models ten thousand times larger, with a few layers kept in sixteen bits; it reports losses within one to two percent of eight-bit training. That is their measurement, not ours, and a small model cannot confirm it.
+The arithmetic of the products is the hardware's up to the order in which blocks are added. The published recipe was run on models many thousand times larger, with a few layers kept in sixteen bits; it reports losses within one to two percent of eight-bit training. That is their measurement, not ours, and a small model cannot confirm it.
 
 ## What you can say now
 

@@ -8,7 +8,7 @@
 
 # %% [markdown]
 """
-Every exhibit here happened in a real project and was reported in public. Each is rebuilt in a few lines of our own code, with the smallest input that we know to expose it. None of them crashes. All of them give plausible numbers. That is what makes them worth a museum.
+Nearly every exhibit here happened in a real project and was reported in public; where we could read the report again, there is a link. Each is rebuilt in a few lines of our own code, with the smallest input that we know to expose it. None of them crashes, and most give plausible numbers. That is what makes them worth a museum.
 """
 
 # %%
@@ -80,7 +80,7 @@ claim("the library names it", found.findings[0].name, "nibble order")
 """
 ## Exhibit two: a block of 32 where 16 was meant
 
-The scales were computed over blocks of 32, and then used for blocks of 16 (reported in MLX). Invisible if both halves have the same amax. Smallest input: two halves with different ones.
+The scales were computed over blocks of 32, and then used for blocks of 16 ([found and mended in MLX](https://github.com/ml-explore/mlx/pull/3934)). Invisible if both halves have the same amax. Smallest input: two halves with different ones.
 """
 
 
@@ -117,7 +117,7 @@ claim("parts of the product", [E2M1.max, E4M3.max], [6, 448])
 """
 ## Exhibit four: the tensor scale upside down
 
-Some file formats store the multiplier (amax over 2688), some its reciprocal, under names that look alike (reported in several loaders). Wrong by an astronomical factor, unless amax happens to be 2688. Smallest input: anything else.
+Some file formats store the multiplier (amax over 2688), some its reciprocal, under names that look alike ([reported in a loader](https://github.com/modular/modular/issues/6600), among others). Wrong by an astronomical factor, unless amax happens to be 2688. Smallest input: anything else.
 """
 
 # %%
@@ -147,7 +147,7 @@ exhibit(
 """
 ## Exhibit six: ties
 
-Half away from zero where the procedure says to even (reported between two kernels of one vendor). Random float32 inputs never lie on a tie. Smallest input: a quarter.
+Half away from zero where the procedure says to even ([one vendor's software path against its own hardware](https://github.com/ROCm/aiter/pull/3992)). Random float32 inputs never lie on a tie. Smallest input: a quarter.
 """
 
 # %%
@@ -193,7 +193,7 @@ exhibit(
 """
 ## Exhibit nine: the stale cache
 
-A weight is changed in place, the decoded copy is not (every cache was young once). The smallest input is one weight.
+A weight is changed in place, the decoded copy is not. (This one we know from caches of every kind.) The smallest input is one weight.
 """
 
 # %%
@@ -212,7 +212,7 @@ exhibit("stale cache", fresh, stale)
 """
 ## Exhibit ten: the test that compared 0 with 0
 
-A test for a quantized product used zero matrices (reported in JAX's kernels; the scale was applied wrongly, and the test passed for months). Here is the same mistake and the same test.
+A test for a quantized product used zero matrices ([in JAX](https://github.com/jax-ml/jax/pull/30467): the scale was applied wrongly, everything became zero, and the test compared zeros). Here is the same mistake and the same test.
 """
 
 

@@ -19,6 +19,7 @@ def curves(
     title: str = "Curves",
     logx: bool = False,
     logy: bool = False,
+    steps: bool = False,
 ) -> Picture:
     """Curves of one x, told apart by color, line style and marker.
 
@@ -27,6 +28,8 @@ def curves(
     lines : mapping of label to numbers, all of one length
     x : numbers, optional
         0, 1, 2, ... by default.
+    steps : bool
+        Draw steps instead of slopes.
     """
     data = {label: np.asarray(y, np.float64) for label, y in lines.items()}
     count = len(next(iter(data.values())))
@@ -51,6 +54,7 @@ def curves(
                 ms=4,
                 markevery=max(1, count // 12),
                 lw=1.8,
+                drawstyle="steps-mid" if steps else "default",
                 label=label,
             )
         axes.set_xlabel(xlabel)
@@ -325,11 +329,12 @@ def timeline(events: Sequence[Any], title: str = "What the device did") -> Pictu
 
     Parameters
     ----------
-    events : sequence of objects with kind, card, start and duration (seconds)
+    events : sequence of objects with kind, start and end (nanoseconds)
     """
     kinds = list(dict.fromkeys(event.kind for event in events))
     begin = min(event.start for event in events)
-    totals = {kind: 1e3 * sum(e.duration for e in events if e.kind == kind) for kind in kinds}
+    whole = 1e-6 * (max(event.end for event in events) - begin)  # milliseconds
+    totals = {kind: 1e-6 * sum(e.end - e.start for e in events if e.kind == kind) for kind in kinds}
     rows = tuple((kind, sum(e.kind == kind for e in events), totals[kind]) for kind in kinds)
     alt = (
         f"A timeline of {len(events)} events in {len(kinds)} lanes, in order of first appearance: "
@@ -340,7 +345,10 @@ def timeline(events: Sequence[Any], title: str = "What the device did") -> Pictu
     def draw(figure: Any) -> None:
         axes = figure.subplots()
         for n, kind in enumerate(kinds):
-            spans = [(1e3 * (e.start - begin), max(1e3 * e.duration, 1e-4)) for e in events if e.kind == kind]
+            hair = 0.004 * whole  # so that the shortest can be seen
+            spans = [
+                (1e-6 * (e.start - begin), max(1e-6 * (e.end - e.start), hair)) for e in events if e.kind == kind
+            ]
             axes.broken_barh(
                 spans,
                 (-n - 0.4, 0.8),
