@@ -11,7 +11,7 @@ A computer stores everything in **bits**: a bit is a nought or a one. Eight bits
 number with a fraction in four bytes; that kind is called **float32**, because it has thirty-two bits.
 
 A neural network is mostly a pile of such numbers. They are called its **weights**; they sit in matrices, and the network
-multiplies by them. All the weights together, with the rules for multiplying, are the **model**.
+multiplies by them. A matrix and what is done around it is a **layer**; one layer hands its result to the next. All the weights together, with the rules for multiplying, are the **model**.
 
 Now take four bits for a weight instead of thirty-two. That is called **quantization**: to store a number with few bits,
 and to accept that what comes back is only near to what went in. Recent graphics processors (NVIDIA calls one family

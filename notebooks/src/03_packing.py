@@ -175,8 +175,8 @@ The table takes 2,048 bytes. What a tiny array costs in total you can already sa
 
 The bytes are the real ones. But there is no single real order: the file formats of some well-known projects put the first code in the
 *high* nibble, or pair the first number of a group with the first of its second half. This library can read and write these orders (`order=`), and a
-test holds each against the bytes that the project in question wrote itself. A tensor core reads its codes from special registers in an arrangement
-that we do not imitate; the values that it multiplies are the same.
+test holds each against the bytes that the project in question wrote itself. Inside a graphics processor the codes are moved into yet another arrangement before they
+are multiplied, which we do not imitate; the values that are multiplied are the same.
 
 ## What you can say now
 

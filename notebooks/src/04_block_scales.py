@@ -24,7 +24,7 @@ from vbw_np.teach import check, claim, float_bits, hint, predict, solution
 """
 ## Predict
 
-Thirty-two ordinary numbers, of size around one, and one of them replaced by 30. They share *one* scale, so 30 becomes the largest
+Thirty-two **normal numbers** (drawn from the bell curve, as many weights nearly are; here of size around one), and one of them replaced by 30. They share *one* scale, so 30 becomes the largest
 code. How many of the thirty-two come back as zero?
 """
 

@@ -218,7 +218,7 @@ written down. The library calls such a written-down producer a **profile**.
 
 ## Where the emulator is not the hardware
 
-NumPy's float32 operations round as the IEEE standard says, one at a time, and so do the kernels of this library: they use no shortcuts that would change a bit. A graphics processor may fuse a product and a sum into one
+NumPy's float32 operations round as the standard for floats (IEEE) says, one at a time, and so do the fast routines of this library: they use no shortcuts that would change a bit. A graphics processor may fuse a product and a sum into one
 rounding, or flush very small numbers to zero. Where a profile's source says that it does, the profile does the same.
 
 ## What you can say now

@@ -83,7 +83,7 @@ for as long as the weight does not change at all.
 
 ## Predict
 
-The report that started this project trained a model with 62 cards for 20 batches. Six of the cards are never used. In every batch every active card computes once. How many computes, and how many of them found their scales in the cache?
+The report that started this project trained a model with 62 cards. A **batch** is the handful of examples that one training step sees; there were 20 batches. Six of the cards are never used. In every batch every active card computes once. How many computes, and how many of them found their scales in the cache?
 """
 
 # %%
@@ -232,7 +232,7 @@ claim("the stale weight is caught", caught, True)
 """
 ## Inside the product
 
-The virtual tensor core multiplies codes, not numbers. Why is that exact? Multiply any two of the sixteen values, and look at what can come out.
+The part of a Blackwell that multiplies small matrices is called a **tensor core**. Ours is virtual, and multiplies codes, not numbers. Why is that exact? Multiply any two of the sixteen values, and look at what can come out.
 """
 
 # %%

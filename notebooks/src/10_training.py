@@ -247,7 +247,7 @@ if STEPS >= 30:
 """
 With all products in four bits the loss is at most 0.15 above float32 for this small model and this short run. No more than that is shown: differences between the recipes that appear after weeks of training cannot appear in a minute.
 
-For the real thing, a causal Claude4 on real text with checkpoints and an examination set, use `vbw train` (see `vbw train --help`).
+For the real thing, a whole causal Claude4 on real text, use `vbw train` (see `vbw train --help`).
 
 ## Where the emulator is not the hardware
 

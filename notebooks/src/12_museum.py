@@ -58,7 +58,7 @@ guess = None  # "random", "zeros" or "four chosen"
 """
 ## Exhibit one: the nibbles
 
-Written low first, read high first (reported in torchao; read split in halves as pairs: a GGUF loader). Smallest input: two different codes. The library can diagnose it from the bytes.
+Written low first, read high first (reported in torchao; read split in halves as pairs: a loader of GGUF, a file format for models). Smallest input: two different codes. The library can diagnose it from the bytes.
 """
 
 # %%

@@ -92,6 +92,17 @@ def test_the_beats_are_there(name):
     assert "claim(" in code and "viz." in code and "predict(" in code
 
 
+def test_the_readme_lists_the_notebooks_in_order():
+    readme = (build.ROOT / "README.md").read_text("utf-8")
+    rows = [
+        f"| [{s.number} {s.front['title']}](notebooks/{s.name}.ipynb) | {s.front['question']} | {s.front['minutes']} |"
+        for s in SOURCES.values()
+    ]
+    assert "\n".join(rows) in readme
+    total = sum(int(s.front["minutes"]) for s in SOURCES.values())
+    assert f"About {total} minutes in all" in readme
+
+
 # ---- running
 
 
