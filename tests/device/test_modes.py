@@ -138,6 +138,28 @@ def test_restored_masters_train_on_from_the_decoded_weight(layer: nn.Linear) -> 
     device.release()
 
 
+@pytest.mark.parametrize("recipe", ["nvfp4", "mxfp4-train", "nvfp4-train"])
+def test_gradients_pass_through_a_dropped_weight_but_none_reaches_it(recipe: str, layer: nn.Linear) -> None:
+    device = place(layer, recipe, mode="inference")
+    device.drop_masters()
+    x = Tensor(np.ones((2, 64), np.float32), requires_grad=True)
+    layer(x).sum().backward()
+    assert np.isfinite(x.grad).all() and np.abs(x.grad).max() > 0
+    assert layer.weight.grad is None and layer.bias.grad is not None
+    optim.AdamW(layer.parameters()).step()
+    device.restore_masters()
+    assert layer.weight.requires_grad
+
+
+@pytest.mark.parametrize("compute", ["auto", "packed"])
+def test_losses_of_few_tokens_are_evaluated_too(compute: str, model, ids) -> None:
+    place(model, "nvfp4", mode="inference", compute=compute)
+    with no_grad(), model.evaluating():
+        few = model.loss(ids[:1, :6]).item()
+    with model.evaluating():
+        assert few == pytest.approx(model.loss(ids[:1, :6]).item(), abs=0.1)
+
+
 def test_idle_cards_drop_their_masters_as_well(model) -> None:
     device = place(model, "nvfp4", mode="inference")
     device.drop_masters()

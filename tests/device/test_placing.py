@@ -174,6 +174,14 @@ def test_float64_models_compute_with_the_decoded_weight() -> None:
     assert layer.weight.grad.dtype == np.float64
 
 
+@pytest.mark.parametrize(("recipe", "compute"), [("nvfp4-train", "auto"), ("nvfp4", "fp4"), ("mxfp4", "packed")])
+def test_fp4_operands_are_made_of_float32(recipe: str, compute: str) -> None:
+    layer = nn.Linear(32, 16, rng=0, dtype=np.float64)
+    with pytest.raises(ValueError, match=r"linear is float64, and FP4 products are made of float32.*dtype=np\.float32"):
+        place(layer, recipe, compute=compute)
+    assert layer.weight.card is None
+
+
 def test_gradients_pass_straight_through(layer: nn.Linear) -> None:
     """x sees the decoded weight; the master gets the gradient as if there were no rounding."""
     device = place(layer, "nvfp4")

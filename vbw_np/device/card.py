@@ -99,7 +99,7 @@ class Card:
         # A weight in full precision is the master itself: nobody may write it while it is multiplied with.
         held = self.parameter.lock if self.format is None else contextlib.nullcontext()
         rows = x.size // x.shape[-1]
-        path = self.path(rows)
+        path = self.path(rows, dense.name)
         with self.device.span("compute", self.name, path=path), held:
             weight = self.use(path)
             with self.device.span("matmul", self.name, rows=rows, shape=self.parameter.shape) as values:
@@ -113,14 +113,14 @@ class Card:
                 values.update(x=x, product=output)
         return output, self._gradients(vjp)
 
-    def path(self, rows: int) -> str:
-        """The way this card multiplies so many rows now: one of `compute.LAYOUTS`."""
+    def path(self, rows: int, product: str = "linear") -> str:
+        """The way this card does the named product with so many rows now: one of `compute.LAYOUTS`."""
         if self.format is None:
             return "dequant"
         if self.recipe.activation is not None or self.device.compute == "fp4":
             return "fp4"
-        few = self.device.compute == "packed" and rows <= compute.FEW_ROWS and not autograd.is_grad_enabled()
-        return "packed" if few else "dequant"
+        few = rows <= compute.FEW_ROWS and product == "linear" and not autograd.is_grad_enabled()
+        return "packed" if few and self.device.compute == "packed" else "dequant"
 
     def _gradients(self, vjp: tuple[Callable, ...]) -> tuple[Callable, ...]:
         if not vjp:
@@ -152,7 +152,8 @@ class Card:
     def use(self, path: str = "dequant") -> Any:
         """Count one use, and return the weight as the compute unit wants it: by default (out, in) float32.
 
-        The result belongs to the version that the parameter has at this moment, and never changes afterwards.
+        The result belongs to the version that the parameter has at this moment, and never changes afterwards; a card
+        in full precision hands out the master itself.
         """
         with self.parameter.lock:
             self.statistics.computes += 1
@@ -177,22 +178,25 @@ class Card:
         """Bring scales and codes up to date with the parameter, and count how."""
         if self.dropped:
             self._check_usable_without_master()
-            self.statistics.hits += 1
+            self._count_hit()
             return
         version = self.parameter.version
         self._check_fingerprint(version)
         if self._needs_separation():
             self._separate(version)
         else:
-            self.statistics.hits += 1
-            with self.device.span("hit", self.name, use=self._uses):
-                pass
+            self._count_hit()
         self._uses += 1
         if self._packed_version != version:
             with self.device.span("pack", self.name, format=self.format.name) as values:
                 self.packed = self._encode(self.parameter.data, self._scales, self.planes)
                 values.update(bytes=self.packed.nbytes, weight=self.parameter.data, packed=self.packed)
             self._packed_version = version
+
+    def _count_hit(self) -> None:
+        self.statistics.hits += 1
+        with self.device.span("hit", self.name, use=self._uses):
+            pass
 
     def _check_usable_without_master(self) -> None:
         if self.device.mode_now() != "inference" or self._agreed_terms != self._terms():
@@ -324,6 +328,7 @@ class Card:
                 self._separate(self.parameter.version)
             shape = self.parameter.shape
             self.parameter.data = np.broadcast_to(self.parameter.dtype.type(np.nan), shape)
+            self.parameter.requires_grad = False  # there is nothing left to train
             self.dropped = True
 
     def restore_master(self) -> None:
@@ -332,6 +337,7 @@ class Card:
             with self.parameter.lock:
                 self.parameter.data = np.array(codec.decode(self.packed), self.parameter.dtype)
                 self.parameter.version += 1
+                self.parameter.requires_grad = True
                 self.dropped = False
 
     @property

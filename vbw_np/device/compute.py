@@ -122,7 +122,7 @@ class Fp4Products:
         operands = self.recipe.gradient
         width = self.panels.forward.shape[1]
         out = empty((len(g), width)) if out is None else out
-        if operands is None:
+        if operands is None or self.panels.backward is None:
             return np.matmul(g, codec.decode(self.panels.packed), out=out)
         if self.panels.backward is None:
             raise RuntimeError(

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..engine import Parameter, autograd, nn
 from ..files import check_output
 from .cache import DecodeCache
@@ -154,8 +156,8 @@ class Device:
         Raises
         ------
         ValueError
-            Nothing matches, a weight lives on a card already, or the device holds cards of another model; then
-            nothing is placed.
+            Nothing matches, a weight lives on a card already, the device holds cards of another model, or it computes
+            with FP4 operands and the model is in float64; then nothing is placed.
         """
         if self._model is not None and self._model is not model:
             raise ValueError(f"this device holds the {len(self.cards)} cards of another model; make a new Device")
@@ -176,6 +178,13 @@ class Device:
                 "or select other layers"
             )
         new = [Card(name, parameter, self.recipe, self) for name, parameter in chosen]
+        if self.compute in ("fp4", "packed") or self.recipe.activation is not None:
+            double = [card.name for card in new if card.format is not None and card.parameter.dtype != np.float32]
+            if double:
+                raise ValueError(
+                    f"{double[0]} is {chosen[0][1].dtype}, and FP4 products are made of float32: make the model with "
+                    "dtype=np.float32, or take compute='dequant' with a recipe that leaves activations alone"
+                )
         for card in new:
             card.parameter.card = card
             self.cards[card.name] = card
