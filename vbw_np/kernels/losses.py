@@ -143,13 +143,18 @@ def rows_at_once(rows: int, columns: int) -> list[slice]:
     return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
 
 
+def _whole_steps(rows: int) -> int:
+    """`rows` rounded up to a multiple of 32."""
+    return -(-rows // 32) * 32
+
+
 def linear_cross_entropy(x: NDArray, weight: NDArray, *, targets: NDArray) -> Any:
     """Twin of `autograd.functional.dense_linear_cross_entropy`: products by BLAS, one buffer for all logits."""
     if x.dtype != np.float32 or weight.dtype != np.float32 or 0 in x.shape or 0 in weight.shape:
         return NotImplemented
     targets = targets.astype(np.int64)
     count, chunks = len(x), rows_at_once(len(x), len(weight))
-    logits = empty((chunks[0].stop, len(weight)))
+    logits = empty((_whole_steps(chunks[0].stop), len(weight)))
     losses = np.empty(count)
     if not autograd.is_grad_enabled():
         tops, totals = np.empty(count, np.float32), np.empty(count)  # which nobody reads
@@ -162,7 +167,7 @@ def linear_cross_entropy(x: NDArray, weight: NDArray, *, targets: NDArray) -> An
         part = matmul_arrays(x[rows], weight.T, out=logits[: rows.stop - rows.start])
         losses_and_gradient(part, targets[rows], losses[rows], 1 / count)
         matmul_arrays(part, weight, out=grad_x[rows])
-        _add_product(part, x[rows], grad_weight, rows.start == 0)
+        _add_product(logits[: _whole_steps(len(part))], x[rows], grad_weight, rows.start == 0)
     return np.asarray(losses.mean(), np.float32), (
         lambda g: grad_x if g == 1 else grad_x * g,
         lambda g: grad_weight if g == 1 else grad_weight * g,
@@ -187,9 +192,16 @@ def _add_rows(total, part):
 
 
 def _add_product(gradient: NDArray, x: NDArray, total: NDArray, first: bool) -> None:
-    """total = gradient^T x, or += unless `first`: (N, V), (N, D), (V, D)"""
+    """total = gradient^T x, or += unless `first`: (M, V), (N, D), (V, D); rows of `gradient` beyond N are set to 0.
+
+    M is a multiple of 32, so that the product's bits do not depend on the number of threads (`matmul_arrays`): adding
+    zeros is cheaper than a second, short product.
+    """
+    rows = np.zeros((len(gradient), x.shape[1]), x.dtype)
+    rows[: len(x)] = x
+    gradient[len(x) :] = 0
     if first:
-        np.matmul(gradient.T, x, out=total)
+        matmul_arrays(gradient.T, rows, out=total)
     else:
-        part = np.matmul(gradient.T, x, out=empty(total.shape))
+        part = matmul_arrays(gradient.T, rows, out=empty(total.shape))
         _add_rows(total.reshape(-1), part.reshape(-1))
