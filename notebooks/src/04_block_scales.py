@@ -3,7 +3,7 @@
 # minutes: 35
 # seconds: 15
 # needs: 02, 03
-# question: The largest code means 6, and weights are around 0.05. How do sixteen codes cover any number at all?
+# question: The largest code means six, and most weights are far smaller. How do sixteen codes cover any number at all?
 # ---
 
 # %% [markdown]

@@ -18,7 +18,7 @@ import numpy as np
 from vbw_np import viz
 from vbw_np.device import RECIPES, StaleWeightError, place
 from vbw_np.engine import Tensor, nn, no_grad, optim
-from vbw_np.formats import E2M1
+from vbw_np.formats import E2M1, FORMATS
 from vbw_np.models.claude4 import Claude4, Claude4Config
 from vbw_np.teach import check, claim, hint, predict, solution
 
@@ -245,7 +245,7 @@ claim("all of them multiples of 0.25", float((sizes / 0.25 % 1).max()), 0)
 claim("their unit: 0.25", float(sizes[1]), 0.25)
 claim("the largest is 36", sizes.max(), 36)
 claim("so 16 of them add up to at most 576", 16 * sizes.max(), 576)
-claim("16 is the block", RECIPES["nvfp4"].weight == "nvfp4" and 16, 16)
+claim("16 is the block", FORMATS[RECIPES["nvfp4"].weight].block, 16)
 
 # %% [markdown]
 """

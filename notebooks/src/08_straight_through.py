@@ -207,10 +207,11 @@ def with_random(word):
     )
 
 
+dice = np.linspace(0, 2**32 - 1, 65)
+
+
 def mean_of_many(x):
-    return np.mean(
-        [with_random(int(word))(x) for word in np.linspace(0, 2**32 - 1, 65)], axis=0
-    )
+    return np.mean([with_random(int(word))(x) for word in dice], axis=0)
 
 
 viz.staircase(
@@ -227,7 +228,7 @@ viz.staircase(
 )
 
 # %%
-claim("65 dice", len(np.linspace(0, 1, 65)), 65)
+claim("65 dice", len(dice), 65)
 
 # %% [markdown]
 """

@@ -26,7 +26,7 @@ from vbw_np import viz
 from vbw_np.data import load_stream
 from vbw_np.device import RECIPES, place
 from vbw_np.engine import F, Tensor, nn, no_grad, optim
-from vbw_np.formats import fake_quantize, sqnr_db
+from vbw_np.formats import FORMATS, fake_quantize, sqnr_db
 from vbw_np.formats.hadamard import hadamard_rotate
 from vbw_np.teach import check, claim, hint, predict, solution
 
@@ -151,7 +151,7 @@ print({k: round(v, 1) for k, v in share.items()})
 claim("NVFP4: 77 % of the weights differ", share["nvfp4"], 77, tol=0.5)
 claim("MXFP4: 8 %", share["mxfp4"], 8, tol=0.5)
 claim("with squares of 16 by 16: 0 %", share["nvfp4-16x16"], 0)
-claim("the square's side", RECIPES["nvfp4-train"].weight == "nvfp4-16x16" and 16, 16)
+claim("the square's side", FORMATS[RECIPES["nvfp4-train"].weight].block_rows, 16)
 
 # %% [markdown]
 """

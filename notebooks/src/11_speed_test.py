@@ -18,6 +18,7 @@ import numpy as np
 
 from vbw_np import viz
 from vbw_np.bench.floor import flop_by_part, step_products
+from vbw_np.formats import FORMATS
 from vbw_np.models.claude4 import Claude4
 from vbw_np.teach import check, claim, hint, predict, solution
 
@@ -60,11 +61,11 @@ A row times a matrix (one token at a time, as when a model writes text) uses eve
 """
 
 # %%
-per_weight = {"float32": 2 / 4, "NVFP4": 2 / (4.5 / 8)}
+per_weight = {"float32": 2 / 4, "NVFP4": 2 / (FORMATS["nvfp4"].bits / 8)}
 print(per_weight)
 claim("float32: 0.5 operations a byte", per_weight["float32"], 0.5)
 claim("NVFP4, at 4.5 bits a weight: 3.56", per_weight["NVFP4"], 3.56, tol=0.005)
-claim("bits a weight", 8 * 2 / per_weight["NVFP4"], 4.5)
+claim("bits a weight", FORMATS["nvfp4"].bits, 4.5)
 claim("7.1 times more", per_weight["NVFP4"] / per_weight["float32"], 7.1, tol=0.02)
 
 # %% [markdown]

@@ -157,12 +157,11 @@ def numbers_in(text: str) -> list[str]:
 def check_prose(name: str) -> None:
     """Every number that the text prints was asserted by a claim in this run."""
     asserted = {round(value, 9) for claim in CLAIMS for value in claim.numbers}
-    for cell in SOURCES[name].cells:
-        if cell.kind != "markdown":
-            continue
-        for number in numbers_in(prose_of(cell.source)):
+    front = SOURCES[name].front
+    for text in [front["title"], front["question"]] + [c.source for c in SOURCES[name].cells if c.kind == "markdown"]:
+        for number in numbers_in(prose_of(text)):
             value = round(float(number.replace(",", "")), 9)
-            assert value in asserted, f"{name}: the text says {number}, and no claim asserts it:\n{cell.source[:400]}"
+            assert value in asserted, f"{name}: the text says {number}, and no claim asserts it:\n{text[:400]}"
 
 
 def test_the_number_finder_finds_numbers():
