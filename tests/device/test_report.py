@@ -55,6 +55,7 @@ def test_cards_tiers_and_what_they_saved_and_cost() -> None:
     text = str(device.report())
     assert "1 cards ran on the coarse tier alone, 1 with planes of the fine one" in text
     assert "idle: 2" in text
+    assert "(nvfp4-nested)" in text, "an idle card has packed nothing yet"
 
 
 def test_errors_are_those_of_the_weight_as_it_is_now(layer: nn.Linear) -> None:

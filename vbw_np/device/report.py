@@ -132,6 +132,12 @@ def _mean(values: list[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
+def _format_cell(card: dict[str, Any]) -> str:
+    """The format, with the planes of its fine tier that are used; in brackets while nothing is packed yet."""
+    name = card["format"] + (f" +{card['planes']}" if card["planes"] else "")
+    return f"({name})" if card["format"] != "float32" and not card["separations"] else name
+
+
 class DeviceReport:
     """A snapshot of a device; prints as text, shows as a table in notebooks, and turns into plain data.
 
@@ -198,7 +204,7 @@ class DeviceReport:
             (
                 card["name"],
                 f"{card['shape'][1]} -> {card['shape'][0]}",
-                card["format"] + (f" +{card['planes']}" if card["planes"] else ""),
+                _format_cell(card),
                 f"{card['bits_per_value']:.2f}",
                 f"{card['bytes']:,}",
                 "" if card["relative_error"] is None else f"{card['relative_error']:.4f}",
@@ -291,7 +297,8 @@ class DeviceReport:
         style = (
             "body{font:15px/1.4 system-ui,sans-serif;margin:1.5em}table{border-collapse:collapse;margin:1em 0;"
             "display:block;overflow-x:auto}td,th{padding:.15em .6em;border-bottom:1px solid #ddd;white-space:nowrap;"
-            "text-align:right}td:first-child,th:first-child{text-align:left}caption{text-align:left;font-weight:600}"
+            "text-align:right}td:first-child,th:first-child{text-align:left;white-space:normal;min-width:9em}"
+            "li,td:first-child{overflow-wrap:anywhere}caption{text-align:left;font-weight:600}"
         )
         return (
             '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Virtual Blackwell: device</title>'
