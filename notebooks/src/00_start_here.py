@@ -7,7 +7,7 @@
 
 # %% [markdown]
 """
-A computer stores everything in **bits**: a bit is a nought or a one. Eight bits are a **byte**. NumPy usually stores a
+A computer stores everything in **bits**: a bit is a nought or a one. Eight bits are a **byte**. Models usually keep a
 number with a fraction in four bytes; that kind is called **float32**, because it has thirty-two bits.
 
 A neural network is mostly a pile of such numbers. They are called its **weights**; they sit in matrices, and the network
@@ -77,7 +77,6 @@ packed = quantize(w, "nvfp4")
 back = packed.dequantize()
 print("before:", w[0, :8])
 print("after: ", back[0, :8].round(4))
-packed
 
 # %% [markdown]
 """

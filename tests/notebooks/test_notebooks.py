@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -90,6 +91,21 @@ def test_the_beats_are_there(name):
         assert re.search(rf"^## .*{beat}", text, re.M | re.I), f"{name} has no section {beat!r}"
     code = "\n".join(c.source for c in SOURCES[name].cells if c.kind == "code")
     assert "claim(" in code and "viz." in code and "predict(" in code
+
+
+@every_notebook
+def test_the_page_is_of_this_notebook_and_stands_alone(name):
+    text = (build.ROOT / "docs" / "notebooks" / f"{name}.html").read_text("utf-8")
+    digest = hashlib.sha256(build.rendered(SOURCES[name]).encode()).hexdigest()
+    assert f'<meta name="made-from" content="{digest}">' in text, "out of date, run: make docs"
+    assert "<script" not in text and not re.search(r'(src|href)="https?://[^"]*"[^>]*(stylesheet|>\s*</script)', text)
+    assert not re.search(r'<img[^>]*src="(?!data:)', text) and not re.search(r"<img(?![^>]*alt=)", text)
+    assert text.count("<h1") == 1 and 'lang="en"' in text and 'name="viewport"' in text
+
+
+def test_the_index_links_every_page():
+    index = (build.ROOT / "docs" / "notebooks" / "index.html").read_text("utf-8")
+    assert all(f'href="{name}.html"' in index for name in SOURCES)
 
 
 def test_the_readme_lists_the_notebooks_in_order():

@@ -9,6 +9,7 @@ inside, no script, nothing fetched. Needs matplotlib, mistune and Pygments (the 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import html
 import re
 import sys
@@ -67,12 +68,13 @@ def style() -> str:
     return _STYLE + HtmlFormatter(style="xcode", nobackground=True).get_style_defs(".code")
 
 
-def page(title: str, body: str) -> str:
-    """A whole HTML document."""
+def page(title: str, body: str, made_from: str = "") -> str:
+    """A whole HTML document; `made_from` is a digest of its source."""
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<link rel="icon" href="data:,">\n'
+        f'<meta name="made-from" content="{made_from}">\n'
         f"<title>{html.escape(title)}</title>\n<style>{style()}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n"
         "</body>\n</html>\n"
     )
@@ -157,7 +159,12 @@ def notebook_page(position: int, all_sources: list[build.Source]) -> str:
         f"<code>notebooks/{source.name}.ipynb</code>; times in it are those of the machine that made it.</footer>"
     )
     parts.append(navigation(position, all_sources, end=True))
-    return page(f"{source.number} {source.front['title']}", "\n".join(parts))
+    return page(f"{source.number} {source.front['title']}", "\n".join(parts), digest(source))
+
+
+def digest(source: build.Source) -> str:
+    """Of the notebook that a page was made from."""
+    return hashlib.sha256(build.rendered(source).encode()).hexdigest()
 
 
 def index_page(all_sources: list[build.Source]) -> str:

@@ -401,8 +401,9 @@ def roofline(
         axes = figure.subplots()
         at = np.geomspace(low, high, 200)
         axes.plot(at, np.minimum(peak, bandwidth * at), color="black", lw=2)
-        axes.text(high, peak * 1.06, f"arithmetic: {peak:.3g} {unit}", ha="right", fontsize=8)
-        axes.text(low * 1.1, bandwidth * low * 1.5, f"memory: {bandwidth:.3g} GB/s", fontsize=8, rotation=28)
+        axes.text(ridge, peak * 1.1, f"arithmetic: {peak:.3g} {unit}", ha="left", fontsize=8)
+        axes.set_ylim(0.5 * min([bandwidth * low, *(p[1] for p in points.values())]), peak * 2)
+        axes.text(low, 2.2 * bandwidth * low, f"memory: {bandwidth:.3g} GB/s", fontsize=8)
         for n, (label, (intensity, rate)) in enumerate(points.items()):
             axes.plot([intensity], [rate], MARKERS[n % 8], ms=9, color=PALETTE[n % 8], label=label, ls="none")
         axes.set_xscale("log", base=2)
