@@ -182,8 +182,8 @@ def run_train(arguments: argparse.Namespace) -> int:
     if not complete:
         print(f"go on with: vbw train --resume {trainer.folder}")
     if arguments.json is not None:
-        summary = {"config": config.as_dict(), "result": dataclasses.asdict(result), "folder": str(trainer.folder)}
-        write_whole(arguments.json, json.dumps(summary, indent=1) + "\n")
+        summary = {"config": config.as_dict(), "result": result.as_dict(), "folder": str(trainer.folder)}
+        write_whole(arguments.json, json.dumps(summary, indent=1, allow_nan=False) + "\n")
     if arguments.sample and complete:
         print(_sample(trainer, arguments.prompt, arguments.sample))
     trainer.close()
@@ -253,7 +253,7 @@ def run_compare(arguments: argparse.Namespace) -> int:
     if len(results) < len(runs):
         print(f"{len(results)} of {len(runs)} runs; call again to go on", file=sys.stderr)
     if arguments.json is not None:
-        text = json.dumps(comparison.as_dict(config, results), indent=1)
+        text = json.dumps(comparison.as_dict(config, results), indent=1, allow_nan=False)
         write_whole(arguments.json, text + "\n")
     if arguments.plot is not None:
         comparison.plot(results, arguments.plot, f"{arguments.preset or 'bytes'}, {table[0].seeds} seed(s)")

@@ -94,16 +94,14 @@ def execute(
             "folder": run.folder,
             "host": platform.node(),
             "error": error,
-            **dataclasses.asdict(result),
-            "best_loss": None if math.isinf(result.best_loss) else result.best_loss,
-            "val_loss": None if math.isnan(result.val_loss) else result.val_loss,
+            **result.as_dict(),
             "step_seconds": _step_seconds(trainer.log),
             "weight_bytes": _weight_bytes(trainer),
             "curve": [[e["step"], e["val_loss"]] for e in trainer.log.read() if "val_loss" in e],
         }
     finally:
         trainer.close()
-    checkpoint.write_text(folder / RESULT, json.dumps(summary, indent=1))
+    checkpoint.write_text(folder / RESULT, json.dumps(summary, indent=1, allow_nan=False))
     return summary
 
 
@@ -116,10 +114,10 @@ def _train(trainer: Trainer, stop: Any, tell: Any, progress: bool | None) -> str
     return None
 
 
-def _step_seconds(log: RunLog) -> float:
+def _step_seconds(log: RunLog) -> float | None:
     """The median step: the first one compiles kernels, and an interrupted run has several first ones."""
     seconds = [entry["seconds"] for entry in log.read() if "loss" in entry]
-    return float(np.median(np.diff(seconds, prepend=0.0))) if seconds else math.nan
+    return float(np.median(np.diff(seconds, prepend=0.0))) if seconds else None
 
 
 def _weight_bytes(trainer: Trainer) -> int:

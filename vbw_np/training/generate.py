@@ -122,14 +122,15 @@ def _generate(
     if not arguments.compare_compute:
         device.drop_masters()
     result = generate(trained.model, prompt, arguments.max_new_tokens, **settings)
-    weights = sum(card.parameter.size for card in device.cards.values())
     rate = result.tokens_per_second
     facts = (
         f"{result.tokens.shape[1]} tokens, {'' if math.isnan(rate) else f'{rate:,.1f} tokens/s after the first, '}"
-        f"the first in {1e3 * result.prompt_seconds:,.0f} ms; recipe {device.recipe.name}, compute {compute}, "
-        f"{8 * device.nbytes / weights:.2f} bits a weight on {len(device.cards)} cards"
+        f"the first in {1e3 * result.prompt_seconds:,.0f} ms; recipe {device.recipe.name}, compute {compute}"
     )
-    if not device.dropped:
+    if device.dropped:
+        weights = sum(card.parameter.size for card in device.cards.values())
+        facts += f", {8 * device.nbytes / weights:.2f} bits a weight on {len(device.cards)} cards"
+    else:
         device.release()
     return result, facts
 

@@ -125,6 +125,11 @@ class Result:
     seconds: float
     tokens: int
 
+    def as_dict(self) -> dict[str, float | int | None]:
+        """For JSON, which knows no NaN and no Inf: None where there is no figure yet."""
+        values = dataclasses.asdict(self)
+        return {name: value if math.isfinite(value) else None for name, value in values.items()}
+
 
 class Trainer:
     """One training run in a folder of its own.
