@@ -7,8 +7,8 @@
 
 # %% [markdown]
 """
-A computer stores everything in **bits**: a bit is a nought or a one. Eight bits are a **byte**. Models usually keep a
-number with a fraction in four bytes; that kind is called **float32**, because it has thirty-two bits.
+A computer stores everything in **bits**: a bit is a nought or a one. Eight bits are a **byte**. Programs that learn
+usually keep a number with a fraction in four bytes; that kind is called **float32**, because it has thirty-two bits.
 
 A neural network is mostly a pile of such numbers. They are called its **weights**; they sit in matrices, and the network
 multiplies by them. A matrix and what is done around it is a **layer**; one layer hands its result to the next. All the weights together, with the rules for multiplying, are the **model**.
