@@ -86,7 +86,7 @@ for as long as the weight does not change at all.
 The report that started this project trained a model with 62 cards. A **batch** is the handful of examples that one training step sees; there were 20 batches. Six of the cards are never used. In every batch every active card computes once. How many computes, and how many of them found their scales in the cache?
 """
 
-# %%
+# %% slow
 guess_computes, guess_hits = None, None
 
 small = Claude4(
