@@ -180,9 +180,11 @@ def _normal(*shape: int) -> Any:
 def _quantize_cases(quick: bool) -> Iterator[Case]:
     import numpy as np
 
+    from ..engine import autograd
     from ..kernels.dequantize import dequantize
     from ..kernels.quantize import quantize
 
+    empty = autograd.memory.empty  # rows that begin at cache lines, as in training
     for rows, columns in ((4096, 4096), (50_000, 256)):
         x = _normal(_size(rows, quick), columns)
         amax = np.float32(np.abs(x).max())
@@ -197,7 +199,7 @@ def _quantize_cases(quick: bool) -> Iterator[Case]:
             )  # fmt: skip
         for fmt in ("mxfp4", "nvfp4"):
             packed = quantize(x, fmt)
-            out = np.empty_like(x)
+            out = empty(x.shape)
             yield Case(
                 "dequantize", f"{fmt}, {shape}", "GB", gigabytes,
                 lambda p=packed, o=out: dequantize(p, out=o), None, 38, "rate", "copy",
@@ -207,12 +209,13 @@ def _quantize_cases(quick: bool) -> Iterator[Case]:
 def _product_cases(quick: bool) -> Iterator[Case]:
     import numpy as np
 
+    from ..engine import autograd
     from ..kernels import tensor_core as tc
 
     for n, k in ((1024, 1024), (4096, 4096), (50_000, 256)):
         m, n = _size(1024, quick), _size(n, quick)
         x, w = _normal(m, k), _normal(n, k)
-        out, plain = np.empty((m, n), np.float32), np.empty((m, n), np.float32)
+        out, plain = autograd.memory.empty((m, n)), autograd.memory.empty((m, n))
         for fmt, goal in (("mxfp4", 3.0), ("nvfp4", 2.7)):
             right, left = tc.quantize_right(w, fmt), tc.quantize_left(x, fmt)
             yield Case(

@@ -155,14 +155,14 @@ def _quantizers(w: Any, has: set[str]) -> Work:
 
 
 def _dequantizers(w: Any, has: set[str]) -> Work:
-    import numpy as np
 
+    from ..engine import autograd
     from ..kernels.dequantize import dequantize as our_dequantize
     from ..kernels.quantize import quantize as our_quantize
 
     work: Work = {}
     for fmt in ("mxfp4", "nvfp4"):
-        packed, out = our_quantize(w, fmt), np.empty_like(w)
+        packed, out = our_quantize(w, fmt), autograd.memory.empty(w.shape)
         work[f"vbw-np {fmt}"] = lambda p=packed, o=out: our_dequantize(p, out=o)
     if "torch" in has:
         import torch

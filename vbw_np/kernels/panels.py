@@ -25,6 +25,7 @@ import numba
 import numpy as np
 
 from .. import formats
+from ..engine import autograd
 from ..formats.hadamard import SIGNS, hadamard_rotate
 from ..formats.random_bits import hash_keys
 from . import cpu
@@ -73,9 +74,15 @@ def half_scales(fmt: str) -> np.ndarray:
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: type) -> np.ndarray:
-    """An uninitialized C-contiguous array that starts at a multiple of 64 bytes (one cache line, one vector)."""
+    """An uninitialized C-contiguous array that starts at a multiple of 64 bytes (one cache line, one vector).
+
+    A large one comes from the engine's pool: operands are made anew for every product, and fresh pages cost more than
+    the arithmetic on them.
+    """
     dtype = np.dtype(dtype)
     size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    if size >= autograd.memory.SMALLEST:
+        return autograd.memory.empty(shape, dtype)
     raw = np.empty(size + 64, np.uint8)
     start = -raw.ctypes.data % 64
     return raw[start : start + size].view(dtype).reshape(shape)
