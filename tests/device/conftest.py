@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 
 from vbw_np.engine import nn
+from vbw_np.kernels.jit import numba
 from vbw_np.models.claude4 import Claude4, Claude4Config
 
 SMALL = Claude4Config(vocab_size=53, d_model=16, heads=4, hidden=32)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """These matrices are too small to share among threads, and results do not depend on their number."""
+    before = numba.get_num_threads()
+    numba.set_num_threads(1)
+    yield
+    numba.set_num_threads(before)
 
 
 @pytest.fixture
