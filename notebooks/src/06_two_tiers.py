@@ -112,10 +112,12 @@ From 20.4 dB at 4.5 bits to 44.8 at 8.5, six dB for every bit, and any prefix is
 
 Now the protocol, called **BOH** (Binary Optimization Hierarchy). A card offers its tiers to the compute unit. First a **handshake**: who sends, who receives, how many bytes, how many planes. Then the coarse tier travels over the **link**, the memory that stands for
 the wires between the two. Of the fine tier only as many planes follow as the receiver's **error budget** asks for: the largest relative error (the root of the error's power over the matrix's power) that it will accept.
+
+(This is the first notebook that uses the device. The first time ever, its fast routines are compiled for your processor: that takes seconds, once, and they are kept on disk.)
 """
 
 
-# %%
+# %% slow
 def two_layers():
     model = nn.Sequential(nn.Linear(64, 128, rng=0), nn.Linear(128, 64, rng=1))
     model[0].weight.assign(

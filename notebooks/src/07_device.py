@@ -255,7 +255,7 @@ where blocks are added in float32, does rounding begin.
 Quantizing the weights costs something; quantizing what they are multiplied with (`compute="fp4"`, as Blackwell does) costs a little more:
 """
 
-# %%
+# %% slow
 wide = nn.Sequential(nn.Linear(256, 256, rng=0))
 inputs = Tensor(np.random.default_rng(0).normal(size=(32, 256)).astype(np.float32))
 with no_grad():

@@ -117,7 +117,7 @@ claim("one scale a row: 0", leaks["nvfp4-row-scaled"], 0)
 With one scale for the tensor all 7 earlier tokens change; with one scale a row, 0 do. That is why the device gives every token row a scale of its own. Here is the proof for a whole model, both operands in four bits: change the last token, and compare bit for bit.
 """
 
-# %%
+# %% slow
 model = Claude4(
     Claude4Config(vocab_size=97, d_model=32, hidden=64, layers=2, causal=True, dropout=0.0),
     seed=0,
