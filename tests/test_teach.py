@@ -163,8 +163,9 @@ def test_a_claim_holds_or_stops(capsys):
     claim("four", 2 + 2, 4)
     claim("about pi", 3.1, 3, tol=0.2)
     claim("bounds", 5, at_least=4, at_most=6)
-    assert capsys.readouterr().out.count("[holds]") == 3
-    assert [c.numbers for c in CLAIMS] == [(4.0,), (3.0,), (4.0, 6.0)]
+    claim("an array", np.arange(3), np.arange(3))
+    assert capsys.readouterr().out.count("[holds]") == 4
+    assert [c.numbers for c in CLAIMS] == [(4.0,), (3.0,), (4.0, 6.0), ()]
     for wrong in ({"expected": 5}, {"at_least": 5}, {"at_most": 3}):
         with pytest.raises(AssertionError, match="claim does not hold: four"):
             claim("four", 4, **wrong)

@@ -320,7 +320,7 @@ def claim(
     holds = True
     if expected is not None:
         holds = same(measured, expected, tol)
-        if not isinstance(expected, str | bool) and np.size(expected) <= 20:  # a sentence prints no longer list
+        if not isinstance(expected, str | bool | np.ndarray):  # an array was computed; a sentence prints literals
             numbers += [float(v) for v in np.ravel(np.asarray(expected, np.float64))]
     for bound, fine in ((at_least, lambda m, b: m >= b), (at_most, lambda m, b: m <= b)):
         if bound is not None:
