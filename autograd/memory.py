@@ -8,6 +8,7 @@ the last array that looks into it is gone.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import defaultdict
 
@@ -56,7 +57,7 @@ def empty(shape: int | tuple[int, ...], dtype: DTypeLike = np.float32) -> NDArra
     """An uninitialized C-contiguous array, like `numpy.empty`, from the pool if it is large."""
     shape = (shape,) if isinstance(shape, int | np.integer) else tuple(shape)
     dtype = np.dtype(dtype)
-    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    size = math.prod(shape) * dtype.itemsize
     if size < SMALLEST:
         return np.empty(shape, dtype)
     capacity = _capacity(size)

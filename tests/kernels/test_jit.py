@@ -56,11 +56,11 @@ def test_threads_are_calmed_unless_told_otherwise():
     code = "import os, vbw_np.kernels; print(os.environ.get('OMP_WAIT_POLICY'), os.environ.get('GOMP_SPINCOUNT'))"
     quiet = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=quiet, capture_output=True, text=True)
-    assert done.stdout.split() == ["passive", "10000"]
+    assert done.stdout.split() == ["passive", "0"]
     assert python(code, OMP_WAIT_POLICY="active").split()[0] == "active"
 
 
-@pytest.mark.skipif(os.name != "posix" or (os.geteuid() == 0 and False), reason="needs folders that cannot be written")
+@pytest.mark.skipif(os.name != "posix", reason="needs folders that cannot be written")
 def test_read_only_package_without_a_cache_folder(tmp_path):
     """The package on a read-only disk, and a home that cannot be written: compiled in memory, and it says why."""
     for package in ("vbw_np", "autograd"):
