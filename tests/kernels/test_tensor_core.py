@@ -260,3 +260,15 @@ def test_without_compilation_and_with_a_forced_path_the_bits_are_the_same() -> N
     """NUMBA_DISABLE_JIT=1 runs the readable code; VBW_KERNELS picks a path."""
     interpreted = run_script(NUMBA_DISABLE_JIT="1")
     assert interpreted and interpreted == run_script(VBW_KERNELS="portable")
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(5008, 256), (5008, 40)])
+def test_long_ragged_columns(rows: int, columns: int) -> None:
+    """Columns that are no whole number of blocks are copied first; the copy must live as long as it is read."""
+    w = np.random.default_rng(0).standard_normal((rows, columns), dtype=np.float32)
+    expected = formats.quantize(np.ascontiguousarray(w.T), "mxfp4-rceil").dequantize()
+    for _ in range(3):
+        right = tensor_core.quantize_right(w, "mxfp4", rule="mx-rceil", transpose=True)
+        left = tensor_core.quantize_left(w, "mxfp4", rule="mx-rceil", transpose=True)
+        assert (right.dequantize() == expected).all()
+        assert (left.dequantize() == expected).all()
