@@ -40,6 +40,7 @@ from .intrinsics_quantize import (
 )
 from .intrinsics_tile import KernelPath
 from .jit import jit, pjit
+from .lanes import keep
 
 ROW_MULTIPLE = 48
 """Left operands are allocated in multiples of this many rows: whole tiles on every path."""
@@ -479,7 +480,7 @@ def _columns_left(mode, x, width, length, block, two_level, given, signs, index_
                 scale_target = scales.ctypes.data + (row * blocks + b) * 4
                 enc, dec = encode.ctypes.data + s * 64, decode.ctypes.data + s * 64
                 column_left(mode, source, strides[s], min(run, blocks - b), signs, enc, dec, index, index_length, key1, key2, target, padded, scale_target, blocks * 4)  # noqa: E501
-        buffer[:1] = 0  # numba frees an array after its last use by name; the sources are plain addresses into it
+        keep(buffer)  # numba frees an array after its last use by name; the sources are plain addresses into it
 
 
 @pjit
@@ -504,7 +505,7 @@ def _columns_right(mode, x, width, length, block, two_level, given, signs, index
                 scale_target = scales.ctypes.data + (panel * blocks + b) * 16
                 enc, dec = encode.ctypes.data + s * 64, decode.ctypes.data + s * 64
                 column_right(mode, source, strides[s], min(run, blocks - b), signs, enc, dec, index, index_length, key1, key2, target, scale_target)  # noqa: E501
-        buffer[:1] = 0  # numba frees an array after its last use by name; the sources are plain addresses into it
+        keep(buffer)  # numba frees an array after its last use by name; the sources are plain addresses into it
 
 
 @pjit
@@ -520,7 +521,7 @@ def _columns_amax(mode, x, width, length, block, signs, tops):  # type: ignore[n
         count = _strips(x, width, length, first, padded, buffer, sources, strides)
         _strip_amax(mode, sources, strides, count, blocks, block, signs, amax)
         tops[task] = _piece_amax(amax)
-        buffer[:1] = 0  # numba frees an array after its last use by name; the sources are plain addresses into it
+        keep(buffer)  # numba frees an array after its last use by name; the sources are plain addresses into it
 
 
 @pjit
