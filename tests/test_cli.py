@@ -393,3 +393,12 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
     assert path.read_bytes() == "old ü".encode()
     files.write_whole(path, b"new")
     assert path.read_bytes() == b"new" and [p.name for p in tmp_path.iterdir()] == ["report.json"]
+
+
+def test_blas_threads_are_told_to_sleep_before_numpy_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENBLAS_THREAD_TIMEOUT", raising=False)
+    assert cli.main(["--version"]) == 0
+    assert os.environ.pop("OPENBLAS_THREAD_TIMEOUT") == "4"
+    monkeypatch.setenv("OPENBLAS_THREAD_TIMEOUT", "20")
+    assert cli.main(["--version"]) == 0
+    assert os.environ["OPENBLAS_THREAD_TIMEOUT"] == "20", "the user's own setting stands"
