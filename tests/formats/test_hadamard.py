@@ -32,3 +32,7 @@ def test_it_spreads_an_outlier() -> None:
     x = np.zeros((1, 16), np.float32)
     x[0, 3] = 8
     assert (np.abs(hadamard_rotate(x)) == 2).all()
+
+
+def test_the_signs_are_transformer_engines() -> None:
+    assert "".join("+" if sign > 0 else "-" for sign in SIGNS) == "+++-+------+-+--"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -75,23 +74,18 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measure and print; returns the exit code."""
     from ..errors import UserError
-    from ..files import check_output, write_whole
     from .environment import prepare_process
+    from .output import emit
 
     if arguments.rounds < 1:
         raise UserError(f"--rounds {arguments.rounds}: at least one measurement is needed")
-    file = None if arguments.json in (None, "-") else check_output(arguments.json)
     taken_away = prepare_process(arguments.threads)
-    result = measure(arguments.only, arguments.rounds, arguments.quick)
-    result["variables_taken_away"] = taken_away
-    text = json.dumps(result, indent=2, allow_nan=False) + "\n"
-    if arguments.json == "-":
-        sys.stdout.write(text)
-    else:
-        print(table(result))
-    if file is not None:
-        write_whole(file, text)
-    return 0
+
+    def result() -> dict[str, Any]:
+        found = measure(arguments.only, arguments.rounds, arguments.quick)
+        return found | {"variables_taken_away": taken_away}
+
+    return emit(arguments.json, result, table)
 
 
 def measure(only: str | None = None, rounds: int = 9, quick: bool = False) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -31,24 +30,15 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Measure and print; returns the exit code."""
     from ..errors import UserError
-    from ..files import check_output, write_whole
     from .environment import prepare_process
+    from .output import emit
 
     if arguments.size < 64 or arguments.size % 64:
         raise UserError(f"--size {arguments.size}: give a multiple of 64, for every peer's blocks divide that")
     if arguments.rounds < 1:
         raise UserError(f"--rounds {arguments.rounds}: at least one measurement is needed")
-    file = None if arguments.json in (None, "-") else check_output(arguments.json)
     prepare_process(arguments.threads)
-    result = measure(arguments.size, arguments.rounds)
-    text = json.dumps(result, indent=2, allow_nan=False) + "\n"
-    if arguments.json == "-":
-        sys.stdout.write(text)
-    else:
-        print(table(result))
-    if file is not None:
-        write_whole(file, text)
-    return 0
+    return emit(arguments.json, lambda: measure(arguments.size, arguments.rounds), table)
 
 
 def installed() -> dict[str, str | None]:

@@ -38,28 +38,20 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure and print; returns the exit code."""
     from ..device import get_recipe
     from ..errors import UserError
-    from ..files import check_output, write_whole
+    from .output import emit
 
     if arguments.sweep is not None and arguments.sweep not in SWEEPS:
         raise UserError(f"--sweep {arguments.sweep}: there are {', '.join(SWEEPS)}")
     if arguments.batches < 2:
         raise UserError(f"--batches {arguments.batches}: the first batch is left out, so at least 2 are needed")
     get_recipe(arguments.recipe)
-    file = None if arguments.json in (None, "-") else check_output(arguments.json)
     sweeps = [arguments.sweep] if arguments.sweep else list(SWEEPS)
-    result = {
+    measure = lambda: {  # noqa: E731
         "schema_version": 1,
         "recipe": arguments.recipe,
         "sweeps": {name: measure_sweep(name, arguments.recipe, arguments.batches) for name in sweeps},
     }
-    text = json.dumps(result, indent=2, allow_nan=False) + "\n"
-    if arguments.json == "-":
-        sys.stdout.write(text)
-    else:
-        print(table(result))
-    if file is not None:
-        write_whole(file, text)
-    return 0
+    return emit(arguments.json, measure, table)
 
 
 def measure_sweep(name: str, recipe: str, batches: int) -> list[dict[str, Any]]:
