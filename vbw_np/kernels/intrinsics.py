@@ -59,6 +59,14 @@ class Emitter:
         """a * factor on i64."""
         return self.b.mul(a, factor if isinstance(factor, ir.Value) else self.int(factor))
 
+    def opaque(self, value: ir.Value) -> ir.Value:
+        """The same integer, but LLVM no longer knows what it is made of.
+
+        Left to itself, LLVM gives every address of a long loop a register of its own, or adds it up anew; with opaque
+        bases it uses the CPU's base + index * scale.
+        """
+        return self.b.asm(ir.FunctionType(I64, [I64]), "", "=r,0", [value], side_effect=False)
+
     # -- memory ------------------------------------------------------------------------------------
     def load(self, ty: ir.Type, address: ir.Value, align: int | None = None) -> ir.Value:
         """Load a scalar or an (unaligned) vector."""
@@ -196,11 +204,8 @@ def _emit_stream(lanes: int) -> Callable[..., None]:
     return emit
 
 
-stream_scaled_64 = loop_intrinsic(4, _emit_stream(16))
-"""`stream_scaled_64(source, factor, out, count)`: count x 16 floats times *factor, past the caches; out 64-aligned."""
-
-stream_scaled_16 = loop_intrinsic(4, _emit_stream(4))
-"""The same for an `out` that is a multiple of 16 bytes."""
+stream_scaled = loop_intrinsic(4, _emit_stream(16))
+"""`stream_scaled(source, factor, out, count)`: count x 16 floats times *factor, past the caches; out 64-aligned."""
 
 fence = loop_intrinsic(0, lambda e: e.b.fence("seq_cst") and None)
 """After streaming stores, before another thread reads them."""

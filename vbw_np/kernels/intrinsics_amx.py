@@ -6,7 +6,7 @@ outputs. Its sums are exact too: they are multiples of one unit with at most 21 
 Then the vector unit adds the 256 results to the float32 accumulators: the only roundings, block after block, as the
 definition has it. The tile unit must not accumulate across blocks, since it would round within them.
 
-The tile unit treats subnormals as zero; the caller keeps scales away from them (`tensor_core.fits_bfloat16`).
+The tile unit treats subnormals as zero; the caller keeps scales away from them (`tensor_core.fits`).
 
 Two things decide the speed. `tilezero` stalls the pipelined tile products, while loading the same zero cache line 16
 times does not. And everything a phase touches must stay in the first-level cache: 128 elements of the reduction of

@@ -5,10 +5,12 @@ of the right operand (`[K/4][16][4]` bytes: 4 consecutive k of 16 columns). For 
 
 1. forms the exact integer dot products,
 2. converts them to float32 (exact: at most 13 bits),
-3. adds `dot * (left scale * right scale)` to the float32 accumulators with one fma.
+3. adds `dot * (left scale * right scale)` to the float32 accumulators.
 
-The scaled dot product has at most 20 significant bits, so the product inside the fma is exact and the fma rounds
-as a separate add would: every instruction set, and NumPy, gets the same bits.
+The scaled dot product has at most 20 significant bits, so it is exact however it is formed, and the addition is the
+only rounding: every instruction set, and NumPy, gets the same bits. How it is formed is a matter of speed
+(`Multiplied`, `ByExponent`, `ByTable`): on AVX-512 a multiplication waits for the two units that also do the byte dot
+products, while `vscalefps` (x * 2**n), additions and permutations run beside them.
 
 Byte dot instructions of x86 multiply *unsigned* by signed bytes. There the right operand's values are stored as
 value + 12 (0..24) and every block's accumulator starts at -12 * (sum of the left block), which the caller
@@ -20,30 +22,189 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import NativeValue, models, register_model, typeof_impl, unbox
 
-from .intrinsics import F32, I8, I16, I32, Emitter, path_intrinsic, vec
+from .intrinsics import F32, I8, I16, I32, I64, Emitter, path_intrinsic, vec
 
 TILE_ARGUMENTS = (
     "a",  # left values: int8
     "a_stride",  # bytes from one row to the next
-    "start",  # int32 accumulator starts, one a row and block
-    "a_scales",  # float32, one a row and block
-    "a_scales_stride",  # bytes from one row of `start` and `a_scales` to the next
+    "words",  # int32 [blocks][2][rows]: where accumulators start; a scale, as `DotIsa.scaling` wants it
     "b",  # right values: the first panel, bytes [K/4][16][4]
     "b_stride",  # bytes from one panel to the next
-    "b_scales",  # float32 [blocks][16], the first panel's
+    "b_scales",  # four bytes each, [blocks][16], the first panel's
     "b_scales_stride",  # bytes from one panel's scales to the next
     "blocks",  # how many blocks
-    "out",  # float32 accumulators
+    "sums",  # float32 accumulators
+    "sums_stride",  # bytes from one row to the next
+    "fresh",  # 1: accumulators start at zero; 0: they continue from `sums`
+    "finish",  # 0: they go back to `sums`; else `STORE`, `ADD` or `STREAM`: times the rows' factors into `out`
+    "factors",  # float32, one a row
+    "out",  # float32
     "out_stride",  # bytes from one row to the next
-    "fresh",  # 1: accumulators start at zero; 0: they continue from `out`
 )
 """The arguments of every tile loop, all int64; addresses unless said otherwise."""
+
+STORE, ADD, STREAM = 1, 2, 3
+"""What a finished tile does to `out`: overwrites it, is added to it, overwrites it past the caches (64-aligned)."""
+
+
+@lru_cache(maxsize=2)
+def half_scales(fmt: str) -> np.ndarray:
+    """Half the value of every scale byte, float32 (256,): E8M0 for mxfp4, E4M3 for nvfp4 (0x7F and 0xFF: NaN)."""
+    codes = np.arange(256)
+    if fmt == "mxfp4":
+        table = np.ldexp(1.0, codes - 128)
+        table[255] = np.nan
+    else:
+        exponent, mantissa = (codes >> 3) & 15, codes & 7
+        table = np.where(exponent == 0, mantissa * 2.0**-10, np.ldexp(8.0 + mantissa, exponent - 11))
+        table = np.where(codes >= 128, -table, table)
+        table[[127, 255]] = np.nan
+    table = table.astype(np.float32)
+    table.setflags(write=False)
+    return table
+
+
+class Multiplied:
+    """Scales as float32 numbers: total += dot * (left * right), with one fma."""
+
+    words = "numbers"
+
+    def right(self, e: Emitter, ty: ir.VectorType, address: ir.Value) -> ir.Value:
+        """The scales of a vector of columns."""
+        return e.load(ty, address)
+
+    def left(self, e: Emitter, lanes: int, address: ir.Value) -> ir.Value:
+        """The scale of a row."""
+        return e.splat(e.load(F32, address), lanes)
+
+    def add(self, e: Emitter, dot: ir.Value, left: ir.Value, right: ir.Value, total: ir.Value) -> ir.Value:
+        """The accumulators with a block's scaled dot products added."""
+        return e.fma(dot, e.b.fmul(left, right), total)
+
+
+def _scalef(e: Emitter, x: ir.Value, n: ir.Value) -> ir.Value:
+    """x * 2**floor(n), sixteen lanes: AVX-512's `vscalefps`."""
+    all_lanes, present_rounding = ir.Constant(I16, -1), ir.Constant(I32, 4)
+    return e.call("llvm.x86.avx512.mask.scalef.ps.512", x.type, x, n, x, all_lanes, present_rounding)
+
+
+class ByExponent(Multiplied):
+    """E8M0 scales as their exponents, float32: total += dot * 2**(left + right).
+
+    Equal to the multiplication while no scale and no product leaves float32's normal range: see `tensor_core._fits`.
+    """
+
+    words = "exponents"
+
+    def add(self, e: Emitter, dot: ir.Value, left: ir.Value, right: ir.Value, total: ir.Value) -> ir.Value:
+        return e.b.fadd(total, _scalef(e, dot, e.b.fadd(left, right)))
+
+
+class ByTable(Multiplied):
+    """E4M3 scales, whose product is looked up: total += dot * product.
+
+    A left scale is the place of its row in a table: its products with the sixteen signed significands that an E4M3
+    number can have. A right scale is one float32 word: the number 2**-1 + its exponent, and in its four lowest bits
+    its significand's place in such a row. So one permutation and one `vscalefps` give the product of two scales.
+    """
+
+    words = "places"
+
+    def left(self, e: Emitter, lanes: int, address: ir.Value) -> ir.Value:
+        module, name = e.b.module, "vbw_e4m3_products"
+        if name not in module.globals:
+            values = product_table().reshape(-1)
+            ty = ir.ArrayType(F32, values.size)
+            table = ir.GlobalVariable(module, ty, name)
+            table.initializer = ir.Constant(ty, [ir.Constant(F32, float(v)) for v in values])
+            table.linkage, table.global_constant, table.align = "internal", True, 64
+        first = e.b.ptrtoint(module.globals[name], I64)
+        return e.load(vec(F32, lanes), e.at(first, e.b.zext(e.load(I32, address), I64)))
+
+    def add(self, e: Emitter, dot: ir.Value, left: ir.Value, right: ir.Value, total: ir.Value) -> ir.Value:
+        places = e.b.bitcast(right, vec(I32, 16))
+        product = e.call("llvm.x86.avx512.permvar.sf.512", left.type, left, places)
+        return e.fma(dot, _scalef(e, product, right), total)
+
+
+SIGNIFICANDS = np.array([(8 + i) / 8 for i in range(8)] + [-(8 + i) / 8 for i in range(8)], np.float32)
+"""The signed significands of E4M3 numbers, in the order of `ByTable`'s rows."""
+
+
+@lru_cache(maxsize=1)
+def product_table() -> np.ndarray:
+    """Half of each E4M3 number times each significand, float32 (256, 16). NaN for codes 0x7F and 0xFF."""
+    return np.multiply.outer(half_scales("nvfp4"), SIGNIFICANDS)
+
+
+@lru_cache(maxsize=8)
+def right_words(fmt: str, words: str) -> np.ndarray:
+    """What `Multiplied.right` wants for every scale byte of a format, float32 (256,); NaN scales are NaN.
+
+    Parameters
+    ----------
+    fmt : {"mxfp4", "nvfp4"}
+    words : {"numbers", "exponents", "places"}
+    """
+    scales = half_scales(fmt)
+    if words == "numbers":
+        return scales
+    known = np.where(np.isnan(scales), np.float32(1), scales)
+    significand, exponent = np.frexp(known)  # significand in [1/2, 1)
+    if words == "exponents":
+        table = (exponent - 1).astype(np.float32)
+    else:
+        place = (np.abs(significand) * 16 - 8).astype(np.int32) & 7 | np.signbit(known) * np.int32(8)
+        exponent = np.where(known == 0, -1000, exponent - 1)  # 2**-1000 times anything here is 0
+        table = ((exponent + 0.5).astype(np.float32).view(np.int32) & ~15 | place).view(np.float32)
+    return np.where(np.isnan(scales), scales, table)
+
+
+def _emit_finish(e: Emitter, tile: list, totals: list, lanes: int, sums, sums_stride, finish, factors, out, out_stride) -> None:  # type: ignore[no-untyped-def]  # noqa: E501
+    """Accumulators, by (row, vector of columns), to where `finish` says."""
+    b = e.b
+    rows = sorted({r for r, _ in tile})
+    after = b.append_basic_block("after")
+
+    def scaled(r: int, total: ir.Value) -> ir.Value:
+        return b.fmul(total, e.splat(e.load(F32, e.at(factors, 4 * r)), lanes))
+
+    def to_sums() -> None:
+        at = {r: e.at(sums, e.times(sums_stride, r)) for r in rows}
+        for (r, v), total in zip(tile, totals, strict=True):
+            e.store(total, e.at(at[r], v * lanes * 4))
+
+    def to_out(write: Callable[[ir.Value, ir.Value], None]) -> None:
+        at = {r: e.at(out, e.times(out_stride, r)) for r in rows}
+        for (r, v), total in zip(tile, totals, strict=True):
+            write(scaled(r, total), e.at(at[r], v * lanes * 4))
+
+    def add(value: ir.Value, address: ir.Value) -> None:
+        e.store(b.fadd(e.load(value.type, address), value), address)
+
+    ways = {
+        0: to_sums,
+        STORE: lambda: to_out(e.store),
+        ADD: lambda: to_out(add),
+        STREAM: lambda: to_out(lambda value, address: e.stream(value, address, align=lanes * 4)),
+    }
+    blocks = {number: b.append_basic_block(f"finish{number}") for number in ways}
+    choice = b.switch(finish, blocks[0])
+    for number in (STORE, ADD, STREAM):
+        choice.add_case(e.int(number), blocks[number])
+    for number, way in ways.items():
+        b.position_at_end(blocks[number])
+        way()
+        b.branch(after)
+    b.position_at_end(after)
 
 
 @dataclass(frozen=True)
@@ -57,6 +218,7 @@ class DotIsa:
     offset: int  # what is added to the right operand's values (12 where the instruction wants them unsigned)
     dot: Callable[[Emitter, ir.Value, ir.Value, ir.Value], ir.Value]  # (accumulator, right, left) -> accumulator
     wide: bool = True  # int32 accumulators; False: int16 within a block
+    scaling: Callable[[int], Multiplied] = lambda block: Multiplied()
 
     @property
     def panels(self) -> int:
@@ -119,7 +281,9 @@ def _start(e: Emitter, isa: DotIsa, address: ir.Value) -> ir.Value:
 
 
 ISAS = {
-    "avx512vnni": DotIsa("avx512vnni", 16, 6, 2, 12, _dot_vpdpbusd(512)),
+    "avx512vnni": DotIsa(
+        "avx512vnni", 16, 6, 2, 12, _dot_vpdpbusd(512), scaling=lambda block: ByTable() if block == 16 else ByExponent()
+    ),
     "avxvnni": DotIsa("avxvnni", 8, 3, 2, 12, _dot_vpdpbusd(256)),
     "avx2": DotIsa("avx2", 8, 3, 2, 12, _dot_maddubs, wide=False),
     "neon": DotIsa("neon", 4, 4, 4, 0, _dot_sdot),
@@ -128,46 +292,47 @@ ISAS = {
 
 def emit_tile(isa: DotIsa, block: int) -> Callable[..., None]:
     """The code generator of one tile loop on vectors."""
-    lanes, rows, vectors = isa.lanes, isa.rows, isa.vectors
+    lanes, rows, vectors, scaling = isa.lanes, isa.rows, isa.vectors, isa.scaling(block)
     int_ty, float_ty = vec(I32, lanes), vec(F32, lanes)
     tile = [(r, v) for r in range(rows) for v in range(vectors)]
 
-    def emit(e: Emitter, a, a_stride, start, a_scales, s_stride, b, b_stride, b_scales, bs_stride,  # type: ignore[no-untyped-def]
-             blocks, out, out_stride, fresh):  # fmt: skip
+    def emit(e: Emitter, a, a_stride, words, b, b_stride, b_scales, bs_stride,  # type: ignore[no-untyped-def]
+             blocks, sums_at, sums_stride, fresh, *finish):  # fmt: skip
+        places = [e.at(sums_at, e.times(sums_stride, r), v * lanes * 4) for r, v in tile]
+        a_stride, b_stride, bs_stride = (e.opaque(stride) for stride in (a_stride, b_stride, bs_stride))
+        firsts = range(0, rows, 3)  # three rows share a base: base, base + stride, base + 2 * stride
+        bases = [e.at(a, e.times(a_stride, r)) for r in firsts]
+
         def column(base, stride, v):  # type: ignore[no-untyped-def]
             panel, lane = divmod(v * lanes, 16)
-            return e.at(base, e.times(stride, panel), lane * 4)
+            return e.at(base, e.times(stride, panel), lane * 4) if panel else e.at(base, lane * 4)
 
-        a_rows = [e.at(a, e.times(a_stride, r)) for r in range(rows)]
-        start_rows = [e.at(start, e.times(s_stride, r)) for r in range(rows)]
-        scale_rows = [e.at(a_scales, e.times(s_stride, r)) for r in range(rows)]
-        b_columns = [column(b, b_stride, v) for v in range(vectors)]
-        scale_columns = [column(b_scales, bs_stride, v) for v in range(vectors)]
-        places = [e.at(out, e.times(out_stride, r), v * lanes * 4) for r, v in tile]
-
-        def one_block(i: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
-            a_at, b_at, s_at, sc_at = (e.times(i, n) for n in (block, block * 16, 4, 64))
-            starts = [_start(e, isa, e.at(start_rows[r], s_at)) for r in range(rows)]
+        def one_block(i: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
+            sums, pointers = carried[: len(tile)], [e.opaque(p) for p in carried[len(tile) :]]
+            words_at, b_at, scales_at, *bases = pointers
+            a_rows = [e.at(bases[r // 3], e.times(a_stride, r % 3)) if r % 3 else bases[r // 3] for r in range(rows)]
+            starts = [_start(e, isa, e.at(words_at, 4 * r)) for r in range(rows)]
             dots = Dots(e, isa, {(r, v): starts[r] for r, v in tile})
             for group in range(block // 4):
-                right = [e.load(int_ty, e.at(c, b_at, group * 64)) for c in b_columns]
+                right = [e.load(int_ty, e.at(column(b_at, b_stride, v), group * 64)) for v in range(vectors)]
                 for r in range(rows):
-                    left = e.splat(e.load(I32, e.at(a_rows[r], a_at, group * 4), align=1), lanes)
+                    left = e.splat(e.load(I32, e.at(a_rows[r], group * 4), align=1), lanes)
                     for v in range(vectors):
                         dots.add((r, v), right[v], left)
                 dots.widen(group)
-            right_scales = [e.load(float_ty, e.at(c, sc_at)) for c in scale_columns]
-            left_scales = [e.splat(e.load(F32, e.at(c, s_at)), lanes) for c in scale_rows]
+            right_scales = [scaling.right(e, float_ty, column(scales_at, bs_stride, v)) for v in range(vectors)]
+            left_scales = [scaling.left(e, lanes, e.at(words_at, 4 * (rows + r))) for r in range(rows)]
+            steps = 8 * rows, block * 16, 64, *[block] * len(bases)
             return [
-                e.fma(e.b.sitofp(dots.total[r, v], float_ty), e.b.fmul(left_scales[r], right_scales[v]), total)
+                scaling.add(e, e.b.sitofp(dots.total[r, v], float_ty), left_scales[r], right_scales[v], total)
                 for (r, v), total in zip(tile, sums, strict=True)
-            ]
+            ] + [e.at(p, step) for p, step in zip(pointers, steps, strict=True)]
 
         is_fresh = e.b.icmp_signed("!=", fresh, e.int(0))
         zero = ir.Constant(float_ty, None)
         sums = [e.b.select(is_fresh, zero, e.load(float_ty, place)) for place in places]
-        for place, total in zip(places, e.loop(blocks, sums, one_block), strict=True):
-            e.store(total, place)
+        done = e.loop(blocks, [*sums, words, b, b_scales, *bases], one_block)
+        _emit_finish(e, tile, done[: len(tile)], lanes, sums_at, sums_stride, *finish)
 
     return emit
 
@@ -217,11 +382,10 @@ def emit_tile_portable(block: int, rows: int = 4) -> Callable[..., None]:
     """
     short_ty, float_ty = vec(I16, 16), vec(F32, 16)
 
-    def emit(e: Emitter, a, a_stride, start, a_scales, s_stride, b, b_stride, b_scales, bs_stride,  # type: ignore[no-untyped-def]
-             blocks, out, out_stride, fresh):  # fmt: skip
+    def emit(e: Emitter, a, a_stride, words, b, b_stride, b_scales, bs_stride,  # type: ignore[no-untyped-def]
+             blocks, sums_at, sums_stride, fresh, *finish):  # fmt: skip
         a_rows = [e.at(a, e.times(a_stride, r)) for r in range(rows)]
-        scale_rows = [e.at(a_scales, e.times(s_stride, r)) for r in range(rows)]
-        places = [e.at(out, e.times(out_stride, r)) for r in range(rows)]
+        places = [e.at(sums_at, e.times(sums_stride, r)) for r in range(rows)]
 
         def one_block(i: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
             def one_k(k: ir.Value, dots: list[ir.Value]) -> list[ir.Value]:
@@ -237,7 +401,8 @@ def emit_tile_portable(block: int, rows: int = 4) -> Callable[..., None]:
                 wide = [e.b.sext(d, vec(I32, 16)) for d in sums16]
                 dots = wide if dots is None else [e.b.add(x, y) for x, y in zip(dots, wide, strict=True)]
             right = e.load(float_ty, e.at(b_scales, e.times(i, 64)))
-            lefts = [e.splat(e.load(F32, e.at(row, e.times(i, 4))), 16) for row in scale_rows]
+            words_at = e.at(words, e.times(i, 8 * rows))
+            lefts = [e.splat(e.load(F32, e.at(words_at, 4 * (rows + r))), 16) for r in range(rows)]
             return [
                 e.fma_exact(e.b.sitofp(d, float_ty), e.b.fmul(x, right), y)
                 for d, x, y in zip(dots, lefts, sums, strict=True)
@@ -246,8 +411,8 @@ def emit_tile_portable(block: int, rows: int = 4) -> Callable[..., None]:
         is_fresh = e.b.icmp_signed("!=", fresh, e.int(0))
         zero = ir.Constant(float_ty, None)
         sums = [e.b.select(is_fresh, zero, e.load(float_ty, place)) for place in places]
-        for place, total in zip(places, e.loop(blocks, sums, one_block), strict=True):
-            e.store(total, place)
+        tile = [(r, 0) for r in range(rows)]
+        _emit_finish(e, tile, e.loop(blocks, sums, one_block), 16, sums_at, sums_stride, *finish)
 
     return emit
 
@@ -307,6 +472,11 @@ class KernelPath:
     def offset(self) -> int:
         """What is added to the right operand's values."""
         return ISAS[self.path].offset if self.path in ISAS else 0
+
+    @property
+    def words(self) -> str:
+        """In which form the tile loop wants scales: `numbers`, `exponents` or `places` (see `right_words`)."""
+        return ISAS[self.path].scaling(self.block).words if self.path in ISAS else Multiplied.words
 
     def emitters(self) -> tuple[Callable, Callable]:
         """The code generators of the tile loop and of the decoder."""
@@ -434,4 +604,50 @@ def _constant_of(attribute: str) -> Callable:
     return path_intrinsic(0, lambda kp, e: e.int(getattr(kp, attribute)))
 
 
-tile_rows, tile_panels, block_length = (_constant_of(name) for name in ("tile_rows", "tile_panels", "block"))
+tile_rows, tile_panels, block_length, offset_of = (
+    _constant_of(name) for name in ("tile_rows", "tile_panels", "block", "offset")
+)
+
+
+def _emit_words_of(kp: KernelPath, e: Emitter, values, scales, blocks, words) -> None:  # type: ignore[no-untyped-def]
+    """One row: where its accumulators start, and its scales in the form that the tile loop wants."""
+
+    def body(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+        target = e.at(words, e.times(i, 8 * kp.tile_rows))
+        if kp.offset:
+            total = None
+            for k in range(0, kp.block, 16):
+                part = e.b.sext(e.load(vec(I8, 16), e.at(values, e.times(i, kp.block), k)), vec(I32, 16))
+                total = part if total is None else e.b.add(total, part)
+            total = e.call("llvm.vector.reduce.add.v16i32", I32, total)
+            e.store(e.b.mul(total, e.int(-kp.offset, I32)), target)
+        scale = e.load(I32, e.at(scales, e.times(i, 4)))
+        e.store(_scale_word(e.b, scale, kp.words), e.at(target, 4 * kp.tile_rows))
+        return []
+
+    e.loop(blocks, [], body)
+
+
+def _scale_word(b: ir.IRBuilder, bits: ir.Value, words: str) -> ir.Value:
+    """A left scale, half its decoded value as float32 bits, in the form that a tile loop wants."""
+
+    def number(value: int) -> ir.Constant:
+        return ir.Constant(I32, value)
+
+    if words == "numbers":
+        return bits
+    magnitude = b.and_(bits, number(0x7FFFFFFF))
+    exponent = b.lshr(magnitude, number(23))
+    if words == "exponents":
+        return b.bitcast(b.sitofp(b.sub(exponent, number(127)), F32), I32)
+    whole = b.fmul(b.bitcast(magnitude, F32), ir.Constant(F32, 2.0))
+    nan = b.icmp_signed(">", magnitude, number(0x7F800000))
+    subnormal = b.fptosi(b.fmul(b.select(nan, ir.Constant(F32, 0.0), whole), ir.Constant(F32, 512.0)), I32)
+    normal = b.sub(b.lshr(b.bitcast(whole, I32), number(20)), number(960))
+    code = b.select(b.icmp_signed("<", exponent, number(120)), subnormal, normal)
+    code = b.select(nan, number(127), code)  # E4M3's code of the whole scale: its row in `product_table`
+    return b.or_(b.shl(code, number(6)), b.and_(b.lshr(bits, number(18)), number(0x2000)))
+
+
+fill_words = path_intrinsic(4, _emit_words_of)
+"""`fill_words(kernel_path, values, scales, blocks, words)`: a row's `words` from its int8 values and half scales."""

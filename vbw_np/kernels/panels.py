@@ -19,7 +19,6 @@ quantized along *its* rows from the float32 values, as training needs it: quanti
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import numba
 import numpy as np
@@ -38,7 +37,7 @@ from .intrinsics_quantize import (
     row_left,
     row_right,
 )
-from .intrinsics_tile import KernelPath
+from .intrinsics_tile import KernelPath, half_scales
 from .jit import jit, pjit
 from .lanes import keep
 
@@ -55,23 +54,6 @@ _MAGNITUDES = np.array([0, 1, 2, 3, 4, 6, 8, 12], np.int8)
 DOUBLED = np.concatenate([_MAGNITUDES, -_MAGNITUDES])
 """Twice the value of each E2M1 code, int8 (16,)."""
 DOUBLED.setflags(write=False)
-
-
-@lru_cache(maxsize=2)
-def half_scales(fmt: str) -> np.ndarray:
-    """Half the value of every scale byte, float32 (256,): E8M0 for mxfp4, E4M3 for nvfp4 (0x7F and 0xFF: NaN)."""
-    codes = np.arange(256)
-    if fmt == "mxfp4":
-        table = np.ldexp(1.0, codes - 128)
-        table[255] = np.nan
-    else:
-        exponent, mantissa = (codes >> 3) & 15, codes & 7
-        table = np.where(exponent == 0, mantissa * 2.0**-10, np.ldexp(8.0 + mantissa, exponent - 11))
-        table = np.where(codes >= 128, -table, table)
-        table[[127, 255]] = np.nan
-    table = table.astype(np.float32)
-    table.setflags(write=False)
-    return table
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: type) -> np.ndarray:

@@ -34,7 +34,7 @@ import numba
 import numpy as np
 
 from . import cpu
-from .intrinsics import fence, fetch_add, stream_scaled_16, stream_scaled_64
+from .intrinsics import fence, fetch_add, stream_scaled
 from .intrinsics_amx import (
     BUFFER,
     PHASE,
@@ -47,13 +47,24 @@ from .intrinsics_amx import (
     tile_phase,
     width,
 )
-from .intrinsics_tile import KernelPath, block_length, decode, tile, tile_panels, tile_rows
+from .intrinsics_tile import (
+    ADD,
+    STORE,
+    STREAM,
+    KernelPath,
+    block_length,
+    decode,
+    fill_words,
+    right_words,
+    tile,
+    tile_panels,
+    tile_rows,
+)
 from .jit import jit, pjit
 from .panels import (
     LeftOperand,
     RightOperand,
     aligned_empty,
-    half_scales,
     left_from_packed,
     quantize_left,
     quantize_right,
@@ -86,7 +97,7 @@ STREAM_FROM = 48 << 20
 
 _BUFFER = -(-BUFFER // 4096) * 4096  # bytes: AMX tiles
 _DECODED = GROUP * 16 * K_CHUNK * 2  # bytes: decoded panels, up to two bytes an element
-_SCALES = GROUP * 16 * (K_CHUNK // 16) * 4  # bytes: decoded scales
+_SCALES = GROUP * 16 * (K_CHUNK // 16) * 4  # bytes: scales as the tile loop wants them
 _SUMS = ROWS_AT_ONCE * GROUP * 16 * 4  # bytes: accumulators
 SCRATCH = _BUFFER + _DECODED + _SCALES + _SUMS
 """Bytes of scratch a thread."""
@@ -148,20 +159,21 @@ def matmul(
         np.add(out, product, out=out) if accumulate else np.copyto(out, product)
         return out
     path = cpu.choose_path(path)
-    if path == "amx" and not (fits_bfloat16(left) and fits_bfloat16(right)):
-        path = cpu.available_paths()[1]
+    if _needs_fit(path, left.block) and not (fits(left) and fits(right)):
+        path = next(p for p in cpu.available_paths() if not _needs_fit(p, left.block))
     chunks = -(-shape[0] // ROWS_AT_ONCE)
     rows = -(-shape[0] // (chunks * 48)) * 48  # rows of a task
     kp = KernelPath(path, left.block)
-    right_side = right.codes, right.scales, half_scales(right.fmt), right.factor
-    stream = out.nbytes >= STREAM_FROM and not accumulate
-    where = out, accumulate, stream, rows, _scratch(numba.get_num_threads()), np.zeros(1, np.int64)
+    operands = left.factors * right.factor, right.codes, right.scales, right_words(right.fmt, kp.words)
+    aligned = (out.ctypes.data | out.strides[0]) % 64 == 0
+    finish = ADD if accumulate else STREAM if aligned and out.nbytes >= STREAM_FROM else STORE
+    where = out, finish, rows, _scratch(numba.get_num_threads()), np.zeros(1, np.int64)
     if path == "amx":
         scaled = _kept("scaled", left.values.size, np.uint16)
         _scale_rows(kp, left.values, left.scales, -(-shape[0] // 16), scaled)
-        _product_amx(kp, scaled, left.values.shape[1], left.factors, *right_side, *where)
+        _product_amx(kp, scaled, left.values.shape[1], *operands, *where)
     else:
-        _product(kp, left.values, _starts(left, kp), left.scales, left.factors, *right_side, *where)
+        _product(kp, left.values, _left_words(left, kp), *operands, *where)
     return out
 
 
@@ -204,32 +216,44 @@ def _scratch(threads: int) -> np.ndarray:
     return _kept("scratch", threads * SCRATCH, np.uint8).reshape(threads, SCRATCH)
 
 
-def _starts(left: LeftOperand, kp: KernelPath) -> np.ndarray:
-    """What each row's accumulators start at: -offset * (sum of the block's values); empty where not needed."""
-    if kp.offset == 0:
-        return np.empty((0, left.scales.shape[1]), np.int32)
-    starts = _kept("starts", left.scales.size, np.int32).reshape(left.scales.shape)
-    _block_starts(left.values, left.block, kp.offset, starts)
-    return starts
+def _left_words(left: LeftOperand, kp: KernelPath) -> np.ndarray:
+    """What the tile loop wants beside the left values, int32 (tiles, blocks, 2, rows of a tile)."""
+    words = _kept("words", 2 * left.scales.size, np.int32).reshape(-1, left.scales.shape[1], 2, kp.tile_rows)
+    _fill_left_words(kp, left.values, left.scales, words)
+    return words
 
 
-def fits_bfloat16(operand: LeftOperand | RightOperand) -> bool:
+def _needs_fit(path: str, block: int) -> bool:
+    """Whether a path multiplies these formats only within `fits`."""
+    return path == "amx" or KernelPath(path, block).words == "exponents"
+
+
+def fits(operand: LeftOperand | RightOperand) -> bool:
     """Whether scaled values and their products stay clear of float32's subnormals and of overflow.
 
     E4M3 scales always do. E8M0 scales must lie within 2**-60 .. 2**60, except on blocks that are all zero.
     """
     if operand.fmt == "nvfp4":
         return True
-    rows = operand.shape[0]
     if isinstance(operand, LeftOperand):
-        return bool(_left_fits(operand.values[:rows], operand.scales[:rows], operand.block))
-    odd = (operand.scales < 67) | (operand.scales > 187)
-    if not odd.any():
+        rows = operand.shape[0]
+        odd = _odd_scales(operand.scales[:rows].reshape(-1).view(np.int32), 66 << 23, 186 << 23)
+        return odd == 0 or bool(_left_fits(operand.values[:rows], operand.scales[:rows], operand.block))
+    if _odd_scales(operand.scales.reshape(-1), 67, 187) == 0:
         return True
-    panel, block, column = np.nonzero(odd)
+    panel, block, column = np.nonzero((operand.scales < 67) | (operand.scales > 187))
     groups = operand.block // 8
     codes = operand.codes.reshape(operand.codes.shape[0], -1, groups, 16, 4)
     return not (codes[panel, block, :, column] & 0x77).any()
+
+
+@jit
+def _odd_scales(words, low, high):  # type: ignore[no-untyped-def]
+    """How many of them lie outside low .. high."""
+    odd = 0
+    for i in range(words.size):
+        odd += words[i] < low or words[i] > high
+    return odd
 
 
 @jit
@@ -247,13 +271,11 @@ def _left_fits(values: np.ndarray, scales: np.ndarray, block: int) -> bool:
 
 
 @pjit
-def _block_starts(values: np.ndarray, block: int, shift: int, starts: np.ndarray) -> None:
-    for m in numba.prange(starts.shape[0]):
-        for b in range(starts.shape[1]):
-            total = 0
-            for k in range(block):
-                total += values[m, b * block + k]
-            starts[m, b] = -shift * total
+def _fill_left_words(kp, values, scales, words):  # type: ignore[no-untyped-def]
+    rows, blocks = tile_rows(kp), scales.shape[1]
+    for m in numba.prange(values.shape[0]):
+        at = words.ctypes.data + (m // rows * rows * blocks * 2 + m % rows) * 4
+        fill_words(kp, values.ctypes.data + m * values.shape[1], scales.ctypes.data + m * blocks * 4, blocks, at)
 
 
 @jit
@@ -263,35 +285,24 @@ def _decode_scales(stored, table, target):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _finish(sums, factors, factor, accumulate, out, width, stream):  # type: ignore[no-untyped-def]
-    """out = sums * (factors * factor), or the same added to out; row by row, so that it vectorizes.
+def _finish(sums, factors, finish, out, width):  # type: ignore[no-untyped-def]
+    """out = sums * factors, or the same added to out; row by row, so that it vectorizes.
 
-    With `stream` whole vectors go straight to memory: where the caches could not hold the result, reading each line
+    With `STREAM` whole vectors go straight to memory: where the caches could not hold the result, reading each line
     before it is overwritten would double the traffic. `width`: bytes from one row of the result to the next.
     """
-    at = out.ctypes.data
-    aligned = 0
-    if stream and not accumulate:
-        aligned = 64 if (at | width) % 64 == 0 else 16 if (at | width) % 16 == 0 else 0
-    whole = out.shape[1] // 16
-    pair = np.empty(1, np.float32)
+    whole = out.shape[1] // 16 if finish == STREAM else 0
     for m in range(out.shape[0]):
-        scale = factors[m] * factor
-        done = 0
-        if aligned != 0:
-            pair[0], done = scale, whole * 16
-            source, target = sums[m].ctypes.data, at + m * width
-            if aligned == 64:
-                stream_scaled_64(source, pair.ctypes.data, target, whole)
-            else:
-                stream_scaled_16(source, pair.ctypes.data, target, whole)
-        if done < out.shape[1]:
-            _finish_row(sums[m, done:], scale, accumulate, out[m, done:])
+        if whole > 0:
+            target = out.ctypes.data + m * width
+            stream_scaled(sums[m].ctypes.data, factors.ctypes.data + m * 4, target, whole)
+        if whole * 16 < out.shape[1]:
+            _finish_row(sums[m, whole * 16 :], factors[m], finish, out[m, whole * 16 :])
 
 
 @jit
-def _finish_row(sums, factor, accumulate, out):  # type: ignore[no-untyped-def]
-    if accumulate:
+def _finish_row(sums, factor, finish, out):  # type: ignore[no-untyped-def]
+    if finish == ADD:
         for n in range(out.shape[0]):
             out[n] = out[n] + sums[n] * factor
     else:
@@ -300,34 +311,35 @@ def _finish_row(sums, factor, accumulate, out):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _one_task(kp, values, starts, scales, factors, codes, scale_bytes, table, factor, out, accumulate, stream, row, panel, rows, scratch):  # type: ignore[no-untyped-def]  # noqa: E501
+def _one_task(kp, values, words, factors, codes, scale_bytes, table, out, finish, row, panel, rows, scratch):  # type: ignore[no-untyped-def]
     """Rows row .. row + rows, panels panel .. panel + GROUP, all of the reduction."""
     block, step_rows, step_panels = block_length(kp), tile_rows(kp), tile_panels(kp)
-    length, blocks = values.shape[1], scales.shape[1]
+    length, blocks = values.shape[1], words.shape[1]
     panels = min(GROUP, codes.shape[0] - panel)
     buffer = scratch.ctypes.data
     decoded, decoded_scales = buffer + _BUFFER, buffer + _BUFFER + _DECODED
     scales_view = scratch[_BUFFER + _DECODED : _BUFFER + _DECODED + _SCALES].view(np.float32)
     sums = scratch[_BUFFER + _DECODED + _SCALES :].view(np.float32).reshape(ROWS_AT_ONCE, GROUP * 16)
     sums_at = buffer + _BUFFER + _DECODED + _SCALES
-    start_row = 0 if starts.shape[0] == 0 else row
+    width = out.shape[1] * 4
     for k in range(0, length, K_CHUNK):
         chunk = min(K_CHUNK, length - k)
         first, count = k // block, chunk // block
+        last = k + chunk == length
         for p in range(panels):
             source = codes.ctypes.data + ((panel + p) * length + k) * 8
             decode(kp, source, decoded + p * chunk * 16, chunk // 8)
             target = scales_view[p * count * 16 : (p + 1) * count * 16]
             _decode_scales(scale_bytes[panel + p, first : first + count].reshape(-1), table, target)
-        for i in range(0, rows, step_rows):
-            for p in range(0, panels, step_panels):
+        for p in range(0, panels, step_panels):
+            columns = (panel + p) * 16
+            for i in range(0, rows, step_rows):
+                inside = i + step_rows <= rows and columns + step_panels * 16 <= out.shape[1]
                 tile(
                     kp,
                     values.ctypes.data + (row + i) * length + k,
                     length,
-                    starts.ctypes.data + ((start_row + i) * blocks + first) * 4,
-                    scales.ctypes.data + ((row + i) * blocks + first) * 4,
-                    blocks * 4,
+                    words.ctypes.data + ((row + i) * blocks + first * step_rows) * 8,
                     decoded + p * chunk * 16,
                     chunk * 16,
                     decoded_scales + p * count * 64,
@@ -336,14 +348,20 @@ def _one_task(kp, values, starts, scales, factors, codes, scale_bytes, table, fa
                     sums_at + (i * GROUP + p) * 64,
                     GROUP * 64,
                     1 if k == 0 else 0,
+                    finish if last and inside else 0,
+                    factors.ctypes.data + (row + i) * 4,
+                    out.ctypes.data + (row + i) * width + columns * 4,
+                    width,
                 )
-    right = min(out.shape[1], (panel + panels) * 16)
-    part = out[row : row + rows, panel * 16 : right]
-    _finish(sums, factors[row : row + rows], factor, accumulate, part, out.shape[1] * 4, stream)
+                if last and not inside:
+                    bottom, right = min(i + step_rows, rows), min(columns + step_panels * 16, out.shape[1])
+                    part = sums[i:bottom, p * 16 : p * 16 + right - columns]
+                    rest = out[row + i : row + bottom, columns:right]
+                    _finish(part, factors[row + i : row + bottom], finish, rest, width)
 
 
 @pjit
-def _product(kp, values, starts, scales, factors, codes, scale_bytes, table, factor, out, accumulate, stream, rows, scratch, ticket):  # type: ignore[no-untyped-def]  # noqa: E501
+def _product(kp, values, words, factors, codes, scale_bytes, table, out, finish, rows, scratch, ticket):  # type: ignore[no-untyped-def]
     """Every thread takes the next (group of panels, chunk of rows) until none is left."""
     chunks = -(-out.shape[0] // rows)
     tasks = chunks * -(-codes.shape[0] // GROUP)
@@ -352,7 +370,7 @@ def _product(kp, values, starts, scales, factors, codes, scale_bytes, table, fac
         while task < tasks:
             row, panel = (task % chunks) * rows, (task // chunks) * GROUP
             count = min(rows, out.shape[0] - row)
-            _one_task(kp, values, starts, scales, factors, codes, scale_bytes, table, factor, out, accumulate, stream, row, panel, count, scratch[thread])  # noqa: E501
+            _one_task(kp, values, words, factors, codes, scale_bytes, table, out, finish, row, panel, count, scratch[thread])  # noqa: E501
             task = fetch_add(ticket.ctypes.data)
         fence()
 
@@ -377,7 +395,7 @@ def _scale_rows(kp, values, scales, tiles, scaled):  # type: ignore[no-untyped-d
 
 
 @jit
-def _one_task_amx(kp, scaled, length, factors, codes, scale_bytes, table, factor, out, accumulate, stream, row, panel, rows, scratch):  # type: ignore[no-untyped-def]  # noqa: E501
+def _one_task_amx(kp, scaled, length, factors, codes, scale_bytes, table, out, finish, row, panel, rows, scratch):  # type: ignore[no-untyped-def]
     block, step = block_length(kp), width(kp)
     panels = min(GROUP, codes.shape[0] - panel)
     buffer = scratch.ctypes.data
@@ -410,11 +428,11 @@ def _one_task_amx(kp, scaled, length, factors, codes, scale_bytes, table, factor
                                 tile_block(kp, a + j * 32, b + j * 32, chunk * 32, c, GROUP * 64, fresh, buffer)
     right = min(out.shape[1], (panel + panels) * 16)
     part = out[row : row + rows, panel * 16 : right]
-    _finish(sums, factors[row : row + rows], factor, accumulate, part, out.shape[1] * 4, stream)
+    _finish(sums, factors[row : row + rows], finish, part, out.shape[1] * 4)
 
 
 @pjit
-def _product_amx(kp, scaled, length, factors, codes, scale_bytes, table, factor, out, accumulate, stream, rows, scratch, ticket):  # type: ignore[no-untyped-def]  # noqa: E501
+def _product_amx(kp, scaled, length, factors, codes, scale_bytes, table, out, finish, rows, scratch, ticket):  # type: ignore[no-untyped-def]
     chunks = -(-out.shape[0] // rows)
     tasks = chunks * -(-codes.shape[0] // GROUP)
     for thread in numba.prange(scratch.shape[0]):
@@ -423,7 +441,7 @@ def _product_amx(kp, scaled, length, factors, codes, scale_bytes, table, factor,
         while task < tasks:
             row, panel = (task % chunks) * rows, (task // chunks) * GROUP
             count = min(rows, out.shape[0] - row)
-            _one_task_amx(kp, scaled, length, factors, codes, scale_bytes, table, factor, out, accumulate, stream, row, panel, count, scratch[thread])  # noqa: E501
+            _one_task_amx(kp, scaled, length, factors, codes, scale_bytes, table, out, finish, row, panel, count, scratch[thread])  # noqa: E501
             task = fetch_add(ticket.ctypes.data)
         release()
         fence()
