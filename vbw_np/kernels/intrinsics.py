@@ -84,6 +84,13 @@ class Emitter:
         stored = self.b.store(value, pointer, align=align)
         stored.set_metadata("nontemporal", self.b.module.add_metadata([self.int(1, I32)]))
 
+    def prefetch(self, address: ir.Value, *, write: bool = False) -> None:
+        """Fetch the cache line at an address, which need not exist, into the second level, to read or to `write`."""
+        pointer = self.b.inttoptr(address, I8.as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, I32, I32, I32])
+        function = cgutils.get_or_insert_function(self.b.module, kind, "llvm.prefetch.p0")
+        self.b.call(function, [pointer, self.int(int(write), I32), self.int(2, I32), self.int(1, I32)])
+
     def splat(self, scalar: ir.Value, lanes: int) -> ir.Value:
         """A vector with the scalar in every lane."""
         ty = vec(scalar.type, lanes)

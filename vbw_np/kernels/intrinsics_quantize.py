@@ -24,6 +24,9 @@ from .intrinsics import F32, I8, I32, Emitter, path_intrinsic, vec
 
 W = 16
 INT, FLOAT, BYTES = vec(I32, W), vec(F32, W), vec(I8, W)
+RUN = 64
+"""Rows of a strip of 16 columns that are quantized before the next strip."""
+
 _MAX_BITS, _INF_BITS, _NAN_BITS = 0x7F7FFFFF, 0x7F800000, 0x7FC00000
 
 
@@ -265,7 +268,13 @@ def _emit_row_right(kp, e0: Emitter, x, factors, blocks, out, index, key1, key2)
 
 
 def _block_columns(kp, e: Lanes, x, stride, i, signs) -> list[ir.Value]:  # type: ignore[no-untyped-def]
-    """A block's rows of 16 columns; with the Hadamard transform along the block where the mode says so."""
+    """A block's rows of 16 columns; with the Hadamard transform along the block where the mode says so.
+
+    Rows lie far apart, so the CPU does not see which come next: those `RUN` further down are fetched ahead.
+    """
+    ahead = e.at(x, e.times(stride, RUN))
+    for k in range(kp.block):
+        e.prefetch(e.at(ahead, e.times(stride, e.at(e.times(i, kp.block), k))))
     rows = [e.load(FLOAT, e.at(x, e.times(stride, e.at(e.times(i, kp.block), k)))) for k in range(kp.block)]
     if "hadamard" not in _options(kp):
         return rows
@@ -346,6 +355,11 @@ def _emit_column_left(kp, e0, x, stride, blocks, signs, encode, decode, index, l
         _code, half, doubled = _column_values(
             kp, e, x, stride, i, signs, encode, decode, index, length, key1, key2
         )
+        lines = kp.block // 4  # of the rows' next 64 bytes, a share with each block
+        row = e.times(e.b.and_(i, e.int(RUN // kp.block - 1)), lines)
+        ahead = e.at(out, e.times(out_stride, row), e.times(i, kp.block), RUN)
+        for line in range(lines):
+            e.prefetch(e.at(ahead, e.times(out_stride, line)), write=True)
         for first in range(0, kp.block, 16):
             words = []
             for quad in range(first, first + 16, 4):  # 4 consecutive k of a column: one int32 lane

@@ -29,6 +29,7 @@ from ..formats.hadamard import SIGNS, hadamard_rotate
 from ..formats.random_bits import hash_keys
 from . import cpu
 from .intrinsics_quantize import (
+    RUN,
     column_amax,
     column_left,
     column_right,
@@ -390,40 +391,60 @@ def _piece_amax(bits):  # type: ignore[no-untyped-def]
 
 
 _STRIPS = 8
-_RUN = 64
 
 
 @jit
-def _strips(x, width, length, first, padded, buffer, sources, strides):  # type: ignore[no-untyped-def]
-    """Addresses and strides of strips of 16 columns from `first`: in x itself, or copied and filled up with zeros.
+def _strips(x, width, length, first, block, buffer, tail, sources, strides):  # type: ignore[no-untyped-def]
+    """Where strips of 16 columns from `first` on lie, whole blocks and what is left of the last one apart.
 
-    Returns how many strips there are. A thread passes a run of rows of all its strips before the next run: the rows
-    of a wide matrix lie on different pages, and one strip alone would miss the address cache at every row.
+    Whole blocks lie in x itself, those of a strip that is not 16 wide in `buffer`; the last block is copied into
+    `tail`; copies are filled up with zeros. Returns how many strips there are. A thread passes a run of rows of all
+    its strips before the next run: the rows of a wide matrix lie on different pages, and one strip alone would miss
+    the address cache at every row.
     """
     count = min(_STRIPS, (width - first + 15) // 16)
+    whole = length // block * block
     for s in range(count):
         column = first + s * 16
         have = min(16, width - column)
-        if have == 16 and padded == length:
-            sources[s], strides[s] = x.ctypes.data + column * 4, width * 4
-        else:
-            copied = buffer[s * padded * 16 : (s + 1) * padded * 16]
-            for k in range(padded):
-                for c in range(16):
-                    copied[k * 16 + c] = x[k * width + column + c] if c < have and k < length else np.float32(0.0)
-            sources[s], strides[s] = copied.ctypes.data, 64
+        sources[s], strides[s] = x.ctypes.data + column * 4, width * 4
+        if have < 16:
+            _copy_strip(x, width, 0, whole, column, have, buffer)
+            sources[s], strides[s] = buffer.ctypes.data, 64
+        if whole < length:
+            part = tail[s * block * 16 : (s + 1) * block * 16]
+            part[:] = 0
+            _copy_strip(x, width, whole, length, column, have, part)
     return count
 
 
 @jit
-def _strip_amax(mode, sources, strides, count, blocks, block, signs, amax):  # type: ignore[no-untyped-def]
+def _copy_strip(x, width, start, stop, column, have, target):  # type: ignore[no-untyped-def]
+    for k in range(start, stop):
+        for c in range(16):
+            target[(k - start) * 16 + c] = x[k * width + column + c] if c < have else np.float32(0.0)
+
+
+@jit
+def _place(source, stride, tail, b, whole, block):  # type: ignore[no-untyped-def]
+    """Of the run of a strip that begins with block b: its address, bytes from row to row, and how many blocks."""
+    if b == whole:
+        return tail, 64, 1
+    return source + b * block * stride, stride, min(RUN // block, whole - b)
+
+
+@jit
+def _strip_amax(mode, sources, strides, tail, count, length, block, signs, amax):  # type: ignore[no-untyped-def]
     """The amax bits of each column of the strips."""
     amax[:] = 0
-    run = _RUN // block
-    for b in range(0, blocks, run):
+    whole, run = length // block, RUN // block
+    for b in range(0, whole, run):
         for s in range(count):
             source = sources[s] + b * block * strides[s]
-            column_amax(mode, source, strides[s], min(run, blocks - b), signs, amax.ctypes.data + s * 64)
+            column_amax(mode, source, strides[s], min(run, whole - b), signs, amax.ctypes.data + s * 64)
+    if whole * block < length:
+        for s in range(count):
+            column_amax(mode, tail.ctypes.data + s * block * 64, 64, 1, signs, amax.ctypes.data + s * 64)
 
 
 @jit
@@ -439,71 +460,76 @@ def _strip_levels(given, amax, encode, decode):  # type: ignore[no-untyped-def]
 @pjit
 def _columns_left(mode, x, width, length, block, two_level, given, signs, index_length, key1, key2, values, scales, row_factors):  # type: ignore[no-untyped-def]  # noqa: E501
     blocks = scales.shape[1]
-    padded, run = blocks * block, _RUN // block
+    padded, whole, run = blocks * block, length // block, RUN // block
     for task in numba.prange((width + 16 * _STRIPS - 1) // (16 * _STRIPS)):
         first = task * 16 * _STRIPS
         amax = np.zeros(16 * _STRIPS, np.int32)
         encode, decode = np.ones(16 * _STRIPS, np.float32), np.ones(16 * _STRIPS, np.float32)
         sources, strides = np.zeros(_STRIPS, np.int64), np.zeros(_STRIPS, np.int64)
-        ragged = first + 16 * _STRIPS > width or padded != length
-        buffer = np.empty(padded * 16 * _STRIPS if ragged else 0, np.float32)
-        count = _strips(x, width, length, first, padded, buffer, sources, strides)
+        tail = np.empty(block * 16 * _STRIPS, np.float32)
+        buffer = np.empty(length * 16 if first + 16 * _STRIPS > width else 0, np.float32)
+        count = _strips(x, width, length, first, block, buffer, tail, sources, strides)
         if two_level:
             if given.size == 0:
-                _strip_amax(mode, sources, strides, count, blocks, block, signs, amax)
+                _strip_amax(mode, sources, strides, tail, count, length, block, signs, amax)
             _strip_levels(given, amax, encode, decode)
             for c in range(16 * count):
                 row_factors[first + c] = _as_float(amax[c]) / np.float32(2688.0)
-        for b in range(0, blocks, run):
+        for part in range((whole + run - 1) // run + blocks - whole):
+            b = min(part * run, whole)
             for s in range(count):
-                source, row = sources[s] + b * block * strides[s], first + s * 16
+                row = first + s * 16
+                source, stride, n = _place(sources[s], strides[s], tail.ctypes.data + s * block * 64, b, whole, block)
                 index = row * index_length + b * block
                 target = values.ctypes.data + row * padded + b * block
                 scale_target = scales.ctypes.data + (row * blocks + b) * 4
                 enc, dec = encode.ctypes.data + s * 64, decode.ctypes.data + s * 64
-                column_left(mode, source, strides[s], min(run, blocks - b), signs, enc, dec, index, index_length, key1, key2, target, padded, scale_target, blocks * 4)  # noqa: E501
-        keep(buffer)  # numba frees an array after its last use by name; the sources are plain addresses into it
+                column_left(mode, source, stride, n, signs, enc, dec, index, index_length, key1, key2, target, padded, scale_target, blocks * 4)  # noqa: E501
+        keep(buffer)  # numba frees an array after its last use by name; the sources are plain addresses into them
+        keep(tail)
 
 
 @pjit
 def _columns_right(mode, x, width, length, block, two_level, given, signs, index_length, key1, key2, codes, scales):  # type: ignore[no-untyped-def]
     blocks = scales.shape[1]
-    padded, run = blocks * block, _RUN // block
+    padded, whole, run = blocks * block, length // block, RUN // block
     for task in numba.prange((width + 16 * _STRIPS - 1) // (16 * _STRIPS)):
         first = task * 16 * _STRIPS
         amax = np.zeros(16 * _STRIPS, np.int32)
         encode, decode = np.ones(16 * _STRIPS, np.float32), np.ones(16 * _STRIPS, np.float32)
         sources, strides = np.zeros(_STRIPS, np.int64), np.zeros(_STRIPS, np.int64)
-        ragged = first + 16 * _STRIPS > width or padded != length
-        buffer = np.empty(padded * 16 * _STRIPS if ragged else 0, np.float32)
-        count = _strips(x, width, length, first, padded, buffer, sources, strides)
+        tail = np.empty(block * 16 * _STRIPS, np.float32)
+        buffer = np.empty(length * 16 if first + 16 * _STRIPS > width else 0, np.float32)
+        count = _strips(x, width, length, first, block, buffer, tail, sources, strides)
         if two_level:
             _strip_levels(given, amax, encode, decode)
-        for b in range(0, blocks, run):
+        for part in range((whole + run - 1) // run + blocks - whole):
+            b = min(part * run, whole)
             for s in range(count):
-                source, panel = sources[s] + b * block * strides[s], task * _STRIPS + s
+                panel = task * _STRIPS + s
+                source, stride, n = _place(sources[s], strides[s], tail.ctypes.data + s * block * 64, b, whole, block)
                 index = panel * 16 * index_length + b * block
                 target = codes.ctypes.data + (panel * padded + b * block) * 8
                 scale_target = scales.ctypes.data + (panel * blocks + b) * 16
                 enc, dec = encode.ctypes.data + s * 64, decode.ctypes.data + s * 64
-                column_right(mode, source, strides[s], min(run, blocks - b), signs, enc, dec, index, index_length, key1, key2, target, scale_target)  # noqa: E501
-        keep(buffer)  # numba frees an array after its last use by name; the sources are plain addresses into it
+                column_right(mode, source, stride, n, signs, enc, dec, index, index_length, key1, key2, target, scale_target)  # noqa: E501
+        keep(buffer)  # numba frees an array after its last use by name; the sources are plain addresses into them
+        keep(tail)
 
 
 @pjit
 def _columns_amax(mode, x, width, length, block, signs, tops):  # type: ignore[no-untyped-def]
-    blocks = (length + block - 1) // block
-    padded = blocks * block
     for task in numba.prange((width + 16 * _STRIPS - 1) // (16 * _STRIPS)):
         first = task * 16 * _STRIPS
         amax = np.zeros(16 * _STRIPS, np.int32)
         sources, strides = np.zeros(_STRIPS, np.int64), np.zeros(_STRIPS, np.int64)
-        ragged = first + 16 * _STRIPS > width or padded != length
-        buffer = np.empty(padded * 16 * _STRIPS if ragged else 0, np.float32)
-        count = _strips(x, width, length, first, padded, buffer, sources, strides)
-        _strip_amax(mode, sources, strides, count, blocks, block, signs, amax)
+        tail = np.empty(block * 16 * _STRIPS, np.float32)
+        buffer = np.empty(length * 16 if first + 16 * _STRIPS > width else 0, np.float32)
+        count = _strips(x, width, length, first, block, buffer, tail, sources, strides)
+        _strip_amax(mode, sources, strides, tail, count, length, block, signs, amax)
         tops[task] = _piece_amax(amax)
-        keep(buffer)  # numba frees an array after its last use by name; the sources are plain addresses into it
+        keep(buffer)  # numba frees an array after its last use by name; the sources are plain addresses into them
+        keep(tail)
 
 
 @pjit
