@@ -23,7 +23,7 @@ step, everything that has to be true for a model to learn with four-bit numbers.
 
 Each notebook goes the same way: a question, a guess of yours, something to change, a picture, an exercise that checks
 itself, and sentences that the notebook *asserts*: if one of them were false on your machine, its cell would stop. Run the
-cells from top to bottom. In the code, `predict` compares your guess with what was measured; `claim` asserts a sentence and
+cells from top to bottom. In them, `predict` compares your guess with what was measured; `claim` asserts a sentence and
 prints `[holds]`; `viz` draws, and below every picture the same numbers stand in a table.
 """
 
@@ -35,7 +35,11 @@ from vbw_np.formats import quantize
 from vbw_np.models.claude4 import Claude4
 from vbw_np.teach import check, claim, hint, predict, solution
 
-versions = {"vbw_np": vbw_np.__version__, "numpy": np.__version__, "python": sys.version.split()[0]}
+versions = {
+    "vbw_np": vbw_np.__version__,
+    "numpy": np.__version__,
+    "python": sys.version.split()[0],
+}
 print(versions)
 
 # %% [markdown]
@@ -94,7 +98,10 @@ One matrix of the model, in thousands of bytes: at the left as float32, at the r
 big = model.blocks[0].ffn.experts[0][0].weight.data  # any of its matrices would do
 held = quantize(big, "nvfp4")
 viz.bars(
-    {"float32": {"kilobytes": big.nbytes / 1000}, "four bits": {"kilobytes": held.nbytes / 1000}},
+    {
+        "float32": {"kilobytes": big.nbytes / 1000},
+        "four bits": {"kilobytes": held.nbytes / 1000},
+    },
     ylabel="kilobytes",
     title="One weight matrix of Claude4, 1024 rows of 256, before and after",
 )

@@ -138,7 +138,12 @@ measured against the number itself the error stays about the same. Put one hundr
 # %%
 from_one = np.linspace(1, 6, 5001, dtype=np.float32)
 moved = np.abs(E2M1.decode(E2M1.encode(from_one)) - from_one) / from_one
-claim("between 1 and 6 no number moves by more than 20 % of itself", 100 * moved.max(), 20, tol=0.1)
+claim(
+    "between 1 and 6 no number moves by more than 20 % of itself",
+    100 * moved.max(),
+    20,
+    tol=0.1,
+)
 
 # %% [markdown]
 """

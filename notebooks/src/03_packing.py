@@ -58,7 +58,7 @@ print("second again:", joined >> 4)
 """
 ## Picture
 
-Five numbers as E2M1 codes, packed. Each box is a nibble with its four bits; element 0, the first code, stands at the right in the first byte.
+Five numbers as E2M1 codes, packed. Each box is a nibble with its four bits; `element 0`, the first code, stands at the right in the first byte.
 """
 
 # %%
