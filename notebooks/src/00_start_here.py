@@ -24,7 +24,8 @@ step, everything that has to be true for a model to learn with four-bit numbers.
 Each notebook goes the same way: a question, a guess of yours, something to change, a picture, an exercise that checks
 itself, and sentences that the notebook *asserts*: if one of them were false on your machine, its cell would stop. Run the
 cells from top to bottom. In them, `predict` compares your guess with what was measured; `claim` asserts a sentence and
-prints `[holds]`; `viz` draws, and below every picture the same numbers stand in a table.
+prints `[holds]`; `viz` draws, and below every picture the same numbers stand in a table. (A claim is about the notebook as it
+came. If you change what it measures, it may stop, and that is no harm: change it back and go on.)
 """
 
 # %%

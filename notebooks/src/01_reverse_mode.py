@@ -62,11 +62,17 @@ out = f(a, b, c)
 print("output:", out)
 out.backward()
 print("slopes: a", a.grad, " b", b.grad, " c", c.grad)
-claim("slopes of a, b, c", [float(a.grad), float(b.grad), float(c.grad)], [-2, 4, 2])
+
+# %%
+three = [
+    Tensor(np.float64(v), requires_grad=True) for v in (2, -3, 10)
+]  # the numbers as they came
+f(*three).backward()
+claim("slopes of a, b, c", [float(t.grad) for t in three], [-2, 4, 2])
 
 # %% [markdown]
 """
-The slopes are -2, 4 and 2: the first is what the nudge said.
+For the numbers as they came, the slopes are -2, 4 and 2: the first is what the nudge said.
 
 ## Picture
 
