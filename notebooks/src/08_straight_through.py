@@ -303,7 +303,7 @@ shifted = {
     k: float(np.mean([np.floor(grid + (u + 0.5) / 2**k) - grid for u in range(2**k)]))
     for k in (1, 2, 4)
 }
-print("plain", bias, "\ncentred", shifted)
+print("plain", bias, "\nshifted", shifted)
 claim("1, 2 and 4 bits", list(bias), [1, 2, 4])
 claim(
     "without the shift, the average is low by 0.25, 0.125, 0.03",
