@@ -204,7 +204,7 @@ not their slope, on purpose. They are marked as such, and left out here.)
 
 If the slope of a weight is positive, a smaller weight is less wrong; if it is negative, a larger one. So: move every weight a
 little *against* its slope; repeat. That is all of learning. Here the model is a straight line with two weights, its slope and
-its height, laid through noisy points; the true slope is 3 and the true height is -1. How wrong it is: the *mean squared error*,
+its height, laid through noisy points; the true slope is 3 and the true height is -1. How wrong it is: the **mean squared error**,
 the mean of the squares of (line minus point). (`@` multiplies matrices; `zero_grad` forgets the last step's gradient, which
 would otherwise be added to.)
 """

@@ -207,7 +207,7 @@ claim("in the closest at least 30 %", 100 * changed[margin < 0.5].mean(), at_lea
 
 # %% [markdown]
 """
-With 4, 8 and 64 experts, the winner changes for about 5.5, 7.4 and 12 percent of the tokens, and nearly always where two scores were close. The cure costs next to nothing: a gate is a tiny matrix. Keep it in *full precision*, that is, in float32.
+With 4, 8 and 64 experts, the winner changes for about 5.5, 7.4 and 12 percent of the tokens, and nearly always where two scores were close. The cure costs next to nothing: a gate is a tiny matrix. Keep it in **full precision**, that is, in float32.
 
 ## Exercise: count the flips
 
