@@ -64,9 +64,8 @@ out.backward()
 print("slopes: a", a.grad, " b", b.grad, " c", c.grad)
 
 # %%
-three = [
-    Tensor(np.float64(v), requires_grad=True) for v in (2, -3, 10)
-]  # the numbers as they came
+# the numbers as they came
+three = [Tensor(np.float64(v), requires_grad=True) for v in (2, -3, 10)]
 f(*three).backward()
 claim("slopes of a, b, c", [float(t.grad) for t in three], [-2, 4, 2])
 
@@ -89,9 +88,9 @@ viz.tape(f, a=2.0, b=-3.0, c=10.0)
 """
 The walk back starts at the output, whose slope is one: it moves as far as itself. Two rules do the rest.
 
-*Along a path, slopes are multiplied.* If the output moves twice as fast as the sum, and the sum moves `b` times as fast as
-`a`, then through this path the output moves two times `b` times as fast as `a`. This is called the **chain rule**, and it is
-all the calculus that you need.
+*Along a path, slopes are multiplied.* The output is the sum (`add`) times `a`, and `a` is 2: so it moves twice as fast as the
+sum. The sum moves `b` times as fast as the `a` in the first product. Then through this path the output moves two times `b`
+times as fast as `a`. This is called the **chain rule**, and it is all the calculus that you need.
 
 *Where paths meet, they are added.* Follow `a`. It is used twice: once by the first `mul`, once by the last. The last product
 sends back 4, the value of its other factor. What comes through the sum and the first product is -6, two times `b`. Their sum
@@ -186,7 +185,7 @@ bytes), since a tiny nudge would drown in float32's rounding. The library does t
 # %%
 rng = np.random.default_rng(0)
 checked = 0
-for primitive in autograd.REGISTRY.values():
+for primitive in autograd.REGISTRY.values():  # every operation, with inputs to try it on
     if primitive.samples is None or primitive.surrogate:
         continue
     for inputs, static in primitive.samples(rng):
@@ -203,27 +202,27 @@ not their slope, on purpose. They are marked as such, and left out here.)
 ## A model that learns, in ten lines
 
 If the slope of a weight is positive, a smaller weight is less wrong; if it is negative, a larger one. So: move every weight a
-little *against* its slope; repeat. That is all of learning. Here the model is a straight line with two weights, its slope and
-its height, laid through noisy points; the true slope is 3 and the true height is -1. How wrong it is: the **mean squared error**,
-the mean of the squares of (line minus point). (`@` multiplies matrices; `zero_grad` forgets the last step's gradient, which
-would otherwise be added to.)
+little *against* its slope; repeat. That is all of learning. Here the model is a straight line, laid through noisy points. It has
+two weights: how much it rises (a slope as well, so mind which one is meant) and how high it begins; the true ones are 3 and -1.
+How wrong it is: the **mean squared error**, the mean of the squares of (line minus point). (`@` multiplies matrices; `zero_grad`
+forgets the last step's gradient, to which the next would otherwise be added.)
 """
 
 # %%
 x = rng.normal(size=(200, 1))
 target = 3 * x - 1 + 0.1 * rng.normal(size=(200, 1))
-slope = Tensor(np.zeros((1, 1)), requires_grad=True)
+rise = Tensor(np.zeros((1, 1)), requires_grad=True)
 height = Tensor(np.zeros(1), requires_grad=True)
 errors = []
 for step in range(60):
-    error = ((Tensor(x) @ slope + height - target) ** 2).mean()
-    slope.zero_grad(), height.zero_grad()
+    error = ((Tensor(x) @ rise + height - target) ** 2).mean()
+    rise.zero_grad(), height.zero_grad()
     error.backward()
-    slope.data -= 0.1 * slope.grad
+    rise.data -= 0.1 * rise.grad
     height.data -= 0.1 * height.grad
     errors.append(error.item())
-print("slope", slope.data.item(), "height", height.data.item())
-claim("it finds the slope 3 to a twentieth", slope.data.item(), 3, tol=0.05)
+print("rise", rise.data.item(), "height", height.data.item())
+claim("it finds the rise 3 to a twentieth", rise.data.item(), 3, tol=0.05)
 claim("and the height -1", height.data.item(), -1, tol=0.05)
 
 # %% [markdown]

@@ -132,7 +132,7 @@ viz.staircase(
 # %% [markdown]
 """
 The dashed line is what would come out without rounding. The stairs are low in the middle and high at the ends: larger numbers get larger errors, and
-measured against the number itself the error stays about the same. Put one hundred in and 6 comes out.
+measured against the number itself the largest errors stay about the same. Put one hundred in and 6 comes out.
 """
 
 # %%

@@ -167,7 +167,7 @@ claim("and at most 6.375", fine_ratio.max(), at_most=6.375)
 
 # %% [markdown]
 """
-About 29.6 percent of the blocks are cut. (A power of two is a blunt tool.) NVFP4's scale is E4M3's nearest to `amax / 6`, at most a sixteenth off, and keeps amax divided by scale between 5.66 and 6.375.
+About 29.6 percent of the blocks are cut. (A power of two is a blunt tool.) NVFP4's scale is E4M3's nearest to `amax / 6`, at most about a sixteenth off, and keeps amax divided by scale between 5.66 and 6.375.
 
 ## Picture: a photograph
 
@@ -189,7 +189,7 @@ viz.images(
 
 # %% [markdown]
 """
-And the errors: what came back less what was there. Middle gray is right, lighter is too bright, darker is too dark. The dark rim of the sun in MXFP4 is what the standard's rule cut off; with the scale rounded up it is gone.
+And the errors: what came back less what was there. Middle gray is right, lighter is too bright, darker is too dark. The dark rim of the sun in MXFP4 is what the standard's rule cut off; with the scale rounded up nothing is cut.
 """
 
 # %%
@@ -360,5 +360,5 @@ undocumented (in which order it adds blocks, for example), and nothing here clai
 
 ## What you can say now
 
-amax, scale, block; E8M0 and E4M3; MXFP4 and NVFP4, and the tensor scale; SQNR; and that which format is nearer depends on the numbers.
+Why blocks have scales, and what a scale costs; that MXFP4 and NVFP4 are the same codes with different scales; how to say in decibels how near numbers come back; and that which format is nearer depends on the numbers.
 """

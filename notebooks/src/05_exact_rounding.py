@@ -77,7 +77,7 @@ Of 2,646 nasty cases the reciprocal gets 116 wrong, and division 0.
 ## Manipulate: one case in bits
 
 A float32 has a last bit; the distance between two neighbors is called an **ulp** (unit in the last place). The cell takes a scale, and the number one ulp below `0.75` times that scale: below the *edge*, that is,
-between the bins of code 1 and code 2. The bits are printed as sign, exponent and mantissa. Try other scales, for example `1.0`, `1.125`, `1.75`, `2.0`: which of them go wrong?
+between the bins of code 1 and code 2. The bits are printed as sign, exponent and mantissa. Try other scales, for example `1.0`, `1.125`, `1.75`, `1.875`: which of them go wrong?
 """
 
 # %%
@@ -196,9 +196,8 @@ float32, then on the same numbers cut to bfloat16.
 
 # %%
 numbers = np.random.default_rng(0).normal(size=(1024, 1024)).astype(f32)
-cut = (numbers.view(np.uint32) & np.uint32(0xFFFF0000)).view(
-    f32
-)  # the upper half of the bits
+# keep the upper half of the bits
+cut = (numbers.view(np.uint32) & np.uint32(0xFFFF0000)).view(f32)
 
 
 def differing(values):

@@ -118,7 +118,7 @@ From 20.4 dB at 4.5 bits to 44.8 at 8.5, six dB for every bit: each plane halves
 Now the protocol, called **BOH** (Binary Optimization Hierarchy). A card offers its tiers to the **compute unit**, the part of the device that multiplies. First a **handshake**: who sends, who receives, how many bytes, how many planes. Then the coarse tier travels over the **link**, the memory that stands for
 the wires between the two. Of the fine tier only as many planes follow as the receiver's **error budget** asks for: the largest relative error that it will accept (the root of the errors' power over the matrix's power; twenty dB are a relative error of a tenth).
 
-Two words of code. `nn.Linear` is a **linear layer**: it multiplies the rows that come in by its weight matrix. `nn.Sequential` puts layers one behind the other. And `place` puts a model on a device, every weight matrix on a card of its own; `mode="inference"` says that the weights will not change
+Two words of code. `nn.Linear` is a **linear layer**: it multiplies the rows `x` that come in by its weight matrix `w`, as `x @ w.T` (a row of `w` for each number of the result), and may add a row to what comes out. `nn.Sequential` puts layers one behind the other. And `place` puts a model on a device, every weight matrix on a card of its own; `mode="inference"` says that the weights will not change
 (**inference** is using a model, as opposed to training it), and `no_grad` that no tape is needed.
 
 The two layers below differ in their weights: normal numbers in the first, flat (uniform) ones in the second. (This is the first notebook that uses the device. The first time ever, its fast routines are compiled for your processor: that takes seconds, once, and they are kept on disk.)
@@ -128,9 +128,8 @@ The two layers below differ in their weights: normal numbers in the first, flat 
 # %% slow
 def two_layers():
     model = nn.Sequential(nn.Linear(64, 128, rng=0), nn.Linear(128, 64, rng=1))
-    model[0].weight.assign(
-        np.random.default_rng(2).normal(0, 0.1, size=(128, 64))
-    )  # normal weights; the other layer's are flat
+    normal = np.random.default_rng(2).normal(0, 0.1, size=(128, 64))
+    model[0].weight.assign(normal)  # the other layer's weights are flat already
     return model
 
 

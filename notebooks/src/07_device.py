@@ -87,18 +87,15 @@ for as long as the weight does not change at all. In the picture their hits are 
 
 ## Predict
 
-The report's model has 62 cards. A **batch** is the handful of examples that one training step sees; there were 20 batches. Six of the cards are never used. In every batch every other card computes once. How many computes, and how many of them found their scales in the cache? (In the report a hit is a hit of the scale cache.)
+The report's model has 62 cards. A **batch** is the handful of examples that one training step sees; there were 20 batches. Six of the cards are never used. In every batch each of the remaining cards computes once. How many computes, and how many of them found their scales in the cache? (In the report a hit is a hit of the scale cache.)
 """
 
 # %% slow
 guess_computes, guess_hits = None, None
 
-small = Claude4(
-    Claude4Config(vocab_size=97, d_model=32, hidden=64), seed=0
-)  # the same layers, only narrower: the counts are the same
-tokens = np.random.default_rng(0).integers(
-    0, 97, size=(1, 12)
-)  # stands for a piece of text
+# the same layers, only narrower: the counts are the same
+small = Claude4(Claude4Config(vocab_size=97, d_model=32, hidden=64), seed=0)
+tokens = np.random.default_rng(0).integers(0, 97, size=(1, 12))  # instead of a text
 device = place(small, "seed-v6")
 for batch in range(20):
     small.loss(tokens)

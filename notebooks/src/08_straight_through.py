@@ -57,7 +57,7 @@ was not there: hand the gradient of the rounded weight to the master unchanged. 
 
 ## Manipulate
 
-One weight, to be learned from data whose true slope is 2.6, which E2M1 cannot represent. Watch the master and the stored value in the picture. Change `true_slope` and `lr` (how far each step goes).
+One weight, to be learned: what comes out is the weight times the data, what was wanted is 2.6 times the data, and E2M1 cannot represent 2.6. Watch the master and the stored value in the picture. Change `true_slope` and `lr` (how far each step goes).
 """
 
 # %%
@@ -70,10 +70,10 @@ def learn(true_slope, lr, steps=60):
     master, masters, stored = f32(0.3), [], []
     for _ in range(steps):
         rounded = nearest([master])[0]
-        gradient = 2 * np.mean(
-            (rounded * data - target) * data
-        )  # slope of the mean squared error, for `rounded`
-        master = f32(master - lr * gradient)  # straight through: it is given to the master
+        # the slope of the mean squared error, for the rounded weight ...
+        gradient = 2 * np.mean((rounded * data - target) * data)
+        # ... is handed straight through to the master
+        master = f32(master - lr * gradient)
         masters.append(float(master)), stored.append(float(rounded))
     return masters, stored
 
@@ -319,7 +319,7 @@ With 1, 2 or 4 random bits, the plain die is low by 0.25, 0.125 and 0.03 of a st
 
 ## Where the emulator is not the hardware
 
-The processor's instruction uses eight random bits an element; the library has that mode by name (`stochastic-8`), and its small bias with it. By default the library uses twenty-four bits from a counter: the same element gets the same die, however many threads run. No hardware
+The processor's instruction uses eight random bits an element; the library has that mode by name (`stochastic-8`), with an average that is a little off, as the hardware's is. By default the library uses twenty-four bits from a counter: the same element gets the same die, however many threads run. No hardware
 promises that.
 
 ## What you can say now

@@ -32,9 +32,8 @@ from vbw_np.formats import FORMATS, fake_quantize, sqnr_db
 from vbw_np.formats.hadamard import hadamard_rotate
 from vbw_np.teach import check, claim, hint, predict, solution
 
-STEPS = {"1": 30, "2": 4}.get(
-    os.environ.get("VBW_FAST", ""), 150
-)  # the project's tests train shorter
+# 150 steps; the project's own tests train shorter
+STEPS = {"1": 30, "2": 4}.get(os.environ.get("VBW_FAST", ""), 150)
 claim("bytes have 256 values", 1 << 8, 256)
 claim("knowing nothing costs 5.545", np.log(256), 5.545, tol=0.0005)
 
@@ -42,7 +41,7 @@ claim("knowing nothing costs 5.545", np.log(256), 5.545, tol=0.0005)
 """
 The text is a part of Python's own standard library, which every reader has. The model looks at eight bytes and predicts the ninth.
 
-It has four matrices. The first is a table with a row of weights for each byte (`nn.Embedding`); the rows of the eight bytes are laid side by side. Two linear layers follow, each with the smooth step `tanh` behind it. The last linear layer, called the **output head**, gives a score for each byte, and softmax makes probabilities
+It has four matrices. The first is a table with a row of weights for each byte (`nn.Embedding`); the rows of the eight bytes are laid side by side. Two linear layers follow, each with the smooth step `tanh` behind it; what the second makes is added to what it got. The last linear layer, called the **output head**, gives a score for each byte, and softmax makes probabilities
 of the scores (`F.cross_entropy` does this, and takes the logarithm). A tenth of the text is held back: training never sees it, and an *examination* at the end measures the loss there.
 """
 

@@ -2,7 +2,7 @@
 # title: The speed test, read with a roofline
 # minutes: 25
 # seconds: 20
-# needs: 07
+# needs: 07, 10
 # question: What limits the speed of a product: arithmetic, or the bytes it needs?
 # ---
 
@@ -147,9 +147,8 @@ points = {
     "512 rows at once": (2 * n**3 / (3 * 4 * n * n), peak),
 }
 claim("512 rows", n, 512)
-roof = max(
-    peak, single
-)  # a limit is the best that was seen, also where the product beat the copy
+# a limit is the best that was seen, also where a product beat the copy
+roof = max(peak, single)
 slope = max(bandwidth, single / 0.5)
 viz.roofline(points, peak=roof, bandwidth=slope)
 

@@ -85,7 +85,7 @@ claim("the library names it", found.findings[0].name, "nibble order")
 """
 ## Exhibit two: a block of 32 where 16 was meant
 
-The scales were computed over blocks of 32, and then used for blocks of 16 ([found and mended in MLX](https://github.com/ml-explore/mlx/pull/3934)). Invisible if both halves have the same amax. Smallest input: two halves with different ones.
+The scales were computed over blocks of 32, and then used for blocks of 16 ([found and mended in MLX](https://github.com/ml-explore/mlx/pull/3934)). Invisible if both halves have the same amax. Smallest input: two halves whose amax differs.
 """
 
 
@@ -244,22 +244,17 @@ Four broken quantizers and a right one, against three tests. Each cell of the pi
 
 
 # %%
-def half_away(x):
-    return scaled_by_ties(x, "away")
-
-
-def scaled_by_ties(x, ties="even", span=16, reciprocal=False):
+def scaled_by_ties(x, ties="even", span=16):
     rows = np.asarray(x, f32).reshape(-1, span)
     s = np.abs(rows).max(axis=1, keepdims=True) / f32(6)
     s = np.where(s == 0, f32(1), s)
-    q = rows * (f32(1) / s) if reciprocal else rows / s
-    return (E2M1.decode(E2M1.encode(q, ties)) * s).ravel()
+    return (E2M1.decode(E2M1.encode(rows / s, ties)) * s).ravel()
 
 
 bugs = {
     "nothing wrong": lambda x: scaled_by_ties(x),
     "block of 32": lambda x: scaled_by_ties(x, span=32),
-    "ties away": half_away,
+    "ties away": lambda x: scaled_by_ties(x, "away"),
     "fractions cut off": lambda x: np.trunc(np.asarray(x, f32)),
     "sign lost": lambda x: np.abs(scaled_by_ties(x)),
 }
