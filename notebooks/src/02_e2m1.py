@@ -23,7 +23,7 @@ from vbw_np.teach import check, claim, float_bits, hint, nibble_bits, predict, s
 """
 ## Predict
 
-Sixteen codes. How many *different* values?
+Sixteen codes. How many *different* values? (To **decode** is to turn codes into the values that they stand for; to **encode** is to turn numbers into codes.)
 """
 
 # %%
@@ -56,7 +56,7 @@ The rule: read `e` and `m` as whole numbers; then the size is `2**(e - 1) * (1 +
 One exception: for `e = 0` the size is `m / 2`. It leaves out the leading one of the rule, and without it there would be no zero at all. Besides zero it makes
 only one size, a half; a value that is made in this way is called **subnormal**.
 
-Flip bits in `code` below and predict the value before you run. The letters under the bits name the field: S, E or M. (`^` flips the bits that are set in a mask.)
+Flip bits in `code` below and predict the value before you run. The letters under the bits name the field: S, E or M. (`^` flips those bits that are one in the number behind it.)
 """
 
 # %%

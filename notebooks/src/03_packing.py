@@ -43,7 +43,7 @@ uses. It looks backwards on paper for the same reason that the low digit of a nu
 
 ## Manipulate
 
-The tools are four: `<<` shifts left (by four: times sixteen), `>>` shifts right and drops what falls off, `&` keeps the bits of a mask, `|` joins. Change the codes.
+The tools are four: `<<` shifts left (by four: times sixteen), `>>` shifts right and drops what falls off, `&` keeps those bits that are one in the number behind it (a *mask*), `|` joins. Change the codes.
 """
 
 # %%

@@ -27,7 +27,7 @@ f32 = np.float32
 """
 ## Predict
 
-Take every positive E4M3 scale (there are 126), every midpoint between two codes (seven), and at scale times midpoint the three neighboring float32 numbers: just below, exactly on, just above. That is
+Take every positive E4M3 scale (there are 126), every midpoint between two neighboring values of E2M1 (seven), and at scale times midpoint the three neighboring float32 numbers: just below, exactly on, just above. That is
 a set of cases chosen to be as nasty as possible. In how many of them does the reciprocal give another code than the truth? (Python's `Fraction` computes without any rounding, and serves as the truth.)
 """
 

@@ -237,7 +237,7 @@ exhibit("a test on zeros", product(one, one), product(one, one, scale_twice=True
 
 # %% [markdown]
 """
-## The answer
+## The answer, as a picture
 
 Four broken quantizers and a right one, against three tests. Each cell of the picture says whether the test's input makes a difference: 1 for noticed. The first column must stay 0, for nothing is wrong there.
 """
