@@ -10,16 +10,22 @@
 A computer stores everything in **bits**: a bit is a nought or a one. Eight bits are a **byte**. Programs that learn
 usually keep a number with a fraction in four bytes; that kind is called **float32**, because it has thirty-two bits.
 
-A neural network is mostly a pile of such numbers. They are called its **weights**; they sit in matrices, and the network
-multiplies by them. A matrix and what is done around it is a **layer**; one layer hands its result to the next. All the weights together, with the rules for multiplying, are the **model**.
+A **neural network** is a function with very many adjustable numbers in it. Numbers go in (a piece of text, say, with a number
+for each word), they are multiplied by matrices, again and again, and numbers come out (how likely each word is to come next).
+The numbers in the matrices are called **weights**. Nobody writes them down by hand: they start at random, and *learning*
+changes them, little by little, until what comes out is useful. A matrix and what is done around it is a **layer**; one layer
+hands its result to the next. All the weights together, with the rules for computing with them, are the **model**.
 
 Now take four bits for a weight instead of thirty-two. That is called **quantization**: to store a number with few bits,
-and to accept that what comes back is only near to what went in. Recent graphics processors (NVIDIA calls one family
-*Blackwell*) multiply such four-bit numbers directly. This course builds up, step by step, everything that has to be true
-for a model to learn with four-bit numbers. You need Python and matrices. Nothing else.
+and to accept that what comes back is only near to what went in. Recent graphics processors (chips that multiply many
+numbers at once; NVIDIA calls one family *Blackwell*) multiply such four-bit numbers directly. This course builds up, step by
+step, everything that has to be true for a model to learn with four-bit numbers. You need Python and matrices. Nothing else.
 
 Each notebook goes the same way: a question, a guess of yours, something to change, a picture, an exercise that checks
-itself, and sentences that the notebook *asserts*: if one of them were false on your machine, its cell would stop.
+itself, and sentences that the notebook *asserts*: if one of them were false on your machine, its cell would stop. Run the
+cells from top to bottom. In them, `predict` compares your guess with what was measured; `claim` asserts a sentence and
+prints `[holds]`; `viz` draws, and below every picture the same numbers stand in a table. (A claim is about the notebook as it
+came. If you change what it measures, it may stop, and that is no harm: change it back and go on.)
 """
 
 # %%
@@ -30,20 +36,18 @@ from vbw_np.formats import quantize
 from vbw_np.models.claude4 import Claude4
 from vbw_np.teach import check, claim, hint, predict, solution
 
-print(
-    "vbw_np",
-    vbw_np.__version__,
-    "| numpy",
-    np.__version__,
-    "| python",
-    sys.version.split()[0],
-)
+versions = {
+    "vbw_np": vbw_np.__version__,
+    "numpy": np.__version__,
+    "python": sys.version.split()[0],
+}
+print(versions)
 
 # %% [markdown]
 """
 ## Predict
 
-The model of this project's speed test is called Claude4. How many weights does it have? Write a guess (in millions)
+The model on which this project measures its speed is called Claude4. How many weights does it have? Write a guess (in millions)
 in place of `None`, then run the cell. A guess that turns out wrong teaches more than none.
 """
 
@@ -57,7 +61,8 @@ claim("Claude4 has 35,862,532 weights", weights, 35_862_532)
 
 # %% [markdown]
 """
-That is 35,862,532 numbers. At four bytes each they take 143,450,128 bytes, most of it idle while you look at one number.
+That is 35,862,532 numbers. At four bytes each they take 143,450,128 bytes. All of them have to be kept somewhere, and a weight
+that is used has to be fetched first.
 """
 
 # %%
@@ -67,8 +72,10 @@ claim("in float32 that is 143,450,128 bytes", 4 * weights, 143_450_128)
 """
 ## Manipulate
 
-Here is a small matrix of weights. `quantize` stores it with about four bits a number. Look at what comes back. Then change
-the numbers: make one of them large, say one hundred times larger, and run the cell again. Which of the *other* numbers suffer?
+Here is a small matrix of weights: one row of sixteen numbers, the same eight twice. `quantize` stores it with about four bits
+a number (`"nvfp4"` is the name of a format, which you will take apart later), and `dequantize` turns what was stored back into
+float32. Look at what comes back. Then change the numbers: make one of them large, say one hundred times larger, and run the
+cell again. Which of the *other* numbers suffer?
 """
 
 # %%
@@ -84,10 +91,12 @@ The numbers that came back are near, but not equal. This course is about *how* n
 learns makes of it.
 
 ## Picture
+
+One matrix of the model, in thousands of bytes: at the left as float32, at the right as it is stored with four bits a number.
 """
 
 # %%
-big = model.blocks[0].ffn.experts[0][0].weight.data
+big = model.blocks[0].ffn.experts[0][0].weight.data  # any of its matrices would do
 held = quantize(big, "nvfp4")
 viz.bars(
     {
@@ -109,9 +118,11 @@ is the subject of a later notebook; for now, notice that somebody counted it.
 
 ## Exercise
 
-Write a function that says how many *whole* bytes are needed for `count` numbers of `bits` bits each.
-Then run the cell after it: it tells you whether you have not tried, are wrong (with the smallest input that shows it),
-or are right. `hint("00.1")` gives a nudge, `solution("00.1")` an answer. A skipped exercise never stops what follows.
+Write a function that says how many *whole* bytes are needed for `count` numbers of `bits` bits each: three numbers of four
+bits are twelve bits, and need two bytes. Your answer goes between the two lines with `###`, in place of the line with `raise`.
+Run the cell, then the one after it: it tells you whether you have not tried, are wrong (with the smallest input that shows it),
+or are right. In a cell of your own, `hint("00.1")` gives a nudge and `solution("00.1")` an answer. A skipped exercise never
+stops what follows.
 """
 
 
@@ -130,10 +141,11 @@ check("00.1", bytes_needed)
 ## Where the emulator is not the hardware
 
 This library is an **emulator**: a program that behaves like a machine you do not have. Its **device** is a set of
-virtual **cards**, each of which keeps one weight matrix in four bits, as the real processor would. What is the same: the bits. Every stored number,
-every byte, every rounding is the real thing, compared with what several real libraries write. What is different: the clock.
-A time measured here is the time of *your* processor, and nothing in this project claims to know how long Blackwell would
-take. Where a notebook shows a time, it says so.
+virtual **cards**, each of which keeps one weight matrix in four bits. (Real processors are not divided in this way; the cards
+are this project's.) What is the same: the bits. In the formats that real processors multiply, every stored number, every byte,
+every rounding is the real thing, compared with what several real libraries write. What is different: the clock. A time
+measured here is the time of *your* processor, and nothing in this project claims to know how long Blackwell would take. Where
+a notebook shows a time, it says so.
 
 ## What you can say now
 

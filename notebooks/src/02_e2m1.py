@@ -23,7 +23,7 @@ from vbw_np.teach import check, claim, float_bits, hint, nibble_bits, predict, s
 """
 ## Predict
 
-Sixteen codes. How many *different* values?
+Sixteen codes. How many *different* values? (To **decode** is to turn codes into the values that they stand for; to **encode** is to turn numbers into codes.)
 """
 
 # %%
@@ -37,7 +37,7 @@ claim("15 different values: +0 and -0 are equal", different, 15)
 
 # %% [markdown]
 """
-Of the 16 codes two mean zero, so there are 15 values. Here they all are.
+Of the 16 codes two mean zero, so there are 15 values. Here they all are: the code as a number, its bits, its value.
 """
 
 # %%
@@ -49,12 +49,14 @@ for code in range(16):
 ## Manipulate: three fields
 
 The first bit is the **sign**: nought for plus, one for minus. The next two are the **exponent**: it says how big. The last is the **mantissa**:
-it says where between two powers of two. Hence the name **E2M1**: two bits of exponent, one of mantissa. (float32 is built the same way, with more of each.)
+it says where between two powers of two. Hence the name **E2M1**: two bits of exponent, one of mantissa. (float32 is built the same way, with more of each:
+eight bits of exponent, twenty-three of mantissa.)
 
-The rule: with exponent `e` and mantissa `m`, the size is `2**(e - 1) * (1 + m / 2)`. One exception: for `e = 0` the size is `m / 2`. Values
-made by the exception are called **subnormal**; E2M1 has exactly one that is not zero, a half. Without the exception there would be no zero at all.
+The rule: read `e` and `m` as whole numbers; then the size is `2**(e - 1) * (1 + m / 2)`. So the bits `0101` mean plus, `e = 2`, `m = 1`: two times one and a half.
+One exception: for `e = 0` the size is `m / 2`. It leaves out the leading one of the rule, and without it there would be no zero at all. Besides zero it makes
+only one size, a half; a value that is made in this way is called **subnormal**.
 
-Flip bits in `code` below and predict the value before you run.
+Flip bits in `code` below and predict the value before you run. The letters under the bits name the field: S, E or M. (`^` flips those bits that are one in the number behind it.)
 """
 
 # %%
@@ -80,7 +82,8 @@ Largest 6, smallest above zero 0.5: a factor of twelve between them. Steps are f
 
 ## Picture: every number has a bin
 
-To store a number you round it to the nearest value. The numbers that round to one value form its **rounding bin**.
+To store a number you round it to the nearest value. The numbers that round to one value form its **rounding bin**. Below, each colored stretch is
+a bin, the dot in it the value, and the bits above it the code. Two numbers are marked, with arrows to where they go.
 """
 
 # %%
@@ -91,7 +94,7 @@ viz.number_line(E2M1, points={"x": 2.6, "y": -5.2})
 ## The tie
 
 What about 2.5, exactly between 2 and 3? That is a **tie**. If ties always went up, sums would creep up. The usual rule is
-**round to nearest even**: a tie goes to the neighbor whose last bit is nought, the even code. So half of the ties go up and half go down.
+**round to nearest even**: a tie goes to the neighbor whose last bit is nought, the even code. Codes are even and odd in turn, so every second tie goes up.
 
 Predict for each of the seven ties which way it goes; then look.
 """
@@ -128,11 +131,28 @@ viz.staircase(
 
 # %% [markdown]
 """
-The stairs are low in the middle and high at the ends: E2M1 is a *relative* ruler. Put one hundred in and 6 comes out.
+The dashed line is what would come out without rounding. The stairs are low in the middle and high at the ends: larger numbers get larger errors, and
+measured against the number itself the largest errors stay about the same. Put one hundred in and 6 comes out.
+"""
+
+# %%
+from_one = np.linspace(1, 6, 5001, dtype=np.float32)
+moved = np.abs(E2M1.decode(E2M1.encode(from_one)) - from_one) / from_one
+claim(
+    "between 1 and 6 no number moves by more than 20 % of itself",
+    100 * moved.max(),
+    20,
+    tol=0.1,
+)
+
+# %% [markdown]
+"""
+Between 1 and 6 no number moves by more than 20 percent of itself.
 
 ## Exercise: decode without a table
 
-Use shifts (`>>`), masks (`&`) and the rule above. One code in, one number out.
+Use shifts, masks and the rule above: `code >> 1` drops the last bit, `code >> 3` the last three; `& 1` keeps only the last bit of what is left, `& 3` the last two.
+One code in, one number out.
 """
 
 
@@ -150,7 +170,7 @@ check("02.1", decode)
 """
 ## Exercise: encode, ties to even
 
-One number in, one code out. Saturate above the largest value; negative numbers get the sign bit.
+One number in, one code out (a whole number from nought to fifteen). Saturate above the largest value; negative numbers get the sign bit, which is worth eight.
 """
 
 
@@ -186,10 +206,10 @@ No number between the ends moves by more than 1 (half the widest step).
 
 ## Where the emulator is not the hardware
 
-The sixteen values are fixed by a public standard (OCP Microscaling Formats), and this table is exactly theirs. What real producers do *around* the
-table differs: what "not a number" becomes, whether minus zero survives, which way ties go. Several libraries round ties toward zero, and the hardware
-instruction turns "not a number" into the largest value. This library knows those producers by name and can write exactly their bytes;
-the encoder used here rounds ties to even and refuses "not a number".
+The sixteen values are fixed by a public standard (Microscaling Formats, of the Open Compute Project, OCP), and this table is exactly theirs. What the programs
+and processors that write such numbers do *around* the table differs: what "not a number" becomes, whether minus zero survives, which way ties go. Several
+libraries round ties toward zero, and the hardware's instruction turns "not a number" into the largest value. This library knows several of them by name and can write
+exactly their bytes; the encoder used here rounds ties to even and refuses "not a number".
 
 ## What you can say now
 

@@ -8,9 +8,9 @@
 
 # %% [markdown]
 """
-Memory is sold by the byte. A code of four bits is half a byte, called a **nibble**. To win anything from four-bit numbers,
-two nibbles have to share a byte. That is **packing**. It is the simplest step of the whole course, and the one that real projects
-got wrong most often.
+The smallest piece of memory that has an address is a byte. A code of four bits is half a byte, called a **nibble**. To win
+anything from four-bit numbers, two nibbles have to share a byte. That is **packing**. It is the simplest step of the whole
+course, and real projects have got it wrong again and again.
 """
 
 # %%
@@ -38,12 +38,12 @@ claim("10 and 3 make the byte 58", byte, 58)
 
 # %% [markdown]
 """
-It is 58, or `0x3a`. Read the byte as written: the *second* code stands on the left, since the first took the low bits. This is the order that almost everybody
+It is 58, or `0x3a` in hexadecimal, where every digit is one nibble (`a` is ten). Read the byte as written: the *second* code stands on the left, since the first took the low bits. This is the order that almost everybody
 uses. It looks backwards on paper for the same reason that the low digit of a number stands on the right.
 
 ## Manipulate
 
-The tools are four: `<<` shifts left, `>>` shifts right, `&` keeps the bits of a mask, `|` joins. Change the codes.
+The tools are four: `<<` shifts left (by four: times sixteen), `>>` shifts right and drops what falls off, `&` keeps those bits that are one in the number behind it (a *mask*), `|` joins. Change the codes.
 """
 
 # %%
@@ -57,6 +57,8 @@ print("second again:", joined >> 4)
 # %% [markdown]
 """
 ## Picture
+
+Five numbers as E2M1 codes, packed. Each box is a nibble with its four bits; `element 0`, the first code, stands at the right in the first byte.
 """
 
 # %%
@@ -66,7 +68,7 @@ viz.byte_lane(packed, len(codes))
 
 # %% [markdown]
 """
-Five codes need three bytes; the last nibble is padding. So a packed array alone does not know how long it is: the length must be kept beside it.
+Five codes need three bytes; the last nibble is *padding*, a zero that only fills up. So a packed array alone does not know how long it is: the length must be kept beside it.
 """
 
 # %%
@@ -77,8 +79,8 @@ claim("and come back", unpack_nibbles(packed, 5), codes)
 """
 ## Exercise: pack
 
-`codes` is a NumPy array of `uint8`, each below sixteen, of any length. First code of each pair into the low nibble; an odd
-length is padded with a zero nibble.
+`codes` is a NumPy array of any length, of the type `uint8` (whole numbers of one byte), each below sixteen. Return the packed bytes, also `uint8`: the first
+code of each pair goes into the low nibble, and an odd length is padded with a zero nibble.
 """
 
 
@@ -107,13 +109,13 @@ claim("with equal neighbors the bug is invisible", read_back, right)
 
 # %% [markdown]
 """
-With equal neighbors nothing is visible. And a program that writes *and* reads in the wrong order agrees with itself perfectly. A round trip proves nothing
-about the order; only bytes written by somebody else do.
+With equal neighbors nothing is visible. And a program that writes *and* reads in the wrong order agrees with itself perfectly. So a round trip (write, read,
+compare) proves nothing about the order; only bytes written by somebody else do.
 
 ## Exercise: how many bytes cannot tell?
 
 A byte looks the same in both orders if its two nibbles are equal. Of all the values a byte can have, how many is that?
-Put a number.
+Put a number in place of `None`.
 """
 
 # %% exercise=03.2
@@ -152,7 +154,7 @@ All 256 bytes survive, and so do all 65,536 pairs of them; swapped nibbles chang
 
 ## A table for a whole byte
 
-A byte holds two codes, so decoding can look up *both values at once*: a table with one row a byte and two float32 numbers in each row.
+A byte holds two codes, so decoding can look up *both values at once*: in a table with one row for each value of a byte, and two float32 numbers in each row.
 It is small enough to stay in the fastest memory of a processor.
 """
 
@@ -169,13 +171,13 @@ claim(
 
 # %% [markdown]
 """
-The table takes 2,048 bytes. What a tiny array costs in total you can already say: half a byte a number.
+The table takes 2,048 bytes, and one look-up gives two numbers.
 
 ## Where the emulator is not the hardware
 
 The bytes are the real ones. But there is no single real order: the file formats of some well-known projects put the first code in the
 *high* nibble, or pair the first number of a group with the first of its second half. This library can read and write these orders (`order=`), and a
-test holds each against the bytes that the project in question wrote itself. Inside a graphics processor the codes are moved into yet another arrangement before they
+test compares each with bytes that the project in question wrote itself. Inside a graphics processor the codes are moved into yet another arrangement before they
 are multiplied, which we do not imitate; the values that are multiplied are the same.
 
 ## What you can say now

@@ -8,7 +8,7 @@
 
 # %% [markdown]
 """
-On paper, yes. In a computer, one over the scale is itself rounded: the **reciprocal** is a stored number, not the true one. Multiplying by it is faster, so many programs do that.
+On paper, yes. In a computer, one over the scale, its **reciprocal**, is itself rounded to a float before it is used. Multiplying by it is faster than dividing, so many programs do that.
 This notebook shows with sixteen codes what that does, why it hardly ever shows, and why "hardly ever" is not good enough when two programs must agree on every bit.
 """
 
@@ -27,8 +27,8 @@ f32 = np.float32
 """
 ## Predict
 
-Take every positive E4M3 scale (there are 126), every midpoint between two codes (seven), and at scale times midpoint the three neighboring float32 numbers: just below, exactly on, just above. That is
-a set of cases chosen to be as nasty as possible. In how many of them does the reciprocal give another code than the truth?
+Take every positive E4M3 scale (there are 126), every midpoint between two neighboring values of E2M1 (seven), and at scale times midpoint the three neighboring float32 numbers: just below, exactly on, just above. That is
+a set of cases chosen to be as nasty as possible. In how many of them does the reciprocal give another code than the truth? (Python's `Fraction` computes without any rounding, and serves as the truth.)
 """
 
 # %%
@@ -76,48 +76,50 @@ Of 2,646 nasty cases the reciprocal gets 116 wrong, and division 0.
 
 ## Manipulate: one case in bits
 
-A float32 has a last bit; the distance between two neighbors is called an **ulp** (unit in the last place). Here is a case near one. Try other scales: which of them are never wrong?
+A float32 has a last bit; the distance between two neighbors is called an **ulp** (unit in the last place). The cell takes a scale, and the number one ulp below `0.75` times that scale: below the *edge*, that is,
+between the bins of code 1 and code 2. The bits are printed as sign, exponent and mantissa. Try other scales, for example `1.0`, `1.125`, `1.75`, `1.875`: which of them go wrong?
 """
 
 # %%
 scale = f32(0.9375)
-number = f32(0.70312494)  # one ulp below 0.75 times the scale
 
+number = np.nextafter(f32(0.75) * scale, f32(0))  # one ulp below the edge
 print("number      ", float_bits(number))
 print("on the edge ", float_bits(f32(0.75) * scale))
 print("1 / scale   ", float_bits(f32(1) / scale))
-print(
-    "division    ",
-    float_bits(number / scale),
-    " ->",
-    number / scale,
-    "-> code",
-    E2M1.encode(number / scale)[()],
-)
-print(
-    "reciprocal  ",
-    float_bits(number * (f32(1) / scale)),
-    " ->",
-    number * (f32(1) / scale),
-    "-> code",
-    E2M1.encode(number * (f32(1) / scale))[()],
-)
-claim("the edge is 0.75", float(f32(0.75) * scale / scale), 0.75)
+for way, quotient in (
+    ("division", number / scale),
+    ("reciprocal", number * (f32(1) / scale)),
+):
+    print(
+        f"{way:12}",
+        float_bits(quotient),
+        "->",
+        quotient,
+        "-> code",
+        E2M1.encode(quotient)[()],
+    )
+
+# %%
+scale, number = f32(0.9375), f32(0.70312494)  # the scale as it came
+one_way, other_way = number / scale, number * (f32(1) / scale)
+claim("the reciprocal's product lies on the edge, 0.75", float(other_way), 0.75)
 claim(
     "division gives code 1, the reciprocal code 2",
-    [int(E2M1.encode(number / scale)[()]), int(E2M1.encode(number * (f32(1) / scale))[()])],
+    [int(E2M1.encode(one_way)[()]), int(E2M1.encode(other_way)[()])],
     [1, 2],
 )
 
 # %% [markdown]
 """
-The number is below the edge, so its code is 1. The reciprocal was rounded up a little, the product landed exactly *on* the edge 0.75, and the tie went to code 2. One ulp became half a step.
+With the scale as it came: the number is below the edge, so its code is 1. The reciprocal was rounded up a little, the product landed exactly *on* the edge 0.75, and the tie went to code 2. One ulp became a whole step.
 
 ## Picture
+
+The same number and six float32 neighbors on each side, and the code that each gets: the true one, and the reciprocal's (drawn a hair higher, so that both can be seen).
 """
 
 # %%
-span = np.array([number], f32)
 around = [number]
 for _ in range(6):
     around = [
@@ -141,17 +143,19 @@ viz.curves(
 # %%
 guilty = np.unique(s[by_reciprocal != right])
 mantissas = sorted({float(g / 2 ** np.floor(np.log2(g))) for g in guilty})
-print(len(guilty), "scales are ever wrong; their mantissas:", mantissas)
+print(
+    len(guilty), "scales are ever wrong; divided by their power of two they are", mantissas
+)
 claim("only 30 of the scales are ever wrong", len(guilty), 30)
 claim("powers of two never are", int(sum(m == 1 for m in mantissas)), 0)
 
 # %% [markdown]
 """
-Only 30 of the 126 scales are ever wrong, and powers of two never are: MXFP4 cannot have this problem at all.
+Only 30 of the 126 scales are ever wrong, and powers of two never are, for one over a power of two is a power of two, and not rounded. MXFP4 cannot have this problem at all.
 
 ## No division needed
 
-There is a third way. Do not divide the number; multiply the *midpoints* by the scale, and compare. A midpoint needs few bits, an E4M3 scale needs few bits, and their product still fits into float32 *exactly*: nothing is rounded anywhere.
+There is a third way. Do not divide the number; multiply the *midpoints* by the scale, and compare. A midpoint needs few bits, an E4M3 scale needs few bits, and their product fits into the mantissa of a float32 *exactly*: nothing is rounded anywhere.
 """
 
 # %%
@@ -186,11 +190,13 @@ check("05.1", code_by_comparing)
 ## When does it show?
 
 Random float32 numbers practically never lie within an ulp of an edge. But models are often stored in sixteen bits (a kind called **bfloat16**: a float32 with the lower half cut off). Such numbers are
-coarse, and coarse numbers hit edges exactly. Below, two real producers of NVFP4, each with its own order of operations: one multiplies by a reciprocal, one divides. First on float32, then on the same numbers cut to bfloat16.
+coarse, and coarse numbers hit edges exactly. Below, NVFP4 as two real libraries write it, each with its own order of operations: one multiplies by a reciprocal, one divides. First on
+float32, then on the same numbers cut to bfloat16.
 """
 
 # %%
 numbers = np.random.default_rng(0).normal(size=(1024, 1024)).astype(f32)
+# keep the upper half of the bits
 cut = (numbers.view(np.uint32) & np.uint32(0xFFFF0000)).view(f32)
 
 
@@ -214,14 +220,14 @@ On float32 at most 3 codes of a million differ; on bfloat16 more than 300. A com
 ## Who is right?
 
 Nobody: each is right *about itself*. One published procedure multiplies by a rounded reciprocal, and then the division would be the bug. What matters is that the order of operations is
-written down. The library calls such a written-down producer a **profile**.
+written down. The exact procedure of one library, written down operation by operation, is called a **profile** here (`profile=` in the cell above).
 
 ## Where the emulator is not the hardware
 
-NumPy's float32 operations round as the standard for floats (IEEE) says, one at a time, and so do the fast routines of this library: they use no shortcuts that would change a bit. A graphics processor may fuse a product and a sum into one
-rounding, or flush very small numbers to zero. Where a profile's source says that it does, the profile does the same.
+NumPy's float32 operations round as the standard for floats (IEEE) says, one at a time, and so do the fast routines of this library: they use no shortcuts that would change a bit. A graphics processor may round a product and a sum
+together, once, or turn very small numbers into zero. Where a library that we follow says that it does, its profile does the same.
 
 ## What you can say now
 
-Reciprocal, ulp, tie: three small words that decide a code. Comparing with scaled midpoints is exact. Test with coarse numbers.
+Multiplying by a reciprocal is not dividing: near an edge one ulp decides the code. Comparing with scaled midpoints is exact. A profile says which order of operations is meant. Test with coarse numbers.
 """

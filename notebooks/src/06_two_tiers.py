@@ -9,7 +9,7 @@
 # %% [markdown]
 """
 Some matrices survive four bits better than others. So send every matrix in two parts: a **coarse tier** that is useful by itself, and a **fine tier**
-that repairs it. Whoever can live with the coarse one never fetches the other. This is our own design; no hardware does exactly this.
+that repairs it. Whoever can live with the coarse one never fetches the other. This is our own design; no hardware that we know of does this.
 """
 
 # %%
@@ -18,7 +18,7 @@ import numpy as np
 from vbw_np import viz
 from vbw_np.device import place
 from vbw_np.engine import Tensor, nn, no_grad
-from vbw_np.formats import fake_quantize, quantize, sqnr_db
+from vbw_np.formats import E2M1, fake_quantize, quantize, sqnr_db
 from vbw_np.formats.packed import nested_edges
 from vbw_np.teach import check, claim, hint, predict, solution
 
@@ -26,8 +26,8 @@ from vbw_np.teach import check, claim, hint, predict, solution
 """
 ## Predict
 
-The plain design: what NVFP4 leaves over, the **residual** (number minus what came back), is stored in four more bits. For free, the residual's step can be tied to the block scale. NVFP4 alone gives about 20.4 dB on normal numbers. Eight
-and a half bits: how many dB?
+The plain design: what NVFP4 leaves over, the **residual** (number minus what came back), is stored in four more bits, as evenly spaced steps. How wide is a step? A second scale would have to be stored; it costs nothing if the step is simply an
+eighth of the block scale. NVFP4 alone, at four and a half bits, gives about 20.4 dB on normal numbers. With the residual, at eight and a half: how many dB?
 """
 
 # %%
@@ -40,7 +40,7 @@ quality = {
 }
 predict(guess, round(quality["nvfp4-tied8"], 1), "dB, residual in steps of scale / 8")
 claim("NVFP4 alone: 20.4", quality["nvfp4"], 20.4, tol=0.1)
-claim("with a tied residual: 37.7", quality["nvfp4-tied8"], 37.7, tol=0.1)
+claim("with the plain residual: 37.7", quality["nvfp4-tied8"], 37.7, tol=0.1)
 claim("with the design below: 44.8", quality["nvfp4-nested"], 44.8, tol=0.1)
 
 # %% [markdown]
@@ -49,8 +49,9 @@ The plain residual gives 37.7 dB. The design below gives 44.8 with the same bits
 
 ## Nested cells
 
-The coarse code already says in *which bin* the number lies. Bins near zero are narrow (half a step), the last ones are wide. A residual with one step for all must be coarse enough for the widest bin, and wastes its bits in the
-narrow ones. So cut *each bin* into sixteen equal cells, and let the four fine bits say which cell. No second scale is needed: the bin is known.
+The coarse code already says in *which bin* the number lies. In units of the block scale, bins near zero are 0.5 wide, the one around 4 is 1.5 wide. A residual with one step for all must reach across the widest bin, and wastes its bits in the
+narrow ones. So cut *each bin* into sixteen equal cells, and let the four fine bits say which cell; what comes back is the middle of the cell. No second scale is needed: the bin is known. (The last bin ends at 6.375: in NVFP4, no number divided by its
+block scale is larger, as you saw. Negative numbers are the mirror image.)
 """
 
 # %%
@@ -64,16 +65,18 @@ claim(
     [float(width[1]), float(width[6])],
     [0.5, 1.5],
 )
+claim("it is the bin of the value", float(E2M1.decode(np.uint8(6))), 4)
 
 # %% [markdown]
 """
 ## Manipulate: plane by plane
 
-The four fine bits can be sent one at a time, the most important first. All first bits of a matrix together are its first **bit plane**. Each plane halves every cell. Change `value`, and watch it being found.
+The four fine bits can be sent one at a time, the most important first. All first bits of a matrix together are its first **bit plane**. Each plane halves the cell that is known, and with it the largest error that is possible. Change `value`, and watch it being found.
+(Try `1.37`: a single number can be lucky, and lie close to the middle of an early, wide cell.)
 """
 
 # %%
-value = 1.37
+value = 1.26
 
 row = np.zeros((1, 16), np.float32)
 row[0, 0], row[0, 1] = value, 6
@@ -93,6 +96,8 @@ claim("at 4.5 to 8.5 bits", [bits[0], bits[4]], [4.5, 8.5], tol=0.001)
 # %% [markdown]
 """
 ## Picture
+
+How near a matrix of normal numbers comes back, with none to four of the planes:
 """
 
 # %%
@@ -106,23 +111,25 @@ viz.curves(
 
 # %% [markdown]
 """
-From 20.4 dB at 4.5 bits to 44.8 at 8.5, six dB for every bit, and any prefix is usable.
+From 20.4 dB at 4.5 bits to 44.8 at 8.5, six dB for every bit: each plane halves the errors. And whoever stops early has something usable.
 
 ## Who asks
 
-Now the protocol, called **BOH** (Binary Optimization Hierarchy). A card offers its tiers to the compute unit. First a **handshake**: who sends, who receives, how many bytes, how many planes. Then the coarse tier travels over the **link**, the memory that stands for
-the wires between the two. Of the fine tier only as many planes follow as the receiver's **error budget** asks for: the largest relative error (the root of the error's power over the matrix's power) that it will accept.
+Now the protocol, called **BOH** (Binary Optimization Hierarchy). A card offers its tiers to the **compute unit**, the part of the device that multiplies. First a **handshake**: who sends, who receives, how many bytes, how many planes. Then the coarse tier travels over the **link**, the memory that stands for
+the wires between the two. Of the fine tier only as many planes follow as the receiver's **error budget** asks for: the largest relative error that it will accept (the root of the errors' power over the matrix's power; twenty dB are a relative error of a tenth).
 
-(This is the first notebook that uses the device. The first time ever, its fast routines are compiled for your processor: that takes seconds, once, and they are kept on disk.)
+Two words of code. `nn.Linear` is a **linear layer**: it multiplies the rows `x` that come in by its weight matrix `w`, as `x @ w.T` (a row of `w` for each number of the result), and may add a row to what comes out. `nn.Sequential` puts layers one behind the other. And `place` puts a model on a device, every weight matrix on a card of its own; `mode="inference"` says that the weights will not change
+(**inference** is using a model, as opposed to training it), and `no_grad` that no tape is needed.
+
+The two layers below differ in their weights: normal numbers in the first, flat (uniform) ones in the second. (This is the first notebook that uses the device. The first time ever, its fast routines are compiled for your processor: that takes seconds, once, and they are kept on disk.)
 """
 
 
 # %% slow
 def two_layers():
     model = nn.Sequential(nn.Linear(64, 128, rng=0), nn.Linear(128, 64, rng=1))
-    model[0].weight.assign(
-        np.random.default_rng(2).normal(0, 0.1, size=(128, 64))
-    )  # normal weights; the other layer's are flat
+    normal = np.random.default_rng(2).normal(0, 0.1, size=(128, 64))
+    model[0].weight.assign(normal)  # the other layer's weights are flat already
     return model
 
 
@@ -134,7 +141,7 @@ def transfer(budget):
     return device
 
 
-for budget in (0.11, 0.1, 0.05, 0.02, 0.006):
+for budget in (0.11, 0.1, 0.05, 0.02, 0.006):  # try others
     device = transfer(budget)
     asked = {name: card.planes for name, card in device.cards.items()}
     print(
@@ -153,12 +160,12 @@ claim("that is", list(device.cards["1"].parameter.shape), [64, 128])
 
 # %% [markdown]
 """
-With a budget of 0.1, the layer of normal weights is fine with 0 planes; the flat one is a hair above 0.1 and asks for 1 plane: 1,024 bytes, an eighth of a byte for each of its 64 times 128 weights.
+With a budget of 0.1, the layer of normal weights is fine with 0 planes; the flat one's error is a hair above 0.1, so it asks for 1 plane: 1,024 bytes, an eighth of a byte for each of its 64 times 128 weights.
 
 ## Exercise: find the cell
 
-`q` is a number divided by its block scale, between 0.25 and 6.375. Return `(code, cell)`: the E2M1 code of its bin, and which of the sixteen equal cells of that bin it lies in (0 is the lowest; the upper end belongs to cell 15). The bins' ends are in
-`low` and `width` above.
+`q` is a number divided by its block scale, between 0.25 and 6.375. Return `(code, cell)`: the E2M1 code of its bin, and which of the sixteen equal cells of that bin it lies in (0 is the lowest, 15 the highest). `low[code]` and `width[code]`, from the cell above, say where
+each bin begins and how wide it is. A number on the border of two cells belongs to the upper one; the very end of a bin belongs to cell 15.
 """
 
 
@@ -193,5 +200,5 @@ more. Real links also cost time per message, which we do not invent.
 
 ## What you can say now
 
-A coarse tier, a fine tier of bit planes nested in the coarse bins; a handshake; an error budget that decides how much travels.
+A coarse tier that is NVFP4, and a fine tier of bit planes nested in its bins; a handshake; an error budget that decides how much travels.
 """

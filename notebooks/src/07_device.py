@@ -8,8 +8,10 @@
 
 # %% [markdown]
 """
-So far we quantized arrays by hand. Now a whole model: the device puts every weight matrix on a card. The model does not notice: same names, same
-shapes, same code. But when a layer multiplies, the card does it, and writes down everything it did.
+So far we mostly quantized arrays by hand. Now a whole model: the device puts every weight matrix on a card. The model does not notice: same names, same
+shapes, same program. But when a layer multiplies, the card does it, and writes down everything it did.
+
+This project began with a report: somebody had trained a model with its weights on virtual cards, and printed what the cards did. Many of the words here are the report's, and its figures are rebuilt below.
 """
 
 # %%
@@ -33,10 +35,12 @@ for recipe in RECIPES.values():
 
 # %% [markdown]
 """
+Most of these you know. `seed-v6` is the report's: it chooses sixteen sizes from the weights themselves (the *quantiles*: a sixteenth of the weights lies between two of them) and adds a fine tier. The last two are for a later notebook.
+
 ## Manipulate: one product, step by step
 
 Here are three layers of 64 by 64 weights. `device.step` runs the model and hands out, one at a time, what the device did. Read the sentences for the first card.
-Then change the recipe, or run the model a second time, and see which steps disappear.
+Then change the recipe, or put `model(x)` before the loop, so that the loop shows a second run, and see which steps disappear.
 """
 
 
@@ -57,9 +61,9 @@ with no_grad():
 
 # %% [markdown]
 """
-To find scales (and split off a fine tier, if there is one) is called a **separation**. Then card and compute unit agree, the coarse tier travels, it is decoded, and the product is computed.
+To find scales (and split off a fine tier, if there is one) is called a **separation**. Then card and compute unit agree, the coarse tier travels, it is decoded, and the matrix product (`matmul`) is computed.
 
-The whole run as a picture. The times are those of *this* machine:
+Two runs as a picture. Every lane is one kind of step, every bar one step, from when to when; the long bars in the lane `compute` hold all the others. The times are those of *this* machine:
 """
 
 # %%
@@ -72,27 +76,26 @@ viz.timeline(recorder.in_order(), title="Two runs of three layers: the second do
 
 # %% [markdown]
 """
-Such a recording is called a **trace**. `device.trace("file.json")` writes it for a trace viewer in the browser.
+Such a recording is called a **trace**. `device.trace("file.json")` writes it to a file that trace viewers in a browser can open.
 
 ## Two caches
 
 Why does the second run do less? A **cache** keeps what was costly to make. Asking it is a **cache hit** if it has what you want, and a **cache miss** if not. The device has two.
 
 The **scale cache** keeps the scales of a weight while training changes the weight a little each step: new codes every step, new scales only every hundredth use (the *refresh interval*). The **decode cache** keeps the decoded weight, ready to multiply,
-for as long as the weight does not change at all.
+for as long as the weight does not change at all. In the picture their hits are the lanes `hit` and `decode hit`: the second run separates nothing and decodes nothing.
 
 ## Predict
 
-The report that started this project trained a model with 62 cards. A **batch** is the handful of examples that one training step sees; there were 20 batches. Six of the cards are never used. In every batch every active card computes once. How many computes, and how many of them found their scales in the cache?
+The report's model has 62 cards. A **batch** is the handful of examples that one training step sees; there were 20 batches. Six of the cards are never used. In every batch each of the remaining cards computes once. How many computes, and how many of them found their scales in the cache? (In the report a hit is a hit of the scale cache.)
 """
 
 # %% slow
 guess_computes, guess_hits = None, None
 
-small = Claude4(
-    Claude4Config(vocab_size=97, d_model=32, hidden=64), seed=0
-)  # the same layers, only narrower
-tokens = np.random.default_rng(0).integers(0, 97, size=(1, 12))
+# the same layers, only narrower: the counts are the same
+small = Claude4(Claude4Config(vocab_size=97, d_model=32, hidden=64), seed=0)
+tokens = np.random.default_rng(0).integers(0, 97, size=(1, 12))  # instead of a text
 device = place(small, "seed-v6")
 for batch in range(20):
     small.loss(tokens)
@@ -109,11 +112,11 @@ claim("95 % hits", 100 * statistics.hit_rate, 95)
 
 # %% [markdown]
 """
-1,120 computes, 1,064 of them hits: 95 percent, the figure of the report, to the last one. It is only a count: each of the 56 active cards missed once, at its first use.
+1,120 computes, 1,064 of them hits: 95 percent, exactly the report's figures. There is nothing mysterious about them: each of the 56 active cards missed once, at its first use.
 
 ## Exercise: count before you run
 
-`cards` cards compute once in each of `batches` batches; scales are kept for `interval` uses. Return `(computes, separations, hits)`.
+`cards` cards compute once in each of `batches` batches. A card separates at its first use, keeps the scales for `interval` uses (this one counted), and then separates again; every use without a separation is a hit. Return `(computes, separations, hits)`.
 """
 
 
@@ -126,6 +129,11 @@ def counts(cards, batches, interval):
 
 # %% check=07.1
 check("07.1", counts)
+
+# %% [markdown]
+"""
+Now let the device count: a training of twelve batches, with scales kept for five uses. (The goal of this training is silly: make all outputs small. `optim.SGD` moves every weight against its slope.)
+"""
 
 # %%
 model = three_layers()
@@ -143,18 +151,19 @@ claim(
     [36, 9, 27],
 )
 claim(
-    "nothing decoded twice could be reused while training: decode-cache hits",
+    "while weights change, no decoded one can be used again: decode-cache hits",
     real.decode_hits,
     0,
 )
 
 # %% [markdown]
 """
-With 3 cards, 12 batches and an interval of 5, the device counts 36, 9 and 27, and so should your function.
+With 3 cards, 12 batches and an interval of 5, the device counts 36, 9 and 27, and so should your function. The decode cache had 0 hits: every step changes every weight.
 
 ## Picture: a cache that is one byte too small
 
-When a cache is full, it throws out what was not used for longest. Throwing out is called **eviction**. Our three decoded weights take 16,384 bytes each. Watch four runs with room for all three, and four runs with room for one byte less.
+When a cache is full, it throws out what was not used for longest. Throwing out is called **eviction**. Our three decoded weights take 16,384 bytes each. Watch four runs with room for all three, and four runs with room for one byte less. From left to right the device asks for one weight after
+the other; M is a miss, H a hit.
 """
 
 
@@ -188,12 +197,12 @@ claim("and 10 evictions", crowded.decode_cache.evictions, 10)
 
 # %% [markdown]
 """
-9 hits of 12 become 0. Not two thirds of them: none. The weights come in a circle, and the one thrown out is always the one needed next. A cache that
+9 hits of 12 become 0. Not two thirds of them: none. The weights are asked for in a circle, and the one thrown out is always the one needed next. A cache that
 is a little too small can be worth nothing at all.
 
 ## Exercise: the smallest cache that helps
 
-Four layers now, of 32 by 32 weights, run again and again. What is the smallest `cache_bytes` with which every run after the first is all hits?
+Four layers now, of 32 by 32 weights, run again and again. Decoded weights are float32. What is the smallest `cache_bytes` with which every run after the first is all hits?
 """
 
 # %% exercise=07.2
@@ -211,7 +220,7 @@ claim("those layers are 32 by 32", list(nn.Linear(32, 32, rng=0).weight.shape), 
 """
 ## When a cache lies
 
-A cache must never answer with an old weight. So every weight has a **version number** that moves when, and only when, its values are changed the proper way; the caches compare numbers. What if somebody writes past that? With `verify=True` the device looks:
+A cache must never answer with an old weight. So every weight has a **version number** that moves when, and only when, its values are changed the proper way (by a step of training, or by `assign`); the caches compare version numbers. What if somebody writes past that? With `verify=True` the device looks at the values themselves:
 """
 
 # %%
@@ -232,7 +241,7 @@ claim("the stale weight is caught", caught, True)
 """
 ## Inside the product
 
-The part of a Blackwell that multiplies small matrices is called a **tensor core**. Ours is virtual, and multiplies codes, not numbers. Why is that exact? Multiply any two of the sixteen values, and look at what can come out.
+The part of a graphics processor that multiplies small matrices is called a **tensor core**. Ours is virtual, and multiplies codes, not numbers. Is that exact? Multiply any two of the sixteen values, and look at what can come out.
 """
 
 # %%
@@ -249,10 +258,10 @@ claim("16 is the block", FORMATS[RECIPES["nvfp4"].weight].block, 16)
 
 # %% [markdown]
 """
-19 sizes, all of them multiples of 0.25, none above 36. So the products of a block of 16 add up to a whole number of quarters no larger than 576: small integers. An integer sum has no rounding and no order. Only afterwards,
-where blocks are added in float32, does rounding begin.
+19 sizes, all of them multiples of 0.25, none above 36. So the products of a block of 16 add up to a whole number of quarters no larger than 576. Counted in quarters these are small integers, and a sum of integers is never rounded, in whatever order it is added. Only afterwards,
+where blocks are multiplied by their scales and added in float32, does rounding begin.
 
-Quantizing the weights costs something; quantizing what they are multiplied with (`compute="fp4"`, as Blackwell does) costs a little more:
+The numbers that flow through a model, and that weights are multiplied with, are called **activations**. Until now only the weights were quantized (`compute="dequant"`). For the tensor core *both* factors of a product, its **operands**, must be four-bit numbers (`compute="fp4"`). What does each cost?
 """
 
 # %% slow
@@ -280,14 +289,14 @@ claim("both operands in four bits: about 14 %", 100 * error["fp4"], 14, tol=0.5)
 
 # %% [markdown]
 """
-About 10 percent of error with weights in four bits, about 14 with both operands: the root of the sum of two squares, as for independent errors.
+About 10 percent of error with weights in four bits, about 14 with both operands. Independent errors add like the sides of a right triangle: ten and ten make the root of two hundred.
 
 ## Where the emulator is not the hardware
 
-A real Blackwell has no cards with one matrix each, no handshake, no scale cache; these are the words of the report that this project rebuilds. The formats, the codes and the block sums are the hardware's. In which order real tensor cores add their blocks is not published;
-here it is fixed and written down. And the timeline shows *this* processor's time.
+A real Blackwell has no cards with one matrix each, no handshake, no scale cache; these are the report's. The formats, the codes and the block sums are the hardware's. In which order real tensor cores add their blocks is not published;
+here it is fixed and written down. And the picture of the trace shows *this* processor's time.
 
 ## What you can say now
 
-Recipe, separation, two caches, hit, miss, eviction, version; counts that you can predict to the last one; integer sums inside a block.
+What a card does for one product, and which steps its two caches save; counts that you can predict to the last one; why a cache needs version numbers; and that sums inside a block are exact.
 """

@@ -8,8 +8,8 @@
 
 # %% [markdown]
 """
-A model of text reads **tokens**: pieces of text (words or bytes), each with a number. Every token is turned into a row of numbers, and the layers work on these rows. Three kinds of layers
-make up the model of our speed test, and each treats rounding differently.
+A model of text reads **tokens**: pieces of text (words or bytes), each with a number. Every token is turned into a row of numbers (looked up in a table, whose entries are weights), and the layers work on these rows. Three kinds of layers
+make up Claude4, and each of them takes rounding differently.
 """
 
 # %%
@@ -28,9 +28,16 @@ f32 = np.float32
 """
 ## Attention in one picture
 
-**Attention** lets each token look at others. It computes a score for every pair, and turns each row of scores into shares that add up to one; that step is called **softmax** (raise *e* to each score, divide by the sum). The token then takes the mix of the others' rows, in these shares.
+**Attention** lets each token look at others. It computes a score for every pair of tokens (a product of two rows, made from the tokens' rows by weight matrices), and turns each row of scores into shares that add up to one; that step is called **softmax** (raise *e* to each score, divide by the sum).
+The token then takes the mix of the others' rows, in these shares.
 
-A model that predicts the next token must not see it. The **causal mask** sets the scores of later tokens to minus infinity *before* the softmax. Change the seed; switch `causal` off.
+A model that predicts the next token must not see it. The **causal mask** sets the scores of later tokens to minus infinity *before* the softmax: *e* to the minus infinity is nought, so they get no share.
+
+In the picture every row is a token, and says in which shares it takes from the columns; the upper right is empty, because it lies in the future. Weights and rows are random, for only the mechanism counts here. (`TriVeinAttention` is Claude4's attention layer.)
+
+## Manipulate
+
+Change the seed; switch `causal` off; write another sentence. Where do the shares go?
 """
 
 # %%
@@ -55,7 +62,7 @@ viz.heat_map(
 """
 ## Exercise: mask, then share
 
-Given a square array of `scores`, return the shares with the causal mask: row `i` may use columns up to `i`. Each row must add up to one.
+Given a square array of `scores`, return the array of shares with the causal mask: row `i` may use the columns up to and with `i`. Each row must add up to one.
 """
 
 
@@ -73,27 +80,28 @@ check("09.1", causal_shares)
 """
 ## Predict
 
-The four matrices of this attention go on cards with NVFP4, whose weights come back with about a tenth of error. By how much do the *shares* move, on average, in percent of a whole?
+The four weight matrices of this attention go on cards with NVFP4, from which weights come back with an error of about a tenth. By how much do the *shares* move, on average, in percent of a whole?
 """
 
 # %%
 guess = None
 
 device = place(nn.Sequential(layer), "nvfp4", mode="inference")
+claim("four matrices", len(device.cards), 4)
 with no_grad():
     _, rounded_shares = layer(rows)
-device.release()
+device.release()  # takes the layer off its cards again
 moved = 100 * np.abs(rounded_shares.data[0, 0] - shares).mean()
 predict(guess, round(float(moved), 2), "percent")
 claim("less than 5 % of a whole", moved, at_most=5)
 
 # %% [markdown]
 """
-The shares move by less than 5 percent of a whole on average: attention adds up many products, and independent errors average out. But there is a trap.
+The shares move by less than 5 percent of a whole on average: a score adds up many products, and independent errors average out. But there is a trap.
 
 ## A scale that tells the future
 
-If the *rows* are quantized as well, how many of them share a tensor scale? If all of them do, then one later token, a loud one, changes the scale of everybody before it. The mask is intact, and still the future leaks.
+If the *rows* are quantized as well, how many of them share a tensor scale? If all of them do, then one later token with large numbers, a loud one, changes the scale of everybody before it. The mask is intact, and still the future leaks.
 """
 
 # %%
@@ -114,7 +122,7 @@ claim("one scale a row: 0", leaks["nvfp4-row-scaled"], 0)
 
 # %% [markdown]
 """
-With one scale for the tensor all 7 earlier tokens change; with one scale a row, 0 do. That is why the device gives every token row a scale of its own. Here is the proof for a whole model, both operands in four bits: change the last token, and compare bit for bit.
+With one scale for the tensor all 7 earlier tokens change; with one scale a row, 0 do. That is why the device gives the row of every token a scale of its own. Here is the check for a whole model, both operands of its products in four bits: change the last token, and compare bit for bit.
 """
 
 # %% slow
@@ -138,8 +146,8 @@ claim("and the changed one did", bool((before[:, -1] != after[:, -1]).any()), Tr
 """
 ## Experts
 
-An **expert** is a small network; a layer has several. A **gate** looks at the token and gives each expert a score. Many models run only the expert with the best score. There, rounding is not averaged: the best score wins, and if two are close, a tiny error changes
-*which network runs*. Random gates, random tokens, gate weights in NVFP4. For how many tokens does the winner change?
+An **expert** is a small network; a layer has several. A **gate** (a small weight matrix) looks at the token and gives each expert a score. Many models run only the expert with the best score. There, errors do not average out: the best score wins, and if two are close, a tiny error changes
+*which network runs*. Below are random tokens and random gates, whose weights are stored in NVFP4. For how many tokens does the winner change?
 """
 
 
@@ -169,6 +177,11 @@ claim(
     tol=0.15,
 )
 
+# %% [markdown]
+"""
+Which tokens are these? Sort them by the distance between their two best scores, and ask in each group how many change. Each bar is a group, from the closest races at the left to the clearest at the right.
+"""
+
 # %%
 changed, margin = winners_change(8)
 bins = np.array([0, 0.5, 1, 2, 4, 8, 100])
@@ -184,13 +197,21 @@ viz.bars(
     title="The closer the two best scores, the more often the winner changes (x: their distance)",
 )
 
+# %%
+claim(
+    "in the clearest races hardly any winner changes",
+    100 * changed[margin >= 8].mean(),
+    at_most=1,
+)
+claim("in the closest at least 30 %", 100 * changed[margin < 0.5].mean(), at_least=30)
+
 # %% [markdown]
 """
-With 4, 8 and 64 experts, the winner changes for about 5.5, 7.4 and 12 percent of the tokens, and nearly always where two scores were close. The cure costs next to nothing: a gate is a tiny matrix. Keep it in full precision.
+With 4, 8 and 64 experts, the winner changes for about 5.5, 7.4 and 12 percent of the tokens, and nearly always where two scores were close. The cure costs next to nothing: a gate is a tiny matrix. Keep it in **full precision**, that is, in float32.
 
 ## Exercise: count the flips
 
-Given two arrays of scores (tokens by experts), return the share of tokens (between nought and one) whose best expert differs.
+Given two arrays of scores, with a row for each token and a column for each expert, return the share of tokens (between nought and one) whose best expert differs.
 """
 
 
@@ -203,6 +224,11 @@ def flipped(scores, rounded):
 
 # %% check=09.2
 check("09.2", flipped)
+
+# %% [markdown]
+"""
+A recipe can say which layers it leaves alone: `keep` holds patterns for their names.
+"""
 
 # %%
 import dataclasses
@@ -225,8 +251,10 @@ The experts of our own model are of the gentle kind: *all* of them run, and the 
 
 ## Reflection: attention read as a graph
 
-The third layer, called **reflection**, does something unusual: it reads the shares as roads between tokens. A large share is a short road (the length is minus its logarithm). It finds the shortest paths, and which tokens hang together through shares above a tenth. What it feeds back into the rows
-depends on *choices*: which tokens are near. Choices can flip, like winners.
+The third layer, called **reflection**, does something unusual: it reads the shares as one-way roads between tokens. A large share is a short road (its length is minus the logarithm of the share, so that lengths add along a path where shares multiply). It finds the shortest paths, and which tokens hang together through
+shares above a tenth. What it feeds back into the rows depends on *choices*: which tokens are near. Choices can flip, like winners.
+
+The picture shows the length of the shortest path from each row's token to each column's; light is near. (The share that a token takes from itself is a road as well, so the diagonal is not zero.) The line above it says for every token how many tokens hang together with it, itself included.
 """
 
 # %%
@@ -252,10 +280,12 @@ claim(
     at_most=1e-6,
 )
 shorter = 100 * (distances < direct - 1e-6).mean()
-claim("and for at least 10 % of the pairs a detour is shorter", shorter, at_least=10)
+claim("and for at least 40 % of the pairs a detour is shorter", shorter, at_least=40)
 
 # %% [markdown]
 """
+For at least 40 percent of the pairs a detour is shorter than the direct road.
+
 Now sixty-four sentences instead of one. Put the attention on cards with NVFP4, and ask for the 5 nearest tokens of every token, before and after.
 """
 
@@ -287,12 +317,12 @@ claim("8 % of the nearest tokens are others", 100 * (1 - kept), 8, tol=1)
 
 # %% [markdown]
 """
-For at least 10 percent of the pairs a detour is shorter than the direct road. And though the shares moved by only 2 percent of a whole, 8 percent of the 5 nearest tokens are others: reflection is more like a gate than like a sum.
+The shares moved by only 2 percent of a whole, and yet 8 percent of the 5 nearest tokens are others: reflection is more like a gate than like a sum.
 
 ## Where the emulator is not the hardware
 
-Softmax, masks and graph searches run in float32 here, as they do on real processors: hardware multiplies four-bit numbers, it does not take logarithms of them. The tri-vein attention and the reflection are this project's model, not a published standard; their numbers in four bits
-say nothing about other models.
+Softmax, masks and graph searches run in float32 here, as they do on real processors: hardware multiplies four-bit numbers, it does not take logarithms of them. Claude4's attention and its reflection are this project's, not a published standard; what four bits do to them
+says nothing about other models.
 
 ## What you can say now
 

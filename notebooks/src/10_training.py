@@ -10,7 +10,9 @@
 """
 Everything is ready. This notebook trains a small model on real text, several times, from the same start and on the same data, and changes nothing but the recipe.
 
-The number to be made small is called the **loss**. Here it is the **cross-entropy**: minus the logarithm of the probability that the model gave to the byte that really came next, on average. A model that knows nothing gives each of the 256 bytes the same probability; its loss is the logarithm of 256, which is 5.545.
+The model gives every byte a probability of coming next. The number to be made small is called the **loss**; here it is the **cross-entropy**: minus the (natural) logarithm of the probability that the model gave to the byte that really came next, on average. Whoever is sure and right pays nothing; whoever is sure and wrong pays
+a lot. A model that knows nothing gives each of the 256 bytes the same probability; its loss is the logarithm of 256, which is 5.545.
+
 What decides how far each step goes is the **learning rate**; what turns gradients into steps is the **optimizer** (the one here is Adam, which adapts the step of every weight to the usual size of its gradient).
 """
 
@@ -30,13 +32,17 @@ from vbw_np.formats import FORMATS, fake_quantize, sqnr_db
 from vbw_np.formats.hadamard import hadamard_rotate
 from vbw_np.teach import check, claim, hint, predict, solution
 
-STEPS = {"1": 30, "2": 4}.get(os.environ.get("VBW_FAST", ""), 150)  # tests train shorter
+# 150 steps; the project's own tests train shorter
+STEPS = {"1": 30, "2": 4}.get(os.environ.get("VBW_FAST", ""), 150)
 claim("bytes have 256 values", 1 << 8, 256)
 claim("knowing nothing costs 5.545", np.log(256), 5.545, tol=0.0005)
 
 # %% [markdown]
 """
 The text is a part of Python's own standard library, which every reader has. The model looks at eight bytes and predicts the ninth.
+
+It has four matrices. The first is a table with a row of weights for each byte (`nn.Embedding`); the rows of the eight bytes are laid side by side. Two linear layers follow, each with the smooth step `tanh` behind it; what the second makes is added to what it got. The last linear layer, called the **output head**, gives a score for each byte, and softmax makes probabilities
+of the scores (`F.cross_entropy` does this, and takes the logarithm). A tenth of the text is held back: training never sees it, and an *examination* at the end measures the loss there.
 """
 
 # %%
@@ -44,7 +50,7 @@ text = load_stream(Path(asyncio.__file__).parent, tokenizer="byte", cache=False)
 ids = text.ids.astype(np.int64)
 print(f"{len(ids):,} bytes, for example {text.decode(ids[1000:1060])!r}")
 CONTEXT = 8
-held_out = int(0.9 * len(ids))  # the last tenth is only for the examination
+held_out = int(0.9 * len(ids))  # from here on it is only for the examination
 
 
 class NextByte(nn.Module):
@@ -69,11 +75,11 @@ def windows(rng, count, low, high):
 examination = windows(np.random.default_rng(99), 2048, held_out, len(ids))
 
 
-def train(recipe, steps=STEPS, **options):
-    model = NextByte()
+def train(recipe, steps=STEPS, seed=0, **options):
+    model = NextByte(seed)
     device = place(model, recipe, **options)
     optimizer = optim.Adam(model.parameters(), lr=2e-3)
-    rng, losses = np.random.default_rng(0), []
+    rng, losses = np.random.default_rng(seed), []
     for _ in range(steps):
         optimizer.zero_grad()
         loss = model.loss(windows(rng, 128, 0, held_out))
@@ -89,7 +95,8 @@ def train(recipe, steps=STEPS, **options):
 """
 ## Predict
 
-Three recipes to begin with: float32; NVFP4 weights with the straight-through estimator; and the recipe of the original report, whose gradient reaches one weight a row. Float32 comes to a loss near two and a half. How much *more* will NVFP4's loss be? Guess a number before you run. (This cell trains three models.)
+Three recipes to begin with: float32; NVFP4 weights with the straight-through estimator; and the recipe of the original report, whose gradient reaches one weight a row. In the examination float32 comes to a loss near two and a half. How much *more* will NVFP4's loss be? Guess a number before you run. (This cell trains three models, which takes
+a few seconds.)
 """
 
 # %% slow
@@ -121,19 +128,22 @@ if STEPS >= 30:
 
 # %% [markdown]
 """
-Four-bit weights cost at most 0.1, and often far less. Feeding the gradient to one weight a row costs at least 0.8. It was never the four bits that kept the original from learning.
+Four-bit weights cost at most 0.1, and here far less. Handing the gradient to one weight a row costs at least 0.8. It was never the four bits that kept the original from learning.
 
 ## All three products
 
-A linear layer multiplies three times for each step: forward (rows by weights), backward to its input (gradient by weights), and backward to its weights (gradient by rows). So far only the weights were in four bits. To use the fast hardware, *all operands* must be. The published recipe for that adds three things:
+A linear layer multiplies three times for each step: forward (activations by weights), back to its input (gradient by weights), and back to its weights (gradient by activations). So far only the weights were in four bits. To use the tensor cores, *all operands* must be. The published recipe for that ([NVIDIA's, arXiv 2509.25149](https://arxiv.org/abs/2509.25149)) adds three things:
 
-- stochastic rounding on gradients, so that the average is right (notebook before last);
+- stochastic rounding of gradients, so that the average is right;
 - one scale for each *square* of 16 by 16 weights;
 - a rotation of the operands of the third product.
 
+The first you know. The other two come now.
+
 ## Why squares
 
-Forward needs blocks along the rows, backward along the columns. The same weight, quantized along two directions, gives two *different* matrices: then the gradient belongs to another model than the one that ran.
+Inside a block the tensor core adds up products of codes before any scale is applied. So a block must lie along the direction in which the product sums. Forward that is along the rows of the weight matrix, on the way back along its columns. But the same weight, quantized along two directions, gives two *different* matrices: then the
+gradient belongs to another model than the one that ran. A square is the same from both sides.
 """
 
 # %%
@@ -155,7 +165,7 @@ claim("the square's side", FORMATS[RECIPES["nvfp4-train"].weight].block_rows, 16
 
 # %% [markdown]
 """
-In NVFP4, 77 percent of the weights differ between the two directions. In MXFP4, 8 percent: two powers of two are often the same one. With squares of 16 by 16, 0 percent.
+In NVFP4, 77 percent of the weights differ between the two directions. In MXFP4 only 8 percent: its scales are powers of two, and those of the two directions are mostly the same one. With squares of 16 by 16, 0 percent.
 
 ## Exercise: measure it yourself
 
@@ -177,7 +187,10 @@ check("10.1", differing_share)
 """
 ## Why a rotation
 
-Gradients can have outliers. A **Hadamard rotation** replaces sixteen numbers by sixteen sums and differences of all of them: an outlier is spread evenly. Both operands are rotated in the same way, and in the product the rotation cancels. Does it make numbers *nearer*? Look before you believe:
+Gradients can have outliers. A **Hadamard rotation** replaces sixteen numbers by sixteen sums and differences of all of them (with one overall factor, so that their power stays the same): an outlier is spread evenly. Both operands are rotated in the same way, and in the product the rotation cancels. With two numbers instead of sixteen
+you can see it: `(a + b) * (c + d) + (a - b) * (c - d)` is `2 * (a * c + b * d)`, the product that was wanted, but for a factor.
+
+Does it make what comes back *nearer*? Below, numbers are quantized as they are, and after a rotation. Look before you believe:
 """
 
 # %%
@@ -211,8 +224,12 @@ claim(
 
 # %% [markdown]
 """
-A popular claim says that rotations improve FP4. For the nearness of the numbers in NVFP4 that is false: 0 dB on normal numbers, and with such outliers it *loses* at least 1 dB, for small blocks already confine an outlier. The published recipe uses it for one product only, and reports that long trainings then end with a lower loss. That is another quantity than nearness, and a minute of training cannot show it.
-Here is the full recipe, run for real:
+A popular claim says that rotations improve FP4. For the nearness of the numbers in NVFP4 that is false: 0 dB on normal numbers, and with such outliers it *loses* at least 1 dB: a small block already keeps an outlier to itself, and the rotation spreads it over numbers that it had not harmed. The published recipe uses the rotation for one product only, and reports
+that long trainings then end with a lower loss. That is another quantity than nearness, and a minute of training cannot show it.
+
+## Picture: five trainings
+
+Here is the whole recipe, run for real, in NVFP4 and in MXFP4. The curves show the loss on the text that is being learned, step by step; four of the five lie nearly on top of each other.
 """
 
 # %% slow
@@ -247,13 +264,32 @@ if STEPS >= 30:
 """
 With all products in four bits the loss is at most 0.15 above float32 for this small model and this short run. No more than that is shown: differences between the recipes that appear after weeks of training cannot appear in a minute.
 
-For the real thing, a whole causal Claude4 on real text, use `vbw train` (see `vbw train --help`).
+## Manipulate: a recipe of your own
+
+A recipe is a record; `dataclasses.replace` makes a new one from an old one. This one keeps the output head in full precision, as the published recipe does. Try others: `keep=("*",)` keeps every layer, and is float32 under another name; `gradient_rule="row-max"` is the original's mistake.
+"""
+
+# %% slow
+mine = dataclasses.replace(RECIPES["nvfp4-train"], name="mine", keep=("head",))
+
+losses, exam, device = train(mine, refresh_interval=1)
+print(
+    "cards in float32:",
+    [name for name, card in device.cards.items() if card.format is None],
+)
+print(
+    f"examination {exam:.3f}; float32 {exams['float32']:.3f}, all products NVFP4 {runs['all products NVFP4'][1]:.3f}"
+)
+
+# %% [markdown]
+"""
+A single short training says little about small differences: train again with another `seed=`, and they may turn round. For the real thing, a whole causal Claude4 on real text, and for comparing recipes over several seeds, there are the commands `vbw train` and `vbw compare` (each explains itself with `--help`).
 
 ## Where the emulator is not the hardware
 
-The arithmetic of the products is the hardware's up to the order in which blocks are added. The published recipe was run on models many thousand times larger, with a few layers kept in sixteen bits; it reports losses within one to two percent of eight-bit training. That is their measurement, not ours, and a small model cannot confirm it.
+The arithmetic of the products is the hardware's, up to the order in which blocks are added. The published recipe was run on models many thousand times larger, with a few layers kept in sixteen bits; its authors report losses within one to two percent of eight-bit training. That is their measurement, not ours, and a small model cannot confirm it.
 
 ## What you can say now
 
-Loss, cross-entropy, optimizer; three products a layer; squares, stochastic rounding, rotation, and which of them does what.
+What a loss of so-and-so much means; that a layer has three products; what squares, stochastic rounding and rotation are each for; and that four-bit products cost this small model little, and a wrong gradient a lot.
 """

@@ -8,7 +8,12 @@
 
 # %% [markdown]
 """
-Nearly every exhibit here happened in a real project and was reported in public; where we could read the report again, there is a link. Each is rebuilt in a few lines of our own code, with the smallest input that we know to expose it. None of them crashes, and most give plausible numbers. That is what makes them worth a museum.
+Nearly every exhibit here happened in a real project (torchao, MLX, JAX and the like are libraries) and was reported in public; where we could read the report again, there is a link. Each is rebuilt in a few lines of our own, with the smallest input that we know to expose it. None of them crashes, and most give plausible numbers. That is what makes them
+worth a museum.
+
+## Manipulate
+
+Every exhibit computes the right result and the wrong one, and claims that they differ. Change an exhibit's input until they agree: its cell then stops with "claim does not hold". So easily a bug hides.
 """
 
 # %%
@@ -32,14 +37,14 @@ from vbw_np.formats.diagnose import diagnose
 from vbw_np.teach import byte_bits, check, claim, float_bits, hint, predict, solution
 
 f32 = np.float32
-visitors = []
+visitors = {}
 
 
 def exhibit(name, right, wrong):
     """Right and wrong must differ on the exhibit's input: that is what exposing means."""
     right, wrong = np.asarray(right, np.float64), np.asarray(wrong, np.float64)
     exposed = not np.array_equal(right, wrong, equal_nan=True)
-    visitors.append((name, exposed))
+    visitors[name] = exposed
     print(f"{name}\n  right: {right.ravel()[:8]}\n  wrong: {wrong.ravel()[:8]}")
     claim(f"exposed: {name}", exposed, True)
 
@@ -58,7 +63,7 @@ guess = None  # "random", "zeros" or "four chosen"
 """
 ## Exhibit one: the nibbles
 
-Written low first, read high first (reported in torchao; read split in halves as pairs: a loader of GGUF, a file format for models). Smallest input: two different codes. The library can diagnose it from the bytes.
+Written low first, read high first (reported in torchao). A cousin: codes that a file keeps in two halves of a block are read as neighbors ([a loader of GGUF, a file format for models](https://github.com/kekzl/imp/pull/567), which then wrote fluent nonsense). Smallest input: two different codes. This library can name the bug from the bytes alone.
 """
 
 # %%
@@ -80,7 +85,7 @@ claim("the library names it", found.findings[0].name, "nibble order")
 """
 ## Exhibit two: a block of 32 where 16 was meant
 
-The scales were computed over blocks of 32, and then used for blocks of 16 ([found and mended in MLX](https://github.com/ml-explore/mlx/pull/3934)). Invisible if both halves have the same amax. Smallest input: two halves with different ones.
+The scales were computed over blocks of 32, and then used for blocks of 16 ([found and mended in MLX](https://github.com/ml-explore/mlx/pull/3934)). Invisible if both halves have the same amax. Smallest input: two halves whose amax differs.
 """
 
 
@@ -100,7 +105,7 @@ exhibit("scale over 32 instead of 16", scaled_by(x, 16)[[0, 16]], scaled_by(x, 3
 """
 ## Exhibit three: the forgotten tensor scale
 
-E4M3 ends at 448, codes end at 6; what exceeds their product, 2688, is cut off (reported in an inference engine). Ordinary weights never get there; some activations do.
+E4M3 ends at 448, codes end at 6; without a tensor scale, what exceeds their product, 2688, is cut off (reported in a program that runs models). Ordinary weights never get there; some activations do.
 """
 
 # %%
@@ -117,7 +122,7 @@ claim("parts of the product", [E2M1.max, E4M3.max], [6, 448])
 """
 ## Exhibit four: the tensor scale upside down
 
-Some file formats store the multiplier (amax over 2688), some its reciprocal, under names that look alike ([reported in a loader](https://github.com/modular/modular/issues/6600), among others). Wrong by an astronomical factor, unless amax happens to be 2688. Smallest input: anything else.
+Some file formats store the multiplier (amax over 2688), some its reciprocal, under names that look alike ([reported in a loader](https://github.com/modular/modular/issues/6600), among others). What comes back is then wrong by a huge factor, unless the amax happens to be 2688. Smallest input: anything else.
 """
 
 # %%
@@ -131,7 +136,7 @@ exhibit(
 """
 ## Exhibit five: the reciprocal block scale
 
-You know this one: multiplied by one over the scale where the procedure divides. One ulp, one code.
+You know this one: multiplied by one over the scale where the procedure divides. Smallest input: a number one ulp below an edge.
 """
 
 # %%
@@ -147,7 +152,7 @@ exhibit(
 """
 ## Exhibit six: ties
 
-Half away from zero where the procedure says to even ([one vendor's software path against its own hardware](https://github.com/ROCm/aiter/pull/3992)). Random float32 inputs never lie on a tie. Smallest input: a quarter.
+Ties go away from zero where the procedure says to even ([one maker's software against its own hardware](https://github.com/ROCm/aiter/pull/3992)). Random float32 inputs practically never lie on a tie. Smallest input: a quarter.
 """
 
 # %%
@@ -161,7 +166,7 @@ exhibit(
 """
 ## Exhibit seven: all zeros
 
-An all-zero matrix has amax nought; nought divided by nought is "not a number", and one such scale poisons the output. Two well-known libraries wrote that at the versions we know. Their profiles reproduce it.
+An all-zero matrix has amax nought; nought divided by nought is "not a number", and one such scale poisons the output. Two well-known libraries wrote that at the versions we know, and their profiles here do the same (`nan` below is "not a number").
 """
 
 # %%
@@ -193,7 +198,7 @@ exhibit(
 """
 ## Exhibit nine: the stale cache
 
-A weight is changed in place, the decoded copy is not. (This one we know from caches of every kind.) The smallest input is one weight.
+A weight is changed in place, the decoded copy is not. (This one we know from caches of every kind.) Smallest input: one weight that changes.
 """
 
 # %%
@@ -212,7 +217,7 @@ exhibit("stale cache", fresh, stale)
 """
 ## Exhibit ten: the test that compared 0 with 0
 
-A test for a quantized product used zero matrices ([in JAX](https://github.com/jax-ml/jax/pull/30467): the scale was applied wrongly, everything became zero, and the test compared zeros). Here is the same mistake and the same test.
+A test compared a quantized product with the product of the decoded matrices. The scale was applied wrongly, nearly everything had become zero, and so the test compared zeros with zeros and was content ([in JAX](https://github.com/jax-ml/jax/pull/30467)). Here is a smaller bug of this kind, a product that is wrong by a factor of two, and a test on zeros.
 """
 
 
@@ -232,30 +237,25 @@ exhibit("a test on zeros", product(one, one), product(one, one, scale_twice=True
 
 # %% [markdown]
 """
-## The answer
+## The answer, as a picture
 
-Count, for the encoder bugs of this museum, which kind of test notices.
+Four broken quantizers and a right one, against three tests. Each cell of the picture says whether the test's input makes a difference: 1 for noticed. The first column must stay 0, for nothing is wrong there.
 """
 
 
 # %%
-def half_away(x):
-    return scaled_by_ties(x, "away")
-
-
-def scaled_by_ties(x, ties="even", span=16, reciprocal=False):
+def scaled_by_ties(x, ties="even", span=16):
     rows = np.asarray(x, f32).reshape(-1, span)
     s = np.abs(rows).max(axis=1, keepdims=True) / f32(6)
     s = np.where(s == 0, f32(1), s)
-    q = rows * (f32(1) / s) if reciprocal else rows / s
-    return (E2M1.decode(E2M1.encode(q, ties)) * s).ravel()
+    return (E2M1.decode(E2M1.encode(rows / s, ties)) * s).ravel()
 
 
 bugs = {
     "nothing wrong": lambda x: scaled_by_ties(x),
     "block of 32": lambda x: scaled_by_ties(x, span=32),
-    "ties away": half_away,
-    "codes cut, not rounded": lambda x: np.trunc(np.asarray(x, f32)),
+    "ties away": lambda x: scaled_by_ties(x, "away"),
+    "fractions cut off": lambda x: np.trunc(np.asarray(x, f32)),
     "sign lost": lambda x: np.abs(scaled_by_ties(x)),
 }
 pair = np.zeros(32, f32)
@@ -291,14 +291,19 @@ claim(
     [3, 0, 4],
 )
 claim("bugs on trial", len(bugs) - 1, 4)
+claim(
+    "marks of the picture",
+    sorted({v for row in noticed.values() for v in row.values()}),
+    [0, 1],
+)
 
 # %% [markdown]
 """
-A thousand random numbers notice 3 of 4 bugs (they never hit a tie), zeros notice 0, and a handful of *chosen* numbers all 4. A good test is not large. It knows where the edges are.
+A thousand random numbers notice 3 of 4 bugs (they never hit a tie), zeros notice 0, and four *chosen* numbers all 4. A good test is not large. It knows where the edges are.
 
 ## Exercise: expose it
 
-`scaled_by(x, 32)` is exhibit two. Return an input of thirty-two numbers for which it differs from `scaled_by(x, 16)`. There are many; the check runs yours. (No zeros-only halves: every half needs a number that is not zero.)
+`scaled_by(x, 32)` is exhibit two. Return an array of thirty-two numbers for which it differs from `scaled_by(x, 16)`. There are many; the check runs yours. (Each half needs a number that is not zero.)
 """
 
 
@@ -316,7 +321,8 @@ check("12.1", exposing_input)
 """
 ## Exercise: write the test that was missing
 
-`encode` is somebody's E2M1 encoder: a function from one number to a code. Return `True` if it is right on everything that matters, else `False`. It will be called with a right encoder and with several broken ones (ties, sign, saturation, small numbers).
+`encode` is somebody's E2M1 encoder, as you wrote one yourself: a function from one number to a code, with ties to even. Write a test for it: try it on numbers whose codes you know, and return `True` if all are right, else `False`. Your test will be called with a right encoder, which it must pass, and with several broken ones, which it
+must not: they go wrong on ties, signs, saturation or small numbers.
 """
 
 
@@ -333,7 +339,7 @@ check("12.2", good_test)
 # %%
 claim(
     "10 exhibits, every one of them exposed",
-    [len(visitors), sum(exposed for _, exposed in visitors)],
+    [len(visitors), sum(visitors.values())],
     [10, 10],
 )
 
@@ -345,5 +351,5 @@ These are bugs of software, and bugs of software move: each was in some version,
 
 ## What you can say now
 
-All 10 exhibits are exposed by an input that you could type. You have gone from one bit to a model that learns in four of them, and you know where it can go wrong.
+All 10 exhibits are exposed by an input that you could type. You have gone from one bit to a model that learns in four of them, and you know where it can go wrong, and how to look.
 """

@@ -320,7 +320,7 @@ _add(
     describe=_say_amax,
     hints=(
         "mantissa, exponent = math.frexp(amax) gives amax = mantissa * 2**exponent with mantissa in [0.5, 1).",
-        "So floor(log2(amax)) is exponent - 1. The largest power of two among the codes is 4 = 2**2: subtract 2.",
+        "So floor(log2(amax)) is exponent - 1. The largest power of two among the values is 4 = 2**2: subtract 2.",
     ),
     solution="""
 import math
@@ -582,7 +582,7 @@ _add(
     expected=lambda x, u, k: np.floor(x + (u + 0.5) / 2**k),
     hints=(
         "u / 2**k takes the values 0, 1/4, 2/4, 3/4 for k = 2: their mean is below one half.",
-        "Shift each by half a face: (u + 0.5) / 2**k.",
+        "Move each up by half the distance between two faces: (u + 0.5) / 2**k.",
     ),
     solution="return np.floor(x + (u + 0.5) / 2**k)",
     wrong="return np.floor(x + u / 2**k)",
