@@ -195,8 +195,7 @@ def heat_map(
     shown = min(12, values.shape[1])
     table = tuple((rows[r], *(format(v, form) for v in values[r, :shown])) for r in range(min(16, values.shape[0])))
     small = values.size <= 256
-    wide = WIDTH if values.shape[1] <= 10 else 7.5
-    cell = (wide - 0.4 - 0.075 * max(map(len, rows))) / values.shape[1]  # inches
+    cell = (WIDTH - 0.4 - 0.075 * max(map(len, rows))) / values.shape[1]  # inches
     across = [folded(name, int(cell / 0.085)) for name in columns]
     slanted = max(len(line) for name in across for line in name.split("\n")) * 0.085 > cell
     below = 0.07 * max(map(len, columns)) if slanted else 0.18 * max(name.count("\n") + 1 for name in across)
@@ -240,5 +239,5 @@ def heat_map(
         ("row", *columns[:shown]),
         table,
         draw,
-        (wide, min(5.5, 0.5 + below + 0.34 * values.shape[0])),
+        (WIDTH, min(5.5, 0.5 + below + 0.34 * values.shape[0])),
     )

@@ -238,6 +238,7 @@ def tape(function: Callable[..., Any], **leaves: Any) -> Picture:
                 "",
                 xy=(x1, y1),
                 xytext=(x0, y0),
+                zorder=1,
                 arrowprops={
                     "arrowstyle": "-|>",
                     "color": "#444444",
@@ -344,7 +345,7 @@ def access_map(accesses: Sequence[tuple[str, bool]], title: str = "Cache: hit or
         ("who", "asked", "hits", "sequence"),
         rows,
         draw,
-        (WIDTH if len(accesses) <= 24 else 7.5, 0.7 + 0.38 * len(names)),
+        (WIDTH, 0.7 + 0.38 * len(names)),
     )
 
 
@@ -369,7 +370,7 @@ def timeline(events: Sequence[Any], title: str = "What the device did") -> Pictu
     def draw(figure: Any) -> None:
         axes = figure.subplots()
         for n, kind in enumerate(kinds):
-            hair = 0.004 * whole  # so that the shortest can be seen
+            hair = 0.006 * whole  # so that the shortest can be seen
             spans = [
                 (1e-6 * (e.start - begin), max(1e-6 * (e.end - e.start), hair)) for e in events if e.kind == kind
             ]
