@@ -35,13 +35,15 @@ _FRAME = """<!DOCTYPE html><meta charset="utf-8"><link rel="icon" href="data:,">
 const f = document.getElementById("f");
 f.onload = () => {{
   const d = f.contentDocument, images = [...d.images], height = d.documentElement.scrollHeight;
-  for (const fold of d.querySelectorAll("details")) fold.open = true;
+  const folds = [...d.querySelectorAll("details")];
+  for (const fold of folds) fold.open = true;
   const wide = [...d.body.querySelectorAll("*")].filter(e => e.getBoundingClientRect().right > {width} + 1
     && !e.closest(".scroll, .out, pre, .code")).map(e => e.tagName).slice(0, 5);
   document.getElementById("r").textContent = JSON.stringify({{
     height, width: d.documentElement.scrollWidth, images: images.length,
     broken: images.filter(i => !i.complete || i.naturalWidth === 0).length,
     undescribed: images.filter(i => !i.alt).length, wide }});
+  for (const fold of folds) fold.open = false;
 }};
 </script>"""
 

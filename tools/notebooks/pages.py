@@ -158,6 +158,11 @@ def _code(highlighted: str) -> str:
     return f'<div class="code">{highlighted}</div>'
 
 
+def _with_code(text: str) -> str:
+    """A line of text; what stands in backquotes is code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
+
+
 def _lines(text: str) -> str:
     """What was printed; a line too long for the page goes on, indented, in the next."""
     return "<pre>" + "".join(f"<span>{html.escape(line)}</span>" for line in text.splitlines()) + "</pre>"
@@ -178,7 +183,7 @@ def code_cell(cell: Cell) -> str:
     name = cell.exercise
     if name is None:
         return "".join(parts)
-    hints = "".join(f"<li>{html.escape(h)}</li>" for h in exercises()[name].hints)
+    hints = "".join(f"<li>{_with_code(h)}</li>" for h in exercises()[name].hints)
     answer = highlight(exercises()[name].solution, PythonLexer(), HtmlFormatter())
     return (
         f'<div class="exercise">{"".join(parts)}'

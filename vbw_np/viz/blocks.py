@@ -77,7 +77,12 @@ def images(
     top = max(float(np.abs(p).max()) for p in pictures.values()) or 1.0
     low = -top if signed else 0.0
     rows = tuple(
-        (label, f"{p.shape[0]} x {p.shape[1]}", float(p.min()), float(p.max()), float(p.mean()), len(np.unique(p)))
+        (
+            label,
+            f"{p.shape[0]}x{p.shape[1]}",
+            *(float(f"{value:.4g}") for value in (p.min(), p.max(), p.mean())),
+            len(np.unique(p)),
+        )
         for label, p in pictures.items()
     )
     alt = (

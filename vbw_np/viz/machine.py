@@ -34,7 +34,7 @@ def curves(
     data = {label: np.asarray(y, np.float64) for label, y in lines.items()}
     count = len(next(iter(data.values())))
     at = np.arange(count) if x is None else np.asarray(x, np.float64)
-    pick = np.unique(np.linspace(0, count - 1, min(count, 9)).astype(int))
+    pick = np.unique(np.linspace(0, count - 1, min(count, 13)).astype(int))
     rows = tuple((float(at[i]), *(float(y[i]) for y in data.values())) for i in pick)
     alt = (
         f"Curves over {xlabel}: "
@@ -53,14 +53,16 @@ def curves(
                 color=PALETTE[n % 8],
                 ls=STYLES[n % 8],
                 marker=MARKERS[n % 8],
-                ms=4.5,
+                ms=4.5 + 0.9 * min(4, len(data) - 1 - n),
                 markevery=(n * every // len(data), every),  # in turn, so that curves that lie on each other show theirs
-                lw=1.8,
+                lw=1.6 + 0.5 * min(4, len(data) - 1 - n),  # the lower of two that lie on each other shows beside it
                 drawstyle="steps-mid" if steps else "default",
                 label=label,
             )
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
+        if not logy and all((y == np.round(y)).all() for y in data.values()):
+            axes.yaxis.get_major_locator().set_params(integer=True)
         if logx:
             axes.set_xscale("log", base=2)
             plain_numbers(axes.xaxis)

@@ -142,7 +142,7 @@ class Picture:
         )
         return (
             f'<figure class="vbw-figure" style="margin:0">{image}<figcaption>{title}</figcaption>'
-            f"<details><summary>the same as a table</summary><div style='overflow-x:auto'>"
+            f"<details><summary>the same as a table</summary><div class='scroll' style='overflow-x:auto'>"
             f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></details></figure>"
         )
 
