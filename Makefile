@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 ORACLE_VENV ?= .venv-oracles
 PEERS_VENV ?= .venv-peers
 
-.PHONY: help bench test test-slow docs test-kernel oracles peers lint doctor picture clean
+.PHONY: help bench test test-slow docs look test-kernel oracles peers lint doctor picture clean
 
 help:  ## what can be made
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ docs: $(STAMP)  ## run the notebooks and render them as pages in docs/notebooks/
 	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --editable ".[docs]"
 	"$(BIN)/python" tools/notebooks/build.py
 	"$(BIN)/python" tools/notebooks/pages.py
+
+look: $(STAMP)  ## open the pages in a headless Chromium, wide and narrow, and complain (ARGS="--shots DIR")
+	"$(BIN)/python" tools/notebooks/look.py $(ARGS)
 
 test-kernel: $(STAMP)  ## run a notebook in a real Jupyter kernel
 	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --editable ".[docs]"

@@ -71,6 +71,22 @@ def test_a_picture_is_drawn(name, tmp_path):
 
 
 @drawing
+@pytest.mark.parametrize("name", PICTURES)
+def test_every_letter_lies_inside_and_can_be_read_on_a_telephone(name):
+    from matplotlib.text import Text
+
+    figure = PICTURES[name]().figure()
+    figure.canvas.draw()
+    sheet = figure.bbox.padded(2)
+    for part in (*figure.axes, *figure.legends):
+        box = part.get_tightbbox()
+        assert sheet.contains(box.x0, box.y0) and sheet.contains(box.x1, box.y1), part
+    assert figure.get_figwidth() <= 5.2
+    for text in figure.findobj(Text):
+        assert text.get_fontsize() / 72 / figure.get_figwidth() * 371 > 7, text  # pixels of 400, less the margins
+
+
+@drawing
 def test_the_same_picture_gives_the_same_bytes():
     assert PICTURES["number line"]().png() == PICTURES["number line"]().png()
 
@@ -114,6 +130,10 @@ def test_the_palette_is_okabe_and_itos():
     assert set(viz.PALETTE) == {
         "#000000", "#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7",
     }  # fmt: skip
+
+
+def test_a_bar_of_nought_has_no_minus():
+    assert "a 0.0," in viz.bars({"x": {"a": -0.001, "b": -1.0}}).alt
 
 
 # ---- what pictures say
@@ -160,7 +180,7 @@ def test_the_roofline_knows_what_limits():
 
 def test_the_photograph_is_ours_and_reproducible():
     photo = viz.photograph()
-    assert photo.shape == (128, 192) and photo.dtype == np.float32 and 0 <= photo.min() < photo.max() <= 1
+    assert photo.shape == (192, 288) and photo.dtype == np.float32 and 0 <= photo.min() < photo.max() <= 1
     np.testing.assert_array_equal(photo, viz.photograph())
     assert len(np.unique(photo)) > 1000
 

@@ -193,8 +193,9 @@ viz.bars(
         }
         for low, high in zip(bins, bins[1:])
     },
-    ylabel="percent",
-    title="The closer the two best scores, the more often the winner changes (x: their distance)",
+    xlabel="distance between the two best scores",
+    ylabel="% of such tokens",
+    title="The closer the two best scores, the more often the winner changes",
 )
 
 # %%

@@ -265,3 +265,40 @@ def test_every_bold_word_is_in_the_glossary():
             for bold in re.findall(r"\*\*(.+?)\*\*", re.sub(r"`[^`]*`", "", cell.source)):
                 word = bold.lower()
                 assert {word, word.removesuffix("s"), word.removesuffix("es")} & known, f"{source.name}: {bold!r}"
+
+
+# ---- pages
+
+
+def test_headings_have_names_and_bold_words_lead_to_the_glossary():
+    pytest.importorskip("mistune")
+    pytest.importorskip("pygments")
+    from tools.notebooks import pages
+
+    body, headings = pages.anchored("<h2>A <em>tie</em></h2><h3>byte (<a>00</a>)</h3><h2>A tie</h2>")
+    assert [name for name, _ in headings] == ["a-tie", "byte", "a-tie-2"]
+    assert '<h3 id="byte">' in body
+    linked = pages.linked_terms("<strong>bytes</strong><strong>no such word</strong>")
+    assert linked == '<a class="term" href="glossary.html#byte"><strong>bytes</strong></a><strong>no such word</strong>'
+
+
+def test_every_link_inside_the_pages_arrives():
+    pytest.importorskip("mistune")
+    pytest.importorskip("pygments")
+    from tools.notebooks import pages
+
+    names = set(re.findall(r' id="([^"]*)"', pages.glossary_page()))
+    for source in SOURCES.values():
+        for cell in source.cells:
+            if cell.kind == "markdown":
+                links = re.findall(r'href="glossary\.html#([^"]*)"', pages.linked_terms(pages.markdown(cell.source)))
+                assert set(links) <= names
+
+
+def test_looking_without_a_browser_says_what_to_install(monkeypatch, capsys):
+    from tools.notebooks import look
+
+    monkeypatch.setattr(look.shutil, "which", lambda name: None)
+    with pytest.raises(SystemExit) as stopped:
+        look.browser()
+    assert stopped.value.code == 2 and "apt-get install chromium" in capsys.readouterr().err

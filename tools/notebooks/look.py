@@ -2,8 +2,9 @@
 
     python tools/notebooks/look.py [--shots DIR] [PAGE.html ...]
 
-Complaints: anything in the console, an image that does not load or has no description, a page wider than its window.
-Needs a `chromium` (or `google-chrome`) on the path; nothing is fetched.
+Complaints: anything in the console, an image that does not load or has no description, a page wider than its window
+(with every fold of it opened). Needs a `chromium` (or `google-chrome`) on the path, no driver; nothing is fetched.
+The exit code is 1 if there is a complaint, 2 if there is nothing to look with or at.
 """
 
 from __future__ import annotations
@@ -33,13 +34,16 @@ _FRAME = """<!DOCTYPE html><meta charset="utf-8"><link rel="icon" href="data:,">
 <script>
 const f = document.getElementById("f");
 f.onload = () => {{
-  const d = f.contentDocument, images = [...d.images];
+  const d = f.contentDocument, images = [...d.images], height = d.documentElement.scrollHeight;
+  const folds = [...d.querySelectorAll("details")];
+  for (const fold of folds) fold.open = true;
   const wide = [...d.body.querySelectorAll("*")].filter(e => e.getBoundingClientRect().right > {width} + 1
     && !e.closest(".scroll, .out, pre, .code")).map(e => e.tagName).slice(0, 5);
   document.getElementById("r").textContent = JSON.stringify({{
-    height: d.documentElement.scrollHeight, width: d.documentElement.scrollWidth, images: images.length,
+    height, width: d.documentElement.scrollWidth, images: images.length,
     broken: images.filter(i => !i.complete || i.naturalWidth === 0).length,
     undescribed: images.filter(i => !i.alt).length, wide }});
+  for (const fold of folds) fold.open = false;
 }};
 </script>"""
 
@@ -49,7 +53,8 @@ def browser() -> str:
     for name in ("chromium", "chromium-browser", "google-chrome", "chrome"):
         if shutil.which(name):
             return name
-    sys.exit("no Chromium on the path: install one (Debian: apt-get install chromium)")
+    print("no Chromium on the path: install one (Debian: apt-get install chromium)", file=sys.stderr)
+    sys.exit(2)
 
 
 def _open(frame: Path, size: tuple[int, int], *extra: str) -> subprocess.CompletedProcess[str]:
@@ -90,7 +95,11 @@ def main() -> int:
     parser.add_argument("pages", nargs="*", type=Path)
     parser.add_argument("--shots", type=Path, help="folder for screenshots")
     arguments = parser.parse_args()
+    browser()
     pages = arguments.pages or sorted(PAGES.glob("*.html"))
+    if missing := [str(page) for page in pages if not page.is_file()] or ([] if pages else [f"{PAGES}/*.html"]):
+        print(f"no such page: {', '.join(missing)}; make docs builds them", file=sys.stderr)
+        return 2
     if arguments.shots:
         arguments.shots.mkdir(parents=True, exist_ok=True)
     wrong = 0

@@ -29,43 +29,76 @@ from vbw_np.teach import CLAIMS, RESULTS, exercises  # noqa: E402
 from vbw_np.teach.runner import Cell, run_cells  # noqa: E402
 
 _STYLE = """
-:root { color-scheme: light; --ink: #1c1e21; --paper: #fdfdfb; --line: #d9d9d2; --code: #f4f3ee; --link: #00518a; }
+:root { color-scheme: light dark; --ink: #1c1e21; --soft: #4d4f52; --paper: #fdfdfb; --line: #d9d9d2; --code: #f4f3ee;
+        --link: #00518a; --mark: #0072B2; --shade: rgba(0, 0, 0, 0.22); }
+@media screen and (prefers-color-scheme: dark) {
+  :root { --ink: #e4e4e0; --soft: #b4b6b8; --paper: #17191c; --line: #3d4045; --code: #202327; --link: #8cc4f0;
+          --mark: #56B4E9; --shade: rgba(255, 255, 255, 0.22); }
+}
 * { box-sizing: border-box; }
-html { -webkit-text-size-adjust: 100%; }
+html { -webkit-text-size-adjust: 100%; text-size-adjust: 100%; }
 body { margin: 0; background: var(--paper); color: var(--ink); font: 1.06rem/1.62 Georgia, "DejaVu Serif", serif; }
-main { max-width: 47rem; margin: 0 auto; padding: 1rem 1.1rem 4rem; }
+main { max-width: 50rem; margin: 0 auto; padding: 1rem 1.1rem 4rem; }
+main > p, main > ul, main > ol, footer { max-width: 42rem; }
 nav { font: 0.9rem/1.5 system-ui, "DejaVu Sans", sans-serif; display: flex; flex-wrap: wrap; gap: 0.4rem 1.2rem;
       border-bottom: 1px solid var(--line); padding: 0.6rem 0; margin-bottom: 1rem; }
 nav.end { border-bottom: 0; border-top: 1px solid var(--line); margin-top: 2.5rem; }
 a { color: var(--link); }
-h1, h2, h3 { font-family: system-ui, "DejaVu Sans", sans-serif; line-height: 1.25; }
+a.term { color: inherit; text-decoration: underline dotted; text-underline-offset: 0.2em; }
+h1, h2, h3 { font-family: system-ui, "DejaVu Sans", sans-serif; line-height: 1.25; text-wrap: balance; }
 h1 { font-size: 1.85rem; margin: 0.8rem 0; }
 h2 { font-size: 1.3rem; margin: 2.2rem 0 0.6rem; }
+h3 { font-size: 1.05rem; margin: 1.2rem 0 0.1rem; }
+h3 + p { margin-top: 0; }
 pre, code { font-family: "DejaVu Sans Mono", Menlo, Consolas, monospace; font-size: 0.86em; }
 p code, li code { background: var(--code); padding: 0.08em 0.3em; border-radius: 3px; overflow-wrap: anywhere; }
 pre { overflow-x: auto; margin: 0; padding: 0.75rem 0.9rem; line-height: 1.45; font-size: 0.8rem; }
-.code { background: var(--code); border: 1px solid var(--line); border-radius: 5px; margin: 1rem 0 0; }
-.exercise .code { border-left: 6px solid #0072B2; }
-.out { border-left: 3px solid var(--line); margin: 0.3rem 0 1.2rem; padding: 0.2rem 0 0.2rem 0.4rem; overflow-x: auto; }
+.code { border: 1px solid var(--line); border-radius: 5px; margin: 1rem 0 0; overflow: hidden; }
+.exercise .code { border-left: 6px solid var(--mark); }
+/* A shade at an edge says that there is more to scroll to. */
+.code pre, .scroll { --ground: var(--paper); background: linear-gradient(to right, var(--ground) 40%, transparent)
+    left / 2.2rem 100% no-repeat local, linear-gradient(to left, var(--ground) 40%, transparent) right / 2.2rem 100%
+    no-repeat local, linear-gradient(to right, var(--shade), transparent) left / 0.7rem 100% no-repeat scroll,
+    linear-gradient(to left, var(--shade), transparent) right / 0.7rem 100% no-repeat scroll var(--ground); }
+.code pre { --ground: var(--code); }
+.scroll { overflow-x: auto; }
+.out { border-left: 3px solid var(--line); margin: 0.3rem 0 1.2rem; padding: 0.2rem 0 0.2rem 0.6rem; }
 .out figure { margin: 0.4rem 0; }
-.out img { display: block; max-width: 100%; height: auto; }
-.out > pre { white-space: pre-wrap; overflow-wrap: anywhere; }
-figcaption { font: 0.88rem/1.4 system-ui, "DejaVu Sans", sans-serif; color: #444; margin: 0.2rem 0; }
-table { border-collapse: collapse; font: 0.83rem/1.4 system-ui, "DejaVu Sans", sans-serif; margin: 0.6rem 0; }
+.out img { display: block; max-width: 100%; height: auto; border-radius: 4px; }
+.out > pre { white-space: pre-wrap; overflow-wrap: anywhere; padding: 0.45rem 0.4rem; }
+.out > pre span { display: block; min-height: 1.45em; padding-left: 2ch; text-indent: -2ch; }
+.out b { font-family: system-ui, "DejaVu Sans", sans-serif; font-size: 0.9rem; }
+figcaption { font: 0.9rem/1.4 system-ui, "DejaVu Sans", sans-serif; color: var(--soft); margin: 0.3rem 0; }
+table { border-collapse: collapse; font: 0.83rem/1.4 system-ui, "DejaVu Sans", sans-serif; margin: 0.6rem 0;
+        font-variant-numeric: tabular-nums; }
 th, td { border: 1px solid var(--line); padding: 0.2rem 0.5rem; text-align: left; vertical-align: top; }
 details { margin: 0.6rem 0; font: 0.9rem/1.5 system-ui, "DejaVu Sans", sans-serif; }
-details pre { background: var(--code); border-radius: 5px; }
-summary { cursor: pointer; color: var(--link); }
-.scroll { overflow-x: auto; }
-footer { font: 0.85rem/1.5 system-ui, "DejaVu Sans", sans-serif; color: #555; margin-top: 2rem; }
-@media (max-width: 30rem) { body { font-size: 1rem; } h1 { font-size: 1.5rem; } pre { font-size: 0.74rem; }
-  .out figure { overflow-x: auto; } .out img { width: 36rem; max-width: none !important; } }
+summary { cursor: pointer; color: var(--link); padding: 0.1rem 0; }
+.index { list-style: none; padding: 0; }
+.index li { display: grid; grid-template-columns: 2.2rem 1fr auto; gap: 0 0.4rem; border-top: 1px solid var(--line);
+            padding: 0.55rem 0; }
+.index span, .index a { font: 1rem/1.5 system-ui, "DejaVu Sans", sans-serif; }
+.index span { color: var(--soft); }
+.index q { grid-column: 2 / 4; quotes: none; }
+footer { font: 0.85rem/1.5 system-ui, "DejaVu Sans", sans-serif; color: var(--soft); margin-top: 2rem; }
+@media (max-width: 30rem) { body { font-size: 1rem; } main { padding: 0.6rem 0.9rem 3rem; } h1 { font-size: 1.5rem; }
+  pre { font-size: 0.75rem; padding: 0.6rem 0.7rem; } .out { border-left: 0; padding-left: 0; } }
+@media print { nav, details { display: none; } body { font-size: 10.5pt; } main { max-width: none; padding: 0; }
+  .code pre, .scroll { background: none; } pre { white-space: pre-wrap; overflow-wrap: anywhere; }
+  a { color: inherit; } h1, h2, h3 { break-after: avoid; } figure, .code, .out > pre { break-inside: avoid; } }
 """
 
 
 def style() -> str:
-    """Our style, and Pygments' colors (a scheme with enough contrast)."""
-    return _STYLE + HtmlFormatter(style="xcode", nobackground=True).get_style_defs(".code")
+    """Our style, and Pygments' colors: a scheme with enough contrast by day, one by night."""
+    day, night = (
+        "\n".join(line for line in HtmlFormatter(style=name).get_style_defs(".code").splitlines() if " ." in line)
+        for name in ("xcode", "github-dark")
+    )
+    return (
+        f"{_STYLE}@media print, (prefers-color-scheme: light) {{\n{day}\n}}\n"
+        f"@media screen and (prefers-color-scheme: dark) {{\n{night}\n}}\n"
+    )
 
 
 def page(title: str, body: str, made_from: str = "") -> str:
@@ -87,26 +120,70 @@ def markdown(text: str) -> str:
     return re.sub(r"<table>", '<div class="scroll"><table>', rendered).replace("</table>", "</table></div>")
 
 
+def anchored(body: str) -> tuple[str, list[tuple[str, str]]]:
+    """The body with a name on every heading, and the (name, heading) pairs."""
+    found: list[tuple[str, str]] = []
+
+    def named(match: re.Match[str]) -> str:
+        words = re.sub(r"<[^>]*>", "", match[2])
+        name = _slug(words)
+        name += f"-{len(found)}" if name in dict(found) else ""
+        found.append((name, words))
+        return f'<h{match[1]} id="{name}">{match[2]}</h{match[1]}>'
+
+    return re.sub(r"<h([23])>(.*?)</h\1>", named, body), found
+
+
+def _slug(words: str) -> str:
+    words = re.sub(r"\(\d\d\)", "", html.unescape(words)).lower()
+    return re.sub(r"[^a-z0-9]+", "-", words.split(",")[0]).strip("-")
+
+
+def linked_terms(body: str) -> str:
+    """Bold words of the glossary as links to it."""
+    text = (ROOT / "docs" / "glossary.md").read_text("utf-8")
+    names = {}
+    for forms in re.findall(r"^### (.+?) \(\d\d\)", text, re.M):
+        names |= {form.strip().lower(): _slug(forms) for form in forms.split(",")}
+
+    def link(match: re.Match[str]) -> str:
+        word = match[1].lower()
+        known = next((names[w] for w in (word, word.removesuffix("s"), word.removesuffix("es")) if w in names), None)
+        return f'<a class="term" href="glossary.html#{known}">{match[0]}</a>' if known else match[0]
+
+    return re.sub(r"<strong>([^<]*)</strong>", link, body)
+
+
 def _code(highlighted: str) -> str:
     return f'<div class="code">{highlighted}</div>'
 
 
+def _with_code(text: str) -> str:
+    """A line of text; what stands in backquotes is code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text))
+
+
+def _lines(text: str) -> str:
+    """What was printed; a line too long for the page goes on, indented, in the next."""
+    return "<pre>" + "".join(f"<span>{html.escape(line)}</span>" for line in text.splitlines()) + "</pre>"
+
+
 def code_cell(cell: Cell) -> str:
     """A code cell with what came out of it."""
-    parts = [f'<div class="code">{highlight(cell.source, PythonLexer(), HtmlFormatter(nowrap=False))}</div>']
+    parts = [_code(highlight(cell.source, PythonLexer(), HtmlFormatter()))]
     outputs = []
     if cell.stdout.strip():
-        outputs.append(f"<pre>{html.escape(cell.stdout.rstrip())}</pre>")
+        outputs.append(_lines(cell.stdout.rstrip()))
     if cell.html:
-        outputs.append(f'<div class="scroll">{cell.html}</div>')
+        outputs.append(cell.html if "<figure" in cell.html else f'<div class="scroll">{cell.html}</div>')
     elif cell.value is not None:
-        outputs.append(f"<pre>{html.escape(repr(cell.value))}</pre>")
+        outputs.append(_lines(repr(cell.value)))
     if outputs:
         parts.append(f'<div class="out">{"".join(outputs)}</div>')
     name = cell.exercise
     if name is None:
         return "".join(parts)
-    hints = "".join(f"<li>{html.escape(h)}</li>" for h in exercises()[name].hints)
+    hints = "".join(f"<li>{_with_code(h)}</li>" for h in exercises()[name].hints)
     answer = highlight(exercises()[name].solution, PythonLexer(), HtmlFormatter())
     return (
         f'<div class="exercise">{"".join(parts)}'
@@ -117,7 +194,7 @@ def code_cell(cell: Cell) -> str:
 
 def navigation(position: int, all_sources: list[build.Source], end: bool = False) -> str:
     """Links to the index and to the neighbors."""
-    links = ['<a href="index.html">All notebooks</a>']
+    links = ['<a href="index.html">All notebooks</a>', '<a href="glossary.html">Glossary</a>']
     if position > 0:
         before = all_sources[position - 1]
         links.append(f'<a href="{before.name}.html" rel="prev">Before: {html.escape(before.front["title"])}</a>')
@@ -125,6 +202,9 @@ def navigation(position: int, all_sources: list[build.Source], end: bool = False
         after = all_sources[position + 1]
         links.append(f'<a href="{after.name}.html" rel="next">Next: {html.escape(after.front["title"])}</a>')
     return f'<nav{" class=end" if end else ""} aria-label="notebooks">{"".join(links)}</nav>'
+
+
+_CONTENTS = "<!-- contents -->"
 
 
 def notebook_page(position: int, all_sources: list[build.Source]) -> str:
@@ -148,9 +228,10 @@ def notebook_page(position: int, all_sources: list[build.Source]) -> str:
     parts = [navigation(position, all_sources)]
     for cell in cells:
         if cell.kind == "markdown":
-            parts.append(markdown(cell.source))
+            parts.append(linked_terms(markdown(cell.source)))
         elif cell.source == build.SETUP:
             shown = highlight(cell.source, PythonLexer(), HtmlFormatter())
+            parts.append(_CONTENTS)
             parts.append(f"<details><summary>The first cell finds the project</summary>{_code(shown)}</details>")
         else:
             parts.append(code_cell(cell))
@@ -159,7 +240,10 @@ def notebook_page(position: int, all_sources: list[build.Source]) -> str:
         f"<code>notebooks/{source.name}.ipynb</code>; times in it are those of the machine that made it.</footer>"
     )
     parts.append(navigation(position, all_sources, end=True))
-    return page(f"{source.number} {source.front['title']}", "\n".join(parts), digest(source))
+    body, headings = anchored("\n".join(parts))
+    links = "".join(f'<li><a href="#{name}">{words}</a></li>' for name, words in headings)
+    body = body.replace(_CONTENTS, f"<details><summary>On this page</summary><ul>{links}</ul></details>")
+    return page(f"{source.number} {source.front['title']}", body, digest(source))
 
 
 def digest(source: build.Source) -> str:
@@ -170,8 +254,8 @@ def digest(source: build.Source) -> str:
 def index_page(all_sources: list[build.Source]) -> str:
     """The list of notebooks in order."""
     rows = "".join(
-        f'<tr><td>{s.number}</td><td><a href="{s.name}.html">{html.escape(s.front["title"])}</a></td>'
-        f"<td>{html.escape(s.front['question'])}</td><td>{s.front['minutes']}</td></tr>"
+        f'<li><span>{s.number}</span><a href="{s.name}.html">{html.escape(s.front["title"])}</a>'
+        f"<span>{s.front['minutes']} minutes</span><q>{html.escape(s.front['question'])}</q></li>"
         for s in all_sources
     )
     minutes = sum(int(s.front["minutes"]) for s in all_sources)
@@ -181,9 +265,7 @@ def index_page(all_sources: list[build.Source]) -> str:
         "in JupyterLab, VS Code or Colab from <code>notebooks/</code> to change things and to do the exercises, "
         f"which check themselves. All in all about {minutes} minutes. Words are explained where they first appear, "
         'and in the <a href="glossary.html">glossary</a>.</p>'
-        '<div class="scroll"><table><thead><tr><th scope="col">No.</th><th scope="col">Notebook</th>'
-        '<th scope="col">Question</th><th scope="col">Minutes</th></tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>"
+        f'<ol class="index">{rows}</ol>'
     )
     return page("vbw-np: the notebooks", body)
 
@@ -193,7 +275,8 @@ def glossary_page() -> str:
     text = (ROOT / "docs" / "glossary.md").read_text("utf-8")
     names = {source.number: source.name for source in build.sources()}
     text = re.sub(r"^### (.+?) \((\d\d)\)", lambda m: f"### {m[1]} ([{m[2]}]({names[m[2]]}.html))", text, flags=re.M)
-    return page("Glossary", '<nav aria-label="notebooks"><a href="index.html">All notebooks</a></nav>' + markdown(text))
+    body, _ = anchored(markdown(text))
+    return page("Glossary", '<nav aria-label="notebooks"><a href="index.html">All notebooks</a></nav>\n' + body)
 
 
 def main() -> int:

@@ -7,27 +7,60 @@ from typing import Any
 
 import numpy as np
 
-from .picture import PALETTE, Picture
+from .picture import PALETTE, WIDTH, Picture, folded, legend_above, tidy
 
 
-def photograph(height: int = 128, width: int = 192, seed: int = 0) -> np.ndarray:
-    """A picture with what photographs have: a smooth sky, a bright sun, hills with edges, grain, a fence of fine lines.
+def _cloudy(rng: np.random.Generator, height: int, width: int, cell: float, octaves: int = 5) -> np.ndarray:
+    """Noise as nature has it: large soft shapes, with half as much of every shape half as large. 0 to 1."""
+    total, weight = np.zeros((height, width)), 1.0
+    for _ in range(octaves):
+        y, x = np.arange(height) / cell, np.arange(width) / cell
+        i, j = y.astype(int), x.astype(int)
+        grid = rng.random((i[-1] + 2, j[-1] + 2))
+        v, u = (y - i)[:, None], x - j
+        v, u = v * v * (3 - 2 * v), u * u * (3 - 2 * u)
+        upper = grid[i][:, j] * (1 - u) + grid[i][:, j + 1] * u
+        lower = grid[i + 1][:, j] * (1 - u) + grid[i + 1][:, j + 1] * u
+        total += weight * (upper * (1 - v) + lower * v)
+        weight, cell = weight / 2, max(cell / 2, 1.0)
+    return (total - total.min()) / (total.max() - total.min())
+
+
+def photograph(height: int = 192, width: int = 288, seed: int = 0) -> np.ndarray:
+    """A picture with what photographs have: a smooth sky with clouds, a bright sun, mountains in haze, a lake that
+    mirrors them, grain, and reeds as fine lines.
 
     Made from arithmetic alone. float32 (height, width), values in 0 to 1.
     """
     rng = np.random.default_rng(seed)
-    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
+    y, x = np.mgrid[0:height, 0:width]
     v, u = y / height, x / width
-    sky = 0.78 - 0.45 * v
-    image = sky + 0.9 * np.exp(-(((u - 0.72) / 0.07) ** 2 + ((v - 0.22) / 0.1) ** 2))
-    far = 0.52 + 0.07 * np.sin(9 * u) + 0.03 * np.sin(31 * u + 1)
-    image = np.where(v > far, 0.30 + 0.25 * (v - far), image)
-    near = 0.70 + 0.09 * np.sin(5 * u + 2)
-    texture = 0.05 * np.sin(60 * u + 20 * v) * np.sin(45 * v - 15 * u)
-    image = np.where(v > near, 0.10 + 0.12 * (v - near) + texture + 0.02 * rng.standard_normal((height, width)), image)
-    fence = (v > 0.80) & (v < 0.93) & ((x % 12) < 2)
-    image = np.where(fence, 0.85, image)
-    return np.clip(image, 0, 1).astype(np.float32)
+    clouds = _cloudy(rng, height, width, width / 4)
+    distance = np.hypot((u - 0.70) * 1.5, v - 0.24)
+    image = 0.46 + 0.30 * v + 0.30 * np.exp(-((distance / 0.30) ** 2))
+    image += 0.16 * np.clip(clouds - 0.5, 0, None) * np.exp(-(((v - 0.16) / 0.16) ** 2)) / 0.5
+    image = np.maximum(image, 1.3 - 0.3 * np.clip(distance / 0.055, 1, None) ** 4)  # the sun's disc
+    shore = 0.68
+    for level, rough, tone, haze in ((0.42, 0.34, 0.46, 0.30), (0.54, 0.26, 0.27, 0.20), (0.635, 0.10, 0.10, 0.08)):
+        ridge = level - rough * (_cloudy(rng, 1, width, width / 3, 6)[0] - 0.45)
+        slopes = _cloudy(rng, height, width, width / 10)
+        lit = 0.5 - np.clip(np.gradient(slopes, axis=1) * 8, -0.5, 0.5)  # the light comes from the right
+        below = np.clip((v - ridge) / (shore - ridge + 1e-9), 0, 1)
+        image = np.where(v > ridge, tone + 0.16 * (lit - 0.5) + haze * below**2, image)
+    line = int(shore * height)
+    depth = np.arange(height - line)
+    ripple = _cloudy(rng, height - line, width, width / 20) - 0.5
+    mirrored = np.clip(line - 1 - depth[:, None] - ripple * depth[:, None] * 0.35, 0, line - 1).astype(int)
+    water = 0.78 * image[mirrored, x[line:]] + 0.10 * ripple - 0.05
+    path = np.exp(-(((u[line:] - 0.70) / (0.02 + 0.25 * (v[line:] - shore))) ** 2))
+    waves = rng.random((height - line, width // 5 + 1)).repeat(5, axis=1)[:, :width]
+    image[line:] = np.where(waves < 0.45 * path, np.maximum(water, 0.55 + 0.45 * path), water)  # the sun's glitter
+    for _ in range(26):  # reeds
+        foot, tall, lean = 0.34 * rng.random() ** 1.5, 0.12 + 0.22 * rng.random(), 0.05 * rng.standard_normal()
+        up = np.clip((1 - v) / tall, 0, 1)
+        stalk = np.abs(u - foot - lean * up**2) < (0.0042 * (1 - 0.6 * up) + 0.0035 * (np.abs(up - 0.88) < 0.08))
+        image = np.where(stalk & (1 - v < tall), 0.04, image)
+    return np.clip(image + 0.004 * rng.standard_normal(image.shape), 0, 1).astype(np.float32)
 
 
 def images(
@@ -44,7 +77,12 @@ def images(
     top = max(float(np.abs(p).max()) for p in pictures.values()) or 1.0
     low = -top if signed else 0.0
     rows = tuple(
-        (label, f"{p.shape[0]} x {p.shape[1]}", float(p.min()), float(p.max()), float(p.mean()), len(np.unique(p)))
+        (
+            label,
+            f"{p.shape[0]}x{p.shape[1]}",
+            *(float(f"{value:.4g}") for value in (p.min(), p.max(), p.mean())),
+            len(np.unique(p)),
+        )
         for label, p in pictures.items()
     )
     alt = (
@@ -54,7 +92,7 @@ def images(
     )
     lines = -(-len(pictures) // columns)
     ratio = next(iter(pictures.values())).shape
-    height = 7.5 / columns * ratio[0] / ratio[1] + 0.3
+    height = WIDTH / columns * ratio[0] / ratio[1] + 0.25
 
     def draw(figure: Any) -> None:
         grid = figure.subplots(lines, columns, squeeze=False)
@@ -62,10 +100,10 @@ def images(
             axes.axis("off")
         for axes, (label, picture) in zip(grid.flat, pictures.items()):
             axes.imshow(picture, cmap="gray", vmin=low, vmax=top, interpolation="nearest")
-            axes.set_title(label, fontsize=9)
+            axes.set_title(folded(label, 72 // columns), fontsize=9)
 
     return Picture(
-        title, alt, ("image", "size", "least", "largest", "mean", "gray values"), rows, draw, (7.5, height * lines)
+        title, alt, ("image", "size", "least", "largest", "mean", "gray values"), rows, draw, (WIDTH, height * lines)
     )
 
 
@@ -94,7 +132,9 @@ def block_strip(
                 int((decoded[part] == 0).sum()),
             )
         )
-    top = float(max(np.abs(x).max(), np.abs(decoded).max(), 1e-30))
+    top = float(max(x.max(), decoded.max(), 0))
+    bottom = float(min(x.min(), decoded.min(), 0))
+    room = 0.06 * (top - bottom or 1)
     alt = (
         f"{len(x)} numbers in {len(scales)} blocks of {block}, as bars before (thin, dark) and after (wide, light) "
         "quantization. " + "; ".join(f"block {r[0]}: scale {r[1]:.4g}, {r[4]} zeros" for r in rows) + "."
@@ -117,17 +157,17 @@ def block_strip(
         for b, scale in enumerate(scales):
             axes.axvline(b * block - 0.5, color="#777777", lw=1, ls="--")
             axes.text(
-                b * block + block / 2 - 0.5, 1.16 * top, f"scale {scale:.3g}", ha="center", va="bottom", fontsize=8
+                b * block + block / 2 - 0.5, top + room, f"scale {scale:.3g}", ha="center", va="bottom", fontsize=9
             )
         axes.axhline(0, color="black", lw=0.6)
-        axes.set_ylim(-1.15 * top, 1.35 * top)
+        axes.set_ylim(bottom - room, top + 3 * room)
         axes.set_xlim(-0.7, len(x) - 0.3)
         axes.set_xlabel("element")
-        axes.legend(fontsize=8, frameon=False, ncols=2, loc="lower right")
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
+        legend_above(figure, axes)
+        tidy(axes)
 
-    return Picture(title, alt, ("block", "scale", "amax", "largest error", "zeros after"), tuple(rows), draw, (8, 2.8))
+    header = ("block", "scale", "amax", "largest error", "zeros after")
+    return Picture(title, alt, header, tuple(rows), draw, (WIDTH, 2.9))
 
 
 def heat_map(
@@ -160,6 +200,10 @@ def heat_map(
     shown = min(12, values.shape[1])
     table = tuple((rows[r], *(format(v, form) for v in values[r, :shown])) for r in range(min(16, values.shape[0])))
     small = values.size <= 256
+    cell = (WIDTH - 0.4 - 0.075 * max(map(len, rows))) / values.shape[1]  # inches
+    across = [folded(name, int(cell / 0.085)) for name in columns]
+    slanted = max(len(line) for name in across for line in name.split("\n")) * 0.085 > cell
+    below = 0.07 * max(map(len, columns)) if slanted else 0.18 * max(name.count("\n") + 1 for name in across)
 
     def draw(figure: Any) -> None:
         axes = figure.subplots()
@@ -172,7 +216,7 @@ def heat_map(
             vmax=values.max() * 1.25 or 1,
         )
         if small:
-            middle = 0.6 * values.max()
+            middle = 0.55 * values.max()
             for r in range(values.shape[0]):
                 for c in range(values.shape[1]):
                     axes.text(
@@ -181,14 +225,18 @@ def heat_map(
                         format(values[r, c], form),
                         ha="center",
                         va="center",
-                        fontsize=7,
+                        fontsize=9.5 if cell > 0.4 else 7.5,
                         color="white" if values[r, c] > middle else "black",
                     )
         if len(columns) <= 32:
-            axes.set_xticks(range(len(columns)), columns, fontsize=7, rotation=45 if max(map(len, columns)) > 4 else 0)
+            axes.set_xticks(range(len(columns)), columns if slanted else across)
+            if slanted:
+                axes.tick_params(axis="x", labelrotation=45)
+                for tick in axes.get_xticklabels():
+                    tick.set(ha="right", rotation_mode="anchor")
         if len(rows) <= 32:
-            axes.set_yticks(range(len(rows)), rows, fontsize=7)
-        axes.set_title(label, fontsize=9)
+            axes.set_yticks(range(len(rows)), rows)
+        axes.set_title(label)
 
     return Picture(
         title,
@@ -196,5 +244,5 @@ def heat_map(
         ("row", *columns[:shown]),
         table,
         draw,
-        (min(8.0, 2.2 + 0.5 * values.shape[1]), min(5.0, 1.0 + 0.32 * values.shape[0])),
+        (WIDTH, min(5.5, 0.5 + below + 0.34 * values.shape[0])),
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .picture import HATCHES, MARKERS, PALETTE, STYLES, Picture, tidy
+from .picture import HATCHES, MARKERS, PALETTE, STYLES, WIDTH, Picture, folded, legend_above, plain_numbers, tidy
 
 
 def curves(
@@ -34,13 +34,15 @@ def curves(
     data = {label: np.asarray(y, np.float64) for label, y in lines.items()}
     count = len(next(iter(data.values())))
     at = np.arange(count) if x is None else np.asarray(x, np.float64)
-    pick = np.unique(np.linspace(0, count - 1, min(count, 9)).astype(int))
+    pick = np.unique(np.linspace(0, count - 1, min(count, 13)).astype(int))
     rows = tuple((float(at[i]), *(float(y[i]) for y in data.values())) for i in pick)
     alt = (
         f"Curves over {xlabel}: "
         + "; ".join(f"{label} goes from {y[0]:.4g} to {y[-1]:.4g}" for label, y in data.items())
         + "."
     )
+
+    every = max(1, count // 12)
 
     def draw(figure: Any) -> None:
         axes = figure.subplots()
@@ -51,27 +53,37 @@ def curves(
                 color=PALETTE[n % 8],
                 ls=STYLES[n % 8],
                 marker=MARKERS[n % 8],
-                ms=4,
-                markevery=max(1, count // 12),
-                lw=1.8,
+                ms=4.5 + 0.9 * min(4, len(data) - 1 - n),
+                markevery=(n * every // len(data), every),  # in turn, so that curves that lie on each other show theirs
+                lw=1.6 + 0.5 * min(4, len(data) - 1 - n),  # the lower of two that lie on each other shows beside it
                 drawstyle="steps-mid" if steps else "default",
                 label=label,
             )
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
+        if not logy and all((y == np.round(y)).all() for y in data.values()):
+            axes.yaxis.get_major_locator().set_params(integer=True)
         if logx:
             axes.set_xscale("log", base=2)
+            plain_numbers(axes.xaxis)
         if logy:
             axes.set_yscale("log")
-        axes.legend(fontsize=8, frameon=False)
+            plain_numbers(axes.yaxis)
+        if len(data) > 1 or next(iter(data)) != ylabel:
+            legend_above(figure, axes)
         axes.grid(alpha=0.25)
         tidy(axes)
 
-    return Picture(title, alt, (xlabel, *data), rows, draw, (7, 3.2))
+    return Picture(title, alt, (xlabel, *data), rows, draw, (WIDTH, 3.2))
 
 
 def bars(
-    values: Mapping[str, Mapping[str, float]], *, ylabel: str = "", title: str = "Bars", form: str = ".1f"
+    values: Mapping[str, Mapping[str, float]],
+    *,
+    xlabel: str = "",
+    ylabel: str = "",
+    title: str = "Bars",
+    form: str = ".1f",
 ) -> Picture:
     """Groups of bars with their numbers written on them.
 
@@ -85,14 +97,16 @@ def bars(
     alt = (
         f"Bars of {ylabel or 'values'}: "
         + "; ".join(
-            f"{group}: " + ", ".join(f"{label} {values[group][label]:{form}}" for label in labels) for group in groups
+            f"{group}: " + ", ".join(f"{label} {_written(values[group][label], form)}" for label in labels)
+            for group in groups
         )
         + "."
     )
 
     def draw(figure: Any) -> None:
         axes = figure.subplots()
-        width = 0.8 / len(labels)
+        width = (0.86 if len(labels) > 1 else 0.6) / len(labels)
+        size = 9.5 if len(labels) * len(groups) <= 12 else 8
         for n, label in enumerate(labels):
             at = np.arange(len(groups)) + (n - (len(labels) - 1) / 2) * width
             heights = [values[group][label] for group in groups]
@@ -108,17 +122,22 @@ def bars(
                 label=label,
             )
             for place, height in zip(at, heights):
-                axes.text(place, height, format(height, form), ha="center", va="bottom", fontsize=7)
-        axes.set_xticks(range(len(groups)), groups, fontsize=8)
+                axes.text(place, height, _written(height, form), ha="center", va="bottom", fontsize=size)
+        axes.set_xticks(range(len(groups)), [folded(group, int(52 / len(groups))) for group in groups])
+        axes.tick_params(axis="x", length=0)
+        axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
-        axes.margins(y=0.15)
+        axes.margins(y=0.12)
         if len(labels) > 1:
-            axes.legend(
-                fontsize=8, frameon=False, ncols=min(4, len(labels)), loc="upper center", bbox_to_anchor=(0.5, 1.2)
-            )
+            legend_above(figure, axes)
         tidy(axes)
 
-    return Picture(title, alt, ("", *labels), rows, draw, (7.5, 3.2))
+    return Picture(title, alt, (xlabel, *labels), rows, draw, (WIDTH, 3.2))
+
+
+def _written(value: float, form: str) -> str:
+    text = format(value, form)
+    return text.lstrip("-") if float(text) == 0 else text  # no minus before a nought
 
 
 # ---- the tape
@@ -193,31 +212,19 @@ def tape(function: Callable[..., Any], **leaves: Any) -> Picture:
 
     def draw(figure: Any) -> None:
         axes = figure.subplots()
-        for a, b in links:
-            (x0, y0), (x1, y1) = place[a], place[b]
-            far = x1 - x0 > 3  # an arrow past other boxes bows out of their way
-            axes.annotate(
-                "",
-                xy=(x1 - 0.75, y1 + 0.2 * far),
-                xytext=(x0 + 0.7, y0 + 0.2 * far),
-                arrowprops={
-                    "arrowstyle": "->",
-                    "color": "#555555",
-                    "lw": 1.2,
-                    "connectionstyle": f"arc3,rad={-0.2 if far else 0}",
-                },
-            )
+        boxes = {}
         for key in keys:
             x, y = place[key]
             leaf = key not in order
-            axes.text(
+            boxes[key] = axes.text(
                 x,
                 y,
                 f"{names[key]}\nvalue {_short(values[key])}\ngrad {_short(gradients.get(key))}",
                 ha="center",
                 va="center",
-                fontsize=8,
+                fontsize=9.5,
                 family="monospace",
+                zorder=3,
                 bbox={
                     "boxstyle": "round,pad=0.35" if leaf else "square,pad=0.35",
                     "facecolor": "#DDEEFA" if leaf else "#FFF3D6",
@@ -225,8 +232,26 @@ def tape(function: Callable[..., Any], **leaves: Any) -> Picture:
                     "linestyle": "-" if leaf else "--",
                 },
             )
-        axes.set_xlim(-1.3, 2.6 * max(columns) + 1.3)
-        axes.set_ylim(-0.65 * tallest - 0.3, 0.65 * tallest + 0.6)
+        for a, b in links:
+            (x0, y0), (x1, y1) = place[a], place[b]
+            far = x1 - x0 > 3  # an arrow past other boxes bows out of their way, upward from above, downward from below
+            bow = (-0.18 if y0 >= y1 else 0.18) if far else 0
+            axes.annotate(
+                "",
+                xy=(x1, y1),
+                xytext=(x0, y0),
+                zorder=1,
+                arrowprops={
+                    "arrowstyle": "-|>",
+                    "color": "#444444",
+                    "lw": 1.3,
+                    "patchA": boxes[a].get_bbox_patch(),
+                    "patchB": boxes[b].get_bbox_patch(),
+                    "connectionstyle": f"arc3,rad={bow}",
+                },
+            )
+        axes.set_xlim(-1.1, 2.6 * max(columns) + 1.1)
+        axes.set_ylim(-0.65 * tallest - 0.1, 0.65 * tallest + 0.1)
         axes.axis("off")
 
     return Picture(
@@ -235,7 +260,7 @@ def tape(function: Callable[..., Any], **leaves: Any) -> Picture:
         ("made by", "value", "gradient", "from"),
         rows,
         draw,
-        (min(9.0, 1.9 * (max(columns) + 1)), max(1.8, 0.95 * tallest)),
+        (max(WIDTH, 1.25 * (max(columns) + 1)), max(1.8, 0.95 * tallest)),
     )
 
 
@@ -303,15 +328,17 @@ def access_map(accesses: Sequence[tuple[str, bool]], title: str = "Cache: hit or
                     hatch="" if hit else "///",
                     edgecolor="#333333",
                     lw=0.5,
-                    alpha=0.7,
+                    alpha=0.6,
                 )
             )
-            if len(accesses) <= 60:
-                axes.text(i + 0.46, y, "H" if hit else "M", ha="center", va="center", fontsize=8)
-        axes.set_yticks([-i for i in range(len(names))], names, fontsize=8)
+            if len(accesses) <= 24:
+                axes.text(i + 0.46, y, "H" if hit else "M", ha="center", va="center", weight="bold")
+        axes.set_yticks([-i for i in range(len(names))], names)
+        every = -(-len(accesses) // 12)
+        axes.set_xticks([i + 0.46 for i in range(0, len(accesses), every)], range(1, len(accesses) + 1, every))
         axes.set_xlim(-0.3, len(accesses) + 0.3)
         axes.set_ylim(-len(names) + 0.4, 0.6)
-        axes.set_xlabel("access")
+        axes.set_xlabel("access, in order (H: hit, M: miss)")
         tidy(axes)
 
     return Picture(
@@ -320,7 +347,7 @@ def access_map(accesses: Sequence[tuple[str, bool]], title: str = "Cache: hit or
         ("who", "asked", "hits", "sequence"),
         rows,
         draw,
-        (min(8.5, 2.5 + 0.25 * len(accesses)), 0.8 + 0.35 * len(names)),
+        (WIDTH, 0.7 + 0.38 * len(names)),
     )
 
 
@@ -345,7 +372,7 @@ def timeline(events: Sequence[Any], title: str = "What the device did") -> Pictu
     def draw(figure: Any) -> None:
         axes = figure.subplots()
         for n, kind in enumerate(kinds):
-            hair = 0.004 * whole  # so that the shortest can be seen
+            hair = 0.006 * whole  # so that the shortest can be seen
             spans = [
                 (1e-6 * (e.start - begin), max(1e-6 * (e.end - e.start), hair)) for e in events if e.kind == kind
             ]
@@ -358,11 +385,11 @@ def timeline(events: Sequence[Any], title: str = "What the device did") -> Pictu
                 linewidth=0.4,
                 alpha=0.8,
             )
-        axes.set_yticks([-n for n in range(len(kinds))], kinds, fontsize=8)
+        axes.set_yticks([-n for n in range(len(kinds))], kinds)
         axes.set_xlabel("milliseconds, measured here")
         tidy(axes)
 
-    return Picture(title, alt, ("event", "times", "total ms"), rows, draw, (8, 0.9 + 0.33 * len(kinds)))
+    return Picture(title, alt, ("event", "times", "total ms"), rows, draw, (WIDTH, 0.7 + 0.32 * len(kinds)))
 
 
 def roofline(
@@ -401,17 +428,30 @@ def roofline(
         axes = figure.subplots()
         at = np.geomspace(low, high, 200)
         axes.plot(at, np.minimum(peak, bandwidth * at), color="black", lw=2)
-        axes.text(ridge, peak * 1.1, f"arithmetic: {peak:.3g} {unit}", ha="left", fontsize=8)
-        axes.set_ylim(0.5 * min([bandwidth * low, *(p[1] for p in points.values())]), peak * 2)
-        axes.text(low, 2.2 * bandwidth * low, f"memory: {bandwidth:.3g} GB/s", fontsize=8)
+        axes.text(ridge, peak * 1.12, f"arithmetic: {peak:.3g} {unit}", ha="left", va="bottom", fontsize=9.5)
+        axes.set_ylim(0.5 * min([bandwidth * low, *(p[1] for p in points.values())]), peak * 2.5)
+        axes.text(  # along the slope, over it
+            (low * ridge) ** 0.5,
+            1.15 * bandwidth * (low * ridge) ** 0.5,
+            f"memory: {bandwidth:.3g} GB/s",
+            fontsize=9.5,
+            ha="center",
+            va="bottom",
+            rotation=np.degrees(np.arctan(bandwidth)),
+            rotation_mode="anchor",
+            transform_rotates_text=True,
+        )
         for n, (label, (intensity, rate)) in enumerate(points.items()):
             axes.plot([intensity], [rate], MARKERS[n % 8], ms=9, color=PALETTE[n % 8], label=label, ls="none")
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
+        plain_numbers(axes.xaxis)
+        plain_numbers(axes.yaxis)
         axes.set_xlabel("operations a byte")
         axes.set_ylabel(unit)
-        axes.legend(fontsize=8, frameon=False, loc="lower right")
+        legend_above(figure, axes)
         axes.grid(alpha=0.25)
         tidy(axes)
 
-    return Picture(title, alt, ("what", "operations a byte", unit, "roof there", "limited by"), rows, draw, (7, 3.6))
+    header = ("what", "operations a byte", unit, "roof there", "limited by")
+    return Picture(title, alt, header, rows, draw, (WIDTH, 3.5))

@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from .picture import HATCHES, MARKERS, PALETTE, STYLES, Picture, listed, tidy
+from .picture import HATCHES, MARKERS, PALETTE, STYLES, WIDTH, Picture, legend_above, listed, tidy
 
+_MARK = "#A34700"  # a darker vermilion, for thin lines and letters
 _FIELD = {"S": 3, "E": 1, "M": 0, "0": 7, "c": 0, "s": 2, "low": 0, "high": 1}
+
+_MEANS = {"S": "sign", "E": "exponent", "M": "mantissa"}
 
 
 def number_line(
@@ -55,30 +58,35 @@ def number_line(
             axes.plot([values[i]], [0.5], MARKERS[0], color="black", ms=5)
             axes.text(
                 values[i],
-                1.08,
+                1.1,
                 format(names[i], f"0{element.bits}b"),
                 rotation=90,
                 ha="center",
                 va="bottom",
-                fontsize=8,
+                fontsize=9,
                 family="monospace",
             )
-            axes.text(values[i], -0.1, f"{values[i]:g}", ha="center", va="top", fontsize=8)
+            low_row = n % 2 * 0.36  # neighbors in two rows: they stand close where the values are dense
+            axes.plot([values[i]] * 2, [0, -0.06 - low_row], color="#444444", lw=0.6)
+            axes.text(values[i], -0.1 - low_row, f"{values[i]:g}", ha="center", va="top", fontsize=9)
         for n, (label, (x, y)) in enumerate(marks.items()):
-            height = -0.75 - 0.5 * n
-            axes.annotate("", xy=(y, -0.45), xytext=(x, height), arrowprops={"arrowstyle": "->", "color": PALETTE[3]})
-            axes.text(x, height - 0.05, f"{label} = {x:g}", ha="center", va="top", fontsize=9, color=PALETTE[3])
+            height = -1.3 - 0.55 * n
+            arrow = {"arrowstyle": "->", "color": _MARK, "lw": 1.4}
+            axes.annotate("", xy=(y, -0.85), xytext=(x, height), arrowprops=arrow)
+            axes.plot([x, x], [0, 1], color=_MARK, lw=2)
+            axes.plot([x, x], [0, height], color=_MARK, lw=1, ls=":")
+            axes.text(x, height - 0.04, f"{label} = {x:g}", ha="center", va="top", fontsize=10, color=_MARK)
         axes.set_xlim(low, high)
-        axes.set_ylim(-0.7 - 0.55 * len(marks), 2.0)
+        axes.set_ylim(-0.9 - 0.8 * bool(marks) - 0.55 * max(0, len(marks) - 1), 1.2 + 0.22 * element.bits)
         axes.axis("off")
 
     return Picture(
-        f"{element.name}: values, codes and rounding bins",
+        f"{element.name.upper()}: codes above, values below, and the bin of numbers that rounds to each",
         alt,
         ("code", "value", "bin from", "bin to"),
         rows,
         draw,
-        (8, 1.9 + 0.35 * len(marks)),
+        (WIDTH, 1.7 + 0.35 * len(marks)),
     )
 
 
@@ -117,10 +125,11 @@ def staircase(
             axes.plot(x, y, color=PALETTE[n], ls=STYLES[n % len(STYLES)], lw=2, label=label)
         axes.set_xlabel("input")
         axes.set_ylabel("output")
-        axes.legend(fontsize=8, frameon=False)
+        legend_above(figure, axes)
+        axes.grid(alpha=0.25)
         tidy(axes)
 
-    return Picture(title, alt, ("input", *outs), rows, draw, (6.5, 3.6))
+    return Picture(title, alt, ("input", *outs), rows, draw, (WIDTH, 3.6))
 
 
 def bit_lanes(lanes: Sequence[tuple[str, str, str]], title: str = "Bits") -> Picture:
@@ -134,26 +143,29 @@ def bit_lanes(lanes: Sequence[tuple[str, str, str]], title: str = "Bits") -> Pic
     rows = tuple((label, bits, fields) for label, bits, fields in lanes)
     alt = "Rows of bits. " + "; ".join(f"{label}: {bits} with fields {fields}" for label, bits, fields in lanes) + "."
     widest = max(len(bits) for _, bits, _ in lanes)
+    margin = 0.6 + 0.2 * max(len(label) for label, _, _ in lanes)  # boxes
 
     def draw(figure: Any) -> None:
         axes = figure.subplots()
         for r, (label, bits, fields) in enumerate(lanes):
             y = -1.5 * r
-            axes.text(-0.3, y + 0.5, label, ha="right", va="center", fontsize=9)
+            axes.text(-0.3, y + 0.5, label, ha="right", va="center")
             for i, (bit, letter) in enumerate(zip(bits, fields)):
                 n = _FIELD.get(letter, 5)
                 axes.add_patch(_patch(i, y, 0.95, 1, PALETTE[n], HATCHES[n % 4], 0.35))
                 axes.text(
                     i + 0.47, y + 0.6, bit, ha="center", va="center", fontsize=11, family="monospace", weight="bold"
                 )
-                axes.text(i + 0.47, y + 0.18, letter, ha="center", va="center", fontsize=6.5)
-        axes.set_xlim(-2.6 - 0.1 * widest, widest + 0.3)
+                axes.text(i + 0.47, y + 0.18, letter, ha="center", va="center", fontsize=8)
+        axes.set_xlim(-margin, widest + 0.3)
         axes.set_ylim(-1.5 * (len(lanes) - 1) - 0.2, 1.2)
         axes.axis("off")
+        letters = dict.fromkeys(letter for _, _, fields in lanes for letter in fields)
+        meant = [f"{letter} {_MEANS[letter]}" for letter in letters if letter in _MEANS]
+        figure.supxlabel("   ".join(meant), fontsize=9.5)
 
-    return Picture(
-        title, alt, ("row", "bits", "fields"), rows, draw, (min(8.0, 1.8 + 0.42 * widest), 0.55 * len(lanes) + 0.4)
-    )
+    size = (min(8.0, 0.42 * (margin + widest + 0.3)), 0.58 * len(lanes) + 0.5)
+    return Picture(title, alt, ("row", "bits", "fields"), rows, draw, size)
 
 
 def byte_lane(packed: np.ndarray, length: int | None = None, *, order: str = "low_first") -> Picture:
@@ -183,6 +195,7 @@ def byte_lane(packed: np.ndarray, length: int | None = None, *, order: str = "lo
                 f"{second} (element {e[1]})",
             )
         )
+    lines = -(-len(packed) // 3)
     where = "low" if order == "low_first" else "high"
     alt = (
         f"{len(packed)} bytes, each drawn as its high nibble on the left and its low nibble on the right; "
@@ -197,25 +210,26 @@ def byte_lane(packed: np.ndarray, length: int | None = None, *, order: str = "lo
             for k, (shift, name) in enumerate(((4, "high"), (0, "low"))):
                 nibble = int(byte) >> shift & 15
                 element = 2 * j + ((k == 0) if order == "low_first" else (k == 1))
-                x = 9.4 * j + 4.5 * k
+                x, y = 9.4 * (j % 3) + 4.5 * k, -2.9 * (j // 3)
                 n = _FIELD[name]
-                axes.add_patch(_patch(x, 0, 4.4, 1, PALETTE[n], HATCHES[n], 0.3))
+                axes.add_patch(_patch(x, y, 4.4, 1, PALETTE[n], HATCHES[n], 0.3))
                 axes.text(
                     x + 2.2,
-                    0.55,
+                    y + 0.64,
                     f"{nibble:04b}",
                     ha="center",
                     va="center",
-                    fontsize=9,
+                    fontsize=11,
                     family="monospace",
                     weight="bold",
                 )
                 text = f"element {element}" if element < length else "padding"
-                axes.text(x + 2.2, -0.3, text, ha="center", va="center", fontsize=6.5)
-                axes.text(x + 2.2, 0.14, name, ha="center", va="center", fontsize=6)
-            axes.text(9.4 * j + 4.45, 1.3, f"byte {j}: 0x{int(byte):02x}", ha="center", fontsize=8)
-        axes.set_xlim(-0.3, 9.4 * len(packed))
-        axes.set_ylim(-0.7, 1.8)
+                axes.text(x + 2.2, y - 0.12, text, ha="center", va="top", fontsize=9)
+                axes.text(x + 2.2, y + 0.2, name, ha="center", va="center", fontsize=9)
+            where = 9.4 * (j % 3) + 4.45, -2.9 * (j // 3) + 1.2
+            axes.text(*where, f"byte {j}: 0x{int(byte):02x}", ha="center", va="bottom", fontsize=10)
+        axes.set_xlim(-0.3, 9.4 * min(3, len(packed)))
+        axes.set_ylim(-2.9 * (lines - 1) - 0.8, 1.9)
         axes.axis("off")
 
     return Picture(
@@ -224,5 +238,5 @@ def byte_lane(packed: np.ndarray, length: int | None = None, *, order: str = "lo
         ("byte", "hex", "high nibble", "low nibble", "first code", "second code"),
         tuple(rows),
         draw,
-        (min(8.0, 1.2 + 1.6 * len(packed)), 1.1),
+        (WIDTH * min(3, len(packed)) / 3, 1.25 * lines),
     )

@@ -8,7 +8,10 @@ import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import Any
+
+import numpy as np
 
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#F0E442", "#000000")
 """Okabe and Ito's eight colors, in an order whose neighbors differ in lightness too."""
@@ -16,6 +19,22 @@ PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#F
 HATCHES = ("", "///", "...", "xx", "\\\\\\", "ooo", "++", "---")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 STYLES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (7, 2)), (0, (3, 3)))
+
+WIDTH = 5.2
+"""Inches. On a telephone such a picture is shrunk to two thirds of what a page of text shows: letters of ten points are
+then as high as small print, and can be read."""
+
+_INCH = 110  # CSS pixels that an inch of a picture takes at most
+_LOOK = {
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "axes.labelsize": 10,
+    "xtick.labelsize": 9.5,
+    "ytick.labelsize": 9.5,
+    "legend.fontsize": 9.5,
+    "legend.frameon": False,
+    "hatch.linewidth": 0.6,
+}
 
 _INSTALL = "matplotlib is not installed, so there is no picture: python -m pip install matplotlib"
 
@@ -51,7 +70,7 @@ class Picture:
     columns: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
     draw: Callable[[Any], None]
-    size: tuple[float, float] = (7.5, 2.6)
+    size: tuple[float, float] = (WIDTH, 2.6)
 
     def figure(self) -> Any:
         """The drawn matplotlib Figure, free of pyplot's global state.
@@ -66,18 +85,30 @@ class Picture:
             from matplotlib.figure import Figure
         except ImportError:
             raise ImportError(_INSTALL) from None
-        figure = Figure(figsize=self.size, layout="constrained")
-        FigureCanvasAgg(figure)
-        self.draw(figure)
+        with _look():
+            figure = Figure(figsize=self.size, layout="constrained")
+            FigureCanvasAgg(figure)
+            self.draw(figure)
         return figure
 
-    def png(self, dpi: int = 110) -> bytes:
+    def png(self, dpi: int = 200) -> bytes:
         """The picture as PNG."""
+        figure = self.figure()
+        from PIL import Image, PngImagePlugin  # matplotlib brings it
+
+        figure.set_dpi(dpi)
+        with _look():
+            figure.canvas.draw()
+        pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3]
+        gray = bool((pixels == pixels[..., :1]).all())
+        notes = PngImagePlugin.PngInfo()
+        notes.add_itxt("Description", self.alt)
         stream = io.BytesIO()
-        self.figure().savefig(stream, format="png", dpi=dpi, metadata={"Description": self.alt, "Software": None})
+        image = Image.fromarray(np.ascontiguousarray(pixels[..., 0] if gray else pixels))
+        image.save(stream, format="png", optimize=True, pnginfo=notes)
         return stream.getvalue()
 
-    def save(self, path: str | Path, dpi: int = 150) -> None:
+    def save(self, path: str | Path, dpi: int = 200) -> None:
         """Write the picture as PNG."""
         Path(path).write_bytes(self.png(dpi))
 
@@ -101,7 +132,7 @@ class Picture:
             data = base64.b64encode(self.png()).decode()
             image = (
                 f'<img src="data:image/png;base64,{data}" alt="{alt}" '
-                f'style="max-width:100%;height:auto;background:#fff" width="{int(self.size[0] * 110)}">'
+                f'style="max-width:100%;height:auto;background:#fff" width="{int(self.size[0] * _INCH)}">'
             )
         else:
             image = f"<p>{html.escape(self.alt)}</p><p><em>{_INSTALL}</em></p>"
@@ -111,7 +142,7 @@ class Picture:
         )
         return (
             f'<figure class="vbw-figure" style="margin:0">{image}<figcaption>{title}</figcaption>'
-            f"<details><summary>the same as a table</summary><div style='overflow-x:auto'>"
+            f"<details><summary>the same as a table</summary><div class='scroll' style='overflow-x:auto'>"
             f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></details></figure>"
         )
 
@@ -126,10 +157,39 @@ def _cell(value: Any) -> str:
     return str(value)
 
 
+def _look() -> Any:
+    """Our sizes of letters, for as long as a picture is drawn."""
+    from matplotlib import rc_context
+
+    return rc_context(_LOOK)
+
+
+def plain_numbers(axis: Any) -> None:
+    """20 and 100 on a logarithmic axis, not powers."""
+    from matplotlib.ticker import FuncFormatter, LogFormatter
+
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(LogFormatter())
+
+
 def tidy(axes: Any) -> None:
     """Fewer lines around a plot."""
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
+
+
+def folded(label: str, width: int) -> str:
+    """A label in lines of at most so many letters, words kept whole."""
+    return fill(label, max(width, 4), break_long_words=False, break_on_hyphens=False)
+
+
+def legend_above(figure: Any, axes: Any) -> None:
+    """The legend over the plot, where it hides nothing, in as many rows as its labels need."""
+    handles, labels = axes.get_legend_handles_labels()
+    columns = len(labels)
+    while columns > 1 and columns * (max(map(len, labels)) + 5) > 66:
+        columns -= 1
+    figure.legend(handles, labels, loc="outside upper center", ncols=columns, handlelength=2.6, columnspacing=1.4)
 
 
 def listed(values: Sequence[Any], most: int = 6) -> str:
