@@ -398,7 +398,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
 def test_blas_threads_are_told_to_sleep_before_numpy_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENBLAS_THREAD_TIMEOUT", raising=False)
     assert cli.main(["--version"]) == 0
-    assert os.environ.pop("OPENBLAS_THREAD_TIMEOUT") == "4"
+    assert os.environ.pop("OPENBLAS_THREAD_TIMEOUT") == "16"
     monkeypatch.setenv("OPENBLAS_THREAD_TIMEOUT", "20")
     assert cli.main(["--version"]) == 0
     assert os.environ["OPENBLAS_THREAD_TIMEOUT"] == "20", "the user's own setting stands"

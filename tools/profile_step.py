@@ -10,7 +10,7 @@ import sys
 import time
 from collections import Counter
 
-os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")  # as the command vbw does, before NumPy is loaded
+os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "16")  # as the command vbw does, before NumPy is loaded
 
 import numpy as np
 
@@ -66,7 +66,7 @@ def main() -> None:
         optimizer.step()
     whole = (time.perf_counter() - start) / STEPS
     print(f"{recipe}: {whole:.3f} s a step, {sum(seconds.values()) / STEPS:.3f} s of it in these operations")
-    for label, total in seconds.most_common(16):
+    for label, total in seconds.most_common(24):
         print(f"{label:<36} {1e3 * total / STEPS:8.1f} ms {calls[label] // STEPS:5d} calls")
 
 

@@ -176,7 +176,7 @@ def _calm_blas() -> None:
     They would spin for about 25 ms, on the processors that the kernels which follow need: a training step, products
     and kernels in turns, took 6% (recipe fp32) to 17% (nvfp4-train) longer, the products alone no less.
     """
-    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "16")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

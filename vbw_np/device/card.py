@@ -84,13 +84,15 @@ class Card:
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """x W^T + b on this card: x (..., in), to (..., out)."""
-        return card_linear(x, weight, bias, card=self)
+        return card_linear(x, weight, bias, card=self, share=not x.is_leaf)
 
     def linear_cross_entropy(self, x: Tensor, weight: Tensor, targets: NDArray) -> Tensor:
         """Mean cross-entropy of x W^T against targets on this card: x (N, in), targets (N,)."""
         return card_linear_cross_entropy(x, weight, card=self, targets=targets)
 
-    def run(self, dense: autograd.Primitive, x: NDArray, *rest: Any, **static: Any) -> tuple[NDArray, Any]:
+    def run(
+        self, dense: autograd.Primitive, x: NDArray, *rest: Any, share: bool = False, **static: Any
+    ) -> tuple[NDArray, Any]:
         """Run a dense primitive with the decoded weight in the master's place.
 
         That alone is the straight-through estimator: the input's gradient sees the decoded weight, and the weight's
@@ -106,7 +108,7 @@ class Card:
                 if path == "packed":
                     output, vjp = compute.packed_linear(weight, x, *rest)
                 elif path == "fp4":
-                    products = compute.Fp4Products(self, weight)
+                    products = compute.Fp4Products(self, weight, share)
                     output, vjp = compute.FP4_TWINS[dense.name](products, x, *rest, **static)
                 else:
                     output, vjp = dense.run(x, weight, *rest, **static)
@@ -350,10 +352,13 @@ STRAIGHT_THROUGH = "the gradient is that of the decoded weight, passed to the ma
 
 
 @autograd.primitive(surrogate=STRAIGHT_THROUGH)
-def card_linear(x, weight, bias, *, card):
-    """`linear` on a card: the card's decoded weight computes, the master weight gets the gradient"""
+def card_linear(x, weight, bias, *, card, share=False):
+    """`linear` on a card: the card's decoded weight computes, the master weight gets the gradient
+
+    share: nobody writes to x, so that what is made of it may serve the next layer that reads it
+    """
     F.check_linear(x, weight, bias)
-    return card.run(F.dense_linear, x, bias)
+    return card.run(F.dense_linear, x, bias, share=share)
 
 
 @autograd.primitive(surrogate=STRAIGHT_THROUGH)

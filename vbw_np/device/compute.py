@@ -8,6 +8,10 @@ the packed bytes.
 from __future__ import annotations
 
 import dataclasses
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -97,25 +101,71 @@ def _right(x: NDArray, operands: Operands) -> Any:
     )
 
 
+class OperandCache:
+    """Activations as operands: an array that several layers read (query, key and value; all experts) is rounded once.
+
+    An entry is good for one array object, as long as that lives. So it is only for arrays that nobody writes to: those
+    that a recorded operation made. Operands that are rounded stochastically are never shared: their draws are to be
+    independent.
+
+    Parameters
+    ----------
+    size : int
+        Operands kept; the ones that were not used for longest go first.
+    """
+
+    def __init__(self, size: int = 8) -> None:
+        self.size = size
+        self._entries: OrderedDict[Hashable, tuple[weakref.ref[NDArray], Any]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, x: NDArray, kind: Hashable, make: Callable[[], Any]) -> Any:
+        """The operand of `kind` of the array `x`, kept or made now."""
+        key = id(x), kind
+        with self._lock:
+            array, operand = self._entries.get(key, (None, None))
+            if array is not None and array() is x:
+                self._entries.move_to_end(key)
+                return operand
+        operand = make()
+        with self._lock:
+            self._entries[key] = weakref.ref(x), operand
+            self._entries.move_to_end(key)
+            while len(self._entries) > self.size:
+                self._entries.popitem(last=False)
+        return operand
+
+
 class Fp4Products:
     """The three products of a linear layer on FP4 operands, with one version of a card's weight.
 
-    A gradient that the recipe does not quantize is computed in float32, with the decoded weight.
+    A gradient that the recipe does not quantize is computed in float32, with the decoded weight. With `share`, rounded
+    activations are kept for the next layer that reads them (`OperandCache`).
     """
 
-    def __init__(self, card: Card, panels: WeightPanels) -> None:
+    def __init__(self, card: Card, panels: WeightPanels, share: bool = False) -> None:
         self.card = card
         self.recipe = card.recipe
         self.panels = panels
+        self.share = share
+
+    def _activation(self, x: NDArray, kind: Hashable, make: Callable[[NDArray], Any]) -> Any:
+        """`make` of x's rows, or what the last layer that read x has left."""
+        if not self.share:
+            return make(_rows(x))
+        return self.card.device.operands.get(x, kind, lambda: make(_rows(x)))
 
     def _key(self, operands: Operands) -> tuple[int, int] | None:
         return self.card.device.next_key() if operands.stochastic else None
 
     def forward(self, x: NDArray) -> NDArray:
-        """x W^T: x (N, in), to (N, out). Each token row has its own second-level scale, so rows stay independent."""
+        """x W^T: x (..., in), to (N, out). Each token row has its own second-level scale, so rows stay independent."""
         operands = self.recipe.activation or ACTIVATIONS[self.panels.forward.fmt]
-        left = _left(x, operands, self._key(operands))
-        return tensor_core.matmul(left, self.panels.forward, out=empty((len(x), self.panels.forward.shape[0])))
+        if operands.stochastic:
+            left = _left(_rows(x), operands, self._key(operands))
+        else:
+            left = self._activation(x, ("left", operands), lambda rows: _left(rows, operands, None))
+        return tensor_core.matmul(left, self.panels.forward, out=empty((left.shape[0], self.panels.forward.shape[0])))
 
     def to_x(self, g: NDArray, out: NDArray | None = None) -> NDArray:
         """g W: g (N, out), to (N, in)"""
@@ -132,14 +182,16 @@ class Fp4Products:
         return tensor_core.matmul(_left(g, operands, self._key(operands)), self.panels.backward, out=out)
 
     def to_weight(self, g: NDArray, x: NDArray, out: NDArray | None = None) -> NDArray:
-        """g^T x: g (N, out), x (N, in), to (out, in); added to `out` if that is given"""
+        """g^T x: g (N, out), x (..., in), to (out, in); added to `out` if that is given"""
         operands = self.recipe.weight_gradient
         add = out is not None
-        out = empty((g.shape[1], x.shape[1])) if out is None else out
+        out = empty((g.shape[1], x.shape[-1])) if out is None else out
         if operands is None:
+            x = _rows(x)
             return np.add(out, g.T @ x, out=out) if add else np.matmul(g.T, x, out=out)
         left = _left(g, operands, self._key(operands), transpose=True)
-        return tensor_core.matmul(left, _right(x, operands), out=out, accumulate=add)
+        right = self._activation(x, ("right", operands), lambda rows: _right(rows, operands))
+        return tensor_core.matmul(left, right, out=out, accumulate=add)
 
 
 def _rows(x: NDArray) -> NDArray:
@@ -148,13 +200,12 @@ def _rows(x: NDArray) -> NDArray:
 
 def fp4_linear(products: Fp4Products, x: NDArray, bias: NDArray | None) -> tuple[NDArray, Any]:
     """`linear` on the virtual tensor core: output (..., out) and the gradients of x, weight and bias."""
-    rows = _rows(x)
-    y = products.forward(rows)
+    y = products.forward(x)
     if bias is not None:
         y += bias
     return y.reshape(*x.shape[:-1], y.shape[-1]), (
         lambda g: products.to_x(_rows(g)).reshape(x.shape),
-        lambda g: products.to_weight(_rows(g), rows),
+        lambda g: products.to_weight(_rows(g), x),
         lambda g: _rows(g).sum(axis=0),
     )
 

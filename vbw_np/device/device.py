@@ -14,7 +14,7 @@ from ..engine import Parameter, autograd, nn
 from ..files import check_output
 from .cache import DecodeCache
 from .card import Card
-from .compute import LAYOUTS, check_compute
+from .compute import LAYOUTS, OperandCache, check_compute
 from .link import Link
 from .recipe import Recipe, Select, get_recipe, selector
 from .report import DeviceReport
@@ -99,6 +99,7 @@ class Device:
         self._keys = threading.Lock()
         self.link = Link()
         self.decode_cache = DecodeCache(cache_bytes)
+        self.operands = OperandCache()
         self.recorder: Recorder | None = None
         self._model: nn.Module | None = None
 

@@ -49,6 +49,7 @@ def quantize_left_int8(x: np.ndarray, fmt: str) -> LeftOperand:
         values = np.clip(np.rint(parts * (np.float32(1) / scales)[:, :, None]), -127, 127)
     left.scales[: x.shape[0]] = scales
     left.values[: x.shape[0]] = np.nan_to_num(values).reshape(x.shape[0], -1).astype(np.int8)
+    left.sums[: x.shape[0]] = left.values[: x.shape[0]].reshape(parts.shape).sum(axis=2)
     return left
 
 

@@ -20,7 +20,7 @@ from collections.abc import Callable
 
 from llvmlite import ir
 
-from .intrinsics import F32, I8, I32, Emitter, path_intrinsic, vec
+from .intrinsics import F32, I8, I16, I32, I64, Emitter, path_intrinsic, vec
 
 W = 16
 INT, FLOAT, BYTES = vec(I32, W), vec(F32, W), vec(I8, W)
@@ -143,36 +143,59 @@ def round_even(e: Lanes, q: ir.Value) -> ir.Value:
 
 
 def round_stochastic(e: Lanes, q: ir.Value, random: ir.Value) -> ir.Value:
-    """Twice an E2M1 neighbour of q: up in magnitude where the 24-bit uniform is below the fraction."""
+    """Twice an E2M1 neighbour of q: up in magnitude where the 24-bit uniform is below the fraction.
+
+    In steps of the local grid, 2**(exponent - 1), every operation but the comparison is exact.
+    """
     b = e.b
     m = e.fmin(e.float(e.magnitude(q)), e.f(6.0))
     exponent = e.imax(b.and_(e.bits(m), e.i(0x7F800000)), e.i(127 << 23))
-    magic = e.float(b.add(exponent, e.i(22 << 23)))
-    step = e.float(b.sub(exponent, e.i(1 << 23)))
-    inverse = e.float(b.sub(e.i(255 << 23), exponent))
-    near = b.fsub(b.fadd(m, magic), magic)
-    zero = e.f(0.0)
-    low = b.fsub(near, b.select(b.fcmp_ordered(">", near, m), step, zero))
+    steps = b.fmul(m, e.float(b.sub(e.i(255 << 23), exponent)))
+    whole = e.call("llvm.floor.v16f32", FLOAT, steps)
     uniform = b.fmul(b.sitofp(b.lshr(random, e.i(8)), FLOAT), e.f(2.0**-24))
-    up = b.fcmp_ordered("<", uniform, b.fmul(b.fsub(m, low), inverse))
-    rounded = b.fadd(low, b.select(up, step, zero))
-    doubled = b.fptosi(b.fadd(rounded, rounded), INT)
+    up = b.fcmp_ordered("<", uniform, b.fsub(steps, whole))
+    rounded = b.fadd(whole, b.select(up, e.f(1.0), e.f(0.0)))
+    doubled = b.fptosi(b.fmul(rounded, e.float(exponent)), INT)
     return b.select(b.icmp_signed("<", e.bits(q), e.i(0)), b.sub(e.i(0), doubled), doubled)
 
 
-def random_bits(e: Lanes, index: ir.Value, key1: ir.Value, key2: ir.Value) -> ir.Value:
-    """32 random bits a lane for flat indices (i64 lanes), as `formats.random_bits.hash_bits`."""
-    b = e.b
+class RandomBits:
+    """32 random bits a lane by an element's flat index, as `formats.random_bits.hash_bits`.
 
-    def mix(h: ir.Value) -> ir.Value:
-        h = b.mul(b.xor(h, b.lshr(h, e.i(16))), e.i(0x7FEB352D))
-        h = b.mul(b.xor(h, b.lshr(h, e.i(15))), e.i(0x846CA68B))
-        return b.xor(h, b.lshr(h, e.i(16)))
+    An index has 64 bits. Its low half is counted up from where a block begins; the rare carry raises the other half.
+    """
 
-    low = b.trunc(index, INT)
-    high = b.trunc(b.lshr(index, e.const(index.type, 32)), INT)
-    keyed = mix(b.xor(low, e.splat(b.trunc(key1, I32), W)))
-    return mix(b.add(b.add(keyed, e.splat(b.trunc(key2, I32), W)), b.mul(high, e.i(0xC2B2AE35))))
+    def __init__(self, e: Lanes, first: ir.Value, stride: ir.Value | None, keys: tuple[ir.Value, ir.Value]):
+        """Indices first + stride * lane; stride None: 1."""
+        b = e.b
+        key1, key2 = (e.splat(b.trunc(key, I32), W) for key in keys)
+        lanes = e.const(INT, list(range(W)))
+        if stride is None:
+            start = e.splat(b.trunc(first, I32), W)
+            low = b.add(start, lanes)
+            high = e.splat(b.trunc(b.lshr(first, e.int(32)), I32), W)
+            high = b.add(high, b.zext(b.icmp_unsigned("<", low, start), INT))
+        else:
+            wide = vec(I64, W)
+            index = b.add(e.splat(first, W), b.mul(e.splat(stride, W), e.const(wide, list(range(W)))))
+            low, high = b.trunc(index, INT), b.trunc(b.lshr(index, e.const(wide, 32)), INT)
+        self.e, self.low, self.key1 = e, low, key1
+        self.high = b.add(key2, b.mul(high, e.i(0xC2B2AE35)))
+
+    def __call__(self, offset: int) -> ir.Value:
+        """Of the indices `offset` (below 2**32) further on."""
+        e, b = self.e, self.e.b
+
+        def mix(h: ir.Value) -> ir.Value:
+            h = b.mul(b.xor(h, b.lshr(h, e.i(16))), e.i(0x7FEB352D))
+            h = b.mul(b.xor(h, b.lshr(h, e.i(15))), e.i(0x846CA68B))
+            return b.xor(h, b.lshr(h, e.i(16)))
+
+        low, high = b.add(self.low, e.i(offset)), self.high
+        if offset:
+            carry = b.icmp_unsigned("<", low, self.low)
+            high = b.select(carry, b.add(high, e.i(0xC2B2AE35)), high)
+        return mix(b.add(mix(b.xor(low, self.key1)), high))
 
 
 def nibble(e: Lanes, doubled: ir.Value) -> ir.Value:
@@ -184,11 +207,8 @@ def nibble(e: Lanes, doubled: ir.Value) -> ir.Value:
     return b.or_(code, b.select(negative, e.i(8), e.i(0)))
 
 
-def _rounder(kp, e: Lanes, key1: ir.Value, key2: ir.Value) -> Callable[[ir.Value, Callable], ir.Value]:  # type: ignore[no-untyped-def]
-    """(quotients, function that gives their indices) -> doubled values, as the mode says."""
-    if "stochastic" in _options(kp):
-        return lambda q, index: round_stochastic(e, q, random_bits(e, index(), key1, key2))
-    return lambda q, index: round_even(e, q)
+def _is_stochastic(kp) -> bool:  # type: ignore[no-untyped-def]
+    return "stochastic" in _options(kp)
 
 
 # ---- along rows ----------------------------------------------------------------------------------------------
@@ -218,31 +238,34 @@ def _emit_row_amax(kp, e0: Emitter, x, blocks, amax) -> None:  # type: ignore[no
 
 
 def _row_values(kp, e: Lanes, x, factors, index, key1, key2, use: Callable) -> Callable:  # type: ignore[no-untyped-def]
-    """A loop body over the blocks of a row; `use(block number, part, doubled values)`."""
-    rounder = _rounder(kp, e, key1, key2)
-    wide = vec(ir.IntType(64), W)
+    """A loop body over the blocks of a row; `use(block number, doubled values of its sixteens)`."""
 
     def body(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
         factor = e.splat(e.load(F32, e.at(factors, e.times(i, 4))), W)
+        random = None
+        if _is_stochastic(kp):
+            random = RandomBits(e, e.at(index, e.times(i, kp.block)), None, (key1, key2))
+        doubled = []
         for part in range(kp.block // W):
             q = e.b.fmul(e.load(FLOAT, e.at(x, e.times(i, kp.block * 4), part * 64)), factor)
-
-            def indices(part: int = part) -> ir.Value:
-                first = e.at(index, e.times(i, kp.block), part * W)
-                return e.b.add(e.splat(first, W), e.const(wide, list(range(W))))
-
-            use(i, part, rounder(q, indices))
+            doubled.append(round_stochastic(e, q, random(part * W)) if random else round_even(e, q))
+        use(i, doubled)
         return []
 
     return body
 
 
-def _emit_row_left(kp, e0: Emitter, x, factors, blocks, out, index, key1, key2) -> None:  # type: ignore[no-untyped-def]
-    """Blocks of a row to int8 doubled values."""
+def _emit_row_left(kp, e0: Emitter, x, factors, blocks, out, sums, index, key1, key2) -> None:  # type: ignore[no-untyped-def]
+    """Blocks of a row to int8 doubled values, and the sum of each block's as int16."""
     e = Lanes(e0.b)
 
-    def use(i: ir.Value, part: int, doubled: ir.Value) -> None:
-        e.store(e.b.trunc(doubled, BYTES), e.at(out, e.times(i, kp.block), part * W))
+    def use(i: ir.Value, doubled: list[ir.Value]) -> None:
+        total = None
+        for part, values in enumerate(doubled):
+            e.store(e.b.trunc(values, BYTES), e.at(out, e.times(i, kp.block), part * W))
+            total = values if total is None else e.b.add(total, values)
+        total = e.call("llvm.vector.reduce.add.v16i32", I32, total)
+        e.store(e.b.trunc(total, I16), e.at(sums, e.times(i, 2)))
 
     e.loop(blocks, [], _row_values(kp, e, x, factors, index, key1, key2, use))
 
@@ -252,14 +275,15 @@ def _emit_row_right(kp, e0: Emitter, x, factors, blocks, out, index, key1, key2)
     e = Lanes(e0.b)
     pair = vec(I32, 2)
 
-    def use(i: ir.Value, part: int, doubled: ir.Value) -> None:
-        words = e.b.bitcast(e.b.trunc(nibble(e, doubled), BYTES), vec(I32, 4))
-        none = ir.Constant(words.type, ir.Undefined)
-        low, high = (e.b.shuffle_vector(words, none, e.const(pair, [k, k + 2])) for k in (0, 1))
-        packed = e.b.or_(low, e.b.shl(high, e.const(pair, 4)))
-        for k in range(2):
-            word = e.b.extract_element(packed, e.int(k, I32))
-            e.store(word, e.at(out, e.times(i, kp.block * 8), (part * 2 + k) * 64))
+    def use(i: ir.Value, doubled: list[ir.Value]) -> None:
+        for part, values in enumerate(doubled):
+            words = e.b.bitcast(e.b.trunc(nibble(e, values), BYTES), vec(I32, 4))
+            none = ir.Constant(words.type, ir.Undefined)
+            low, high = (e.b.shuffle_vector(words, none, e.const(pair, [k, k + 2])) for k in (0, 1))
+            packed = e.b.or_(low, e.b.shl(high, e.const(pair, 4)))
+            for k in range(2):
+                word = e.b.extract_element(packed, e.int(k, I32))
+                e.store(word, e.at(out, e.times(i, kp.block * 8), (part * 2 + k) * 64))
 
     e.loop(blocks, [], _row_values(kp, e, x, factors, index, key1, key2, use))
 
@@ -313,16 +337,13 @@ def _column_values(kp, e: Lanes, x, stride, i, signs, encode, decode, index, len
     for value in rows:
         amax = e.imax(amax, e.magnitude(value))
     code, factor, half = scales_of(e, _options(kp)[0], amax, e.load(FLOAT, encode), e.load(FLOAT, decode))
-    rounder = _rounder(kp, e, key1, key2)
-    wide = vec(ir.IntType(64), W)
+    random = None
+    if _is_stochastic(kp):
+        random = RandomBits(e, e.at(index, e.times(i, kp.block)), length, (key1, key2))
     doubled = []
     for k, value in enumerate(rows):
-
-        def indices(k: int = k) -> ir.Value:
-            first = e.splat(e.at(index, e.times(i, kp.block), k), W)
-            return e.b.add(first, e.b.mul(e.splat(length, W), e.const(wide, list(range(W)))))
-
-        doubled.append(rounder(e.b.fmul(value, factor), indices))
+        q = e.b.fmul(value, factor)
+        doubled.append(round_stochastic(e, q, random(k)) if random else round_even(e, q))
     return code, half, doubled
 
 
@@ -347,9 +368,10 @@ def _emit_column_right(kp, e0, x, stride, blocks, signs, encode, decode, index, 
     e.loop(blocks, [], body)
 
 
-def _emit_column_left(kp, e0, x, stride, blocks, signs, encode, decode, index, length, key1, key2, out, out_stride, scales, scales_stride) -> None:  # type: ignore[no-untyped-def]  # noqa: E501
-    """16 columns to 16 rows of int8 doubled values and of half scales."""
+def _emit_column_left(kp, e0, x, stride, blocks, signs, encode, decode, index, length, key1, key2, out, out_stride, scales, scales_stride, sums) -> None:  # type: ignore[no-untyped-def]  # noqa: E501
+    """16 columns to 16 rows of int8 doubled values, of half scales and of the blocks' sums as int16."""
     e = Lanes(e0.b)
+    sums_stride = e.b.lshr(scales_stride, e.int(1))
 
     def body(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
         _code, half, doubled = _column_values(
@@ -371,9 +393,15 @@ def _emit_column_left(kp, e0, x, stride, blocks, signs, encode, decode, index, l
                 words.append(word)
             for lane, row in enumerate(_transpose_words(e, words)):
                 e.store(row, e.at(out, e.times(out_stride, lane), e.times(i, kp.block), first), align=1)
+        total = doubled[0]
+        for values in doubled[1:]:
+            total = e.b.add(total, values)
+        total = e.b.trunc(total, vec(I16, W))
         for lane in range(W):
             value = e.b.extract_element(half, e.int(lane, I32))
             e.store(value, e.at(scales, e.times(scales_stride, lane), e.times(i, 4)))
+            value = e.b.extract_element(total, e.int(lane, I32))
+            e.store(value, e.at(sums, e.times(sums_stride, lane), e.times(i, 2)))
         return []
 
     e.loop(blocks, [], body)
@@ -405,11 +433,11 @@ make_scales = path_intrinsic(7, _emit_scales)
 row_amax = path_intrinsic(3, _emit_row_amax)
 """`row_amax(mode, x, blocks, amax bits)`."""
 
-row_left = path_intrinsic(7, _emit_row_left)
-"""`row_left(mode, x, factors, blocks, out, index of the first element, key1, key2)`."""
+row_left = path_intrinsic(8, _emit_row_left)
+"""`row_left(mode, x, factors, blocks, out, sums, index of the first element, key1, key2)`."""
 
 row_right = path_intrinsic(7, _emit_row_right)
-"""`row_right(mode, ...)`, as `row_left`; out is the row's first word in its panel."""
+"""`row_right(mode, ...)`, as `row_left` without sums; out is the row's first word in its panel."""
 
 column_amax = path_intrinsic(5, _emit_column_amax)
 """`column_amax(mode, x, stride, blocks, signs, out)`: 16 columns."""
@@ -417,5 +445,5 @@ column_amax = path_intrinsic(5, _emit_column_amax)
 column_right = path_intrinsic(12, _emit_column_right)
 """`column_right(mode, x, stride, blocks, signs, encode, decode, index, length, key1, key2, codes, scale bytes)`."""
 
-column_left = path_intrinsic(14, _emit_column_left)
-"""`column_left(mode, ..., key2, out, out_stride, scales, scales_stride)`."""
+column_left = path_intrinsic(15, _emit_column_left)
+"""`column_left(mode, ..., key2, out, out_stride, scales, scales_stride, sums)`."""

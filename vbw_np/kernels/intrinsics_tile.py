@@ -609,17 +609,13 @@ tile_rows, tile_panels, block_length, offset_of = (
 )
 
 
-def _emit_words_of(kp: KernelPath, e: Emitter, values, scales, blocks, words) -> None:  # type: ignore[no-untyped-def]
+def _emit_words_of(kp: KernelPath, e: Emitter, sums, scales, blocks, words) -> None:  # type: ignore[no-untyped-def]
     """One row: where its accumulators start, and its scales in the form that the tile loop wants."""
 
     def body(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
         target = e.at(words, e.times(i, 8 * kp.tile_rows))
         if kp.offset:
-            total = None
-            for k in range(0, kp.block, 16):
-                part = e.b.sext(e.load(vec(I8, 16), e.at(values, e.times(i, kp.block), k)), vec(I32, 16))
-                total = part if total is None else e.b.add(total, part)
-            total = e.call("llvm.vector.reduce.add.v16i32", I32, total)
+            total = e.b.sext(e.load(I16, e.at(sums, e.times(i, 2))), I32)
             e.store(e.b.mul(total, e.int(-kp.offset, I32)), target)
         scale = e.load(I32, e.at(scales, e.times(i, 4)))
         e.store(_scale_word(e.b, scale, kp.words), e.at(target, 4 * kp.tile_rows))
@@ -650,4 +646,4 @@ def _scale_word(b: ir.IRBuilder, bits: ir.Value, words: str) -> ir.Value:
 
 
 fill_words = path_intrinsic(4, _emit_words_of)
-"""`fill_words(kernel_path, values, scales, blocks, words)`: a row's `words` from its int8 values and half scales."""
+"""`fill_words(kernel_path, sums, scales, blocks, words)`: a row's `words` from its blocks' sums and half scales."""

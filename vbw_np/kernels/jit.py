@@ -6,11 +6,11 @@ looks at the file of a function only to tell whether its cached code is stale; k
 here the stamp is that of all files of this package that the kernel's file uses.
 
 **Threads.** NumPy's BLAS has worker threads of its own, and both kinds wait for work by spinning. GNU OpenMP, numba's
-usual threading layer on Linux, spins for about 10 ms after every parallel loop unless told otherwise, which takes half
-of a two-core machine away from the matrix product that follows (measured, a kernel and a product of 2 ms each, in
-turns: 16 ms together with a short spin, 4 ms with none). So before the layer is loaded, which is at the first parallel
-call, the spinning is switched off, unless `OMP_WAIT_POLICY` or `GOMP_SPINCOUNT` are set already. Nothing else about
-threads is changed; results never depend on their number.
+usual threading layer on Linux, spins for milliseconds after every parallel loop unless told otherwise, which takes
+half of a two-core machine away from the matrix product that follows; without any spinning, waking a thread costs as
+much as a small product. So before the layer is loaded, which is at the first parallel call, it is told to spin for
+some 50 microseconds, as long as the next kernel of one operation lets it wait, unless `OMP_WAIT_POLICY` or
+`GOMP_SPINCOUNT` are set already. Nothing else about threads is changed; results never depend on their number.
 
 **Time.** `compile_seconds()` is what compiling, and loading compiled code from disk, has taken so far in this process,
 so that measurements can report it apart.
@@ -39,8 +39,7 @@ KERNELS: list[Callable] = []
 
 def _calm_threads() -> None:
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} & set(os.environ):
-        os.environ["OMP_WAIT_POLICY"] = "passive"
-        os.environ["GOMP_SPINCOUNT"] = "0"
+        os.environ["GOMP_SPINCOUNT"] = "6000"
 
 
 _calm_threads()

@@ -84,6 +84,8 @@ class LeftOperand:
         Half the decoded block scales.
     factors : float32 array (rows allocated,)
         Second-level factor of each row (1 for mxfp4).
+    sums : int16 array (rows allocated, blocks)
+        The sum of each block's `values`: byte dot instructions of x86 need it.
     shape : (M, K)
     fmt : {"mxfp4", "nvfp4"}
     """
@@ -91,6 +93,7 @@ class LeftOperand:
     values: np.ndarray
     scales: np.ndarray
     factors: np.ndarray
+    sums: np.ndarray
     shape: tuple[int, int]
     fmt: str
 
@@ -107,7 +110,7 @@ class LeftOperand:
 
     def nbytes(self) -> int:
         """Bytes held."""
-        return self.values.nbytes + self.scales.nbytes + self.factors.nbytes
+        return self.values.nbytes + self.scales.nbytes + self.factors.nbytes + self.sums.nbytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,7 +176,9 @@ def empty_left(rows: int, length: int, fmt: str) -> LeftOperand:
     scales[rows:] = 0
     factors = aligned_empty((allocated,), np.float32)
     factors[:] = 1
-    return LeftOperand(values, scales, factors, (rows, length), fmt)
+    sums = aligned_empty((allocated, padded // block), np.int16)
+    sums[rows:] = 0
+    return LeftOperand(values, scales, factors, sums, (rows, length), fmt)
 
 
 def empty_right(rows: int, length: int, fmt: str) -> RightOperand:
@@ -236,6 +241,7 @@ def left_from_packed(
     rows, length = _check_packed(codes, scales, fmt, length)
     left = _checked_out(out, empty_left, rows, length, fmt)
     _unpack_left(np.ascontiguousarray(codes), length, DOUBLED, left.values)
+    left.sums[:rows] = left.values[:rows].reshape(rows, -1, left.block).sum(axis=2)
     left.scales[:rows] = half_scales(fmt)[scales]
     left.factors[:rows] = np.asarray(factor, np.float32).reshape(-1)
     return left
@@ -340,7 +346,7 @@ def _row_scales(mode, x, start, length, block, two_level, given, tail, amax, pai
 
 
 @pjit
-def _rows_left(mode, x, rows, length, block, two_level, given, key1, key2, values, scales, row_factors):  # type: ignore[no-untyped-def]
+def _rows_left(mode, x, rows, length, block, two_level, given, key1, key2, values, scales, row_factors, sums):  # type: ignore[no-untyped-def]
     blocks = scales.shape[1]
     padded = (blocks + 15) // 16 * 16
     for task in numba.prange((rows + _ROWS_AT_ONCE - 1) // _ROWS_AT_ONCE):
@@ -354,10 +360,12 @@ def _rows_left(mode, x, rows, length, block, two_level, given, key1, key2, value
             scales[m] = halves[:blocks]
             whole = length // block
             source, target = x.ctypes.data + m * length * 4, values.ctypes.data + m * blocks * block
-            row_left(mode, source, factors.ctypes.data, whole, target, m * length, key1, key2)
+            sums_at = sums.ctypes.data + m * blocks * 2
+            row_left(mode, source, factors.ctypes.data, whole, target, sums_at, m * length, key1, key2)
             if whole < blocks:
                 at, done = factors.ctypes.data + whole * 4, whole * block
-                row_left(mode, tail.ctypes.data, at, 1, target + done, m * length + done, key1, key2)
+                sums_at += whole * 2
+                row_left(mode, tail.ctypes.data, at, 1, target + done, sums_at, m * length + done, key1, key2)
 
 
 @pjit
@@ -458,7 +466,7 @@ def _strip_levels(given, amax, encode, decode):  # type: ignore[no-untyped-def]
 
 
 @pjit
-def _columns_left(mode, x, width, length, block, two_level, given, signs, index_length, key1, key2, values, scales, row_factors):  # type: ignore[no-untyped-def]  # noqa: E501
+def _columns_left(mode, x, width, length, block, two_level, given, signs, index_length, key1, key2, values, scales, row_factors, sums):  # type: ignore[no-untyped-def]  # noqa: E501
     blocks = scales.shape[1]
     padded, whole, run = blocks * block, length // block, RUN // block
     for task in numba.prange((width + 16 * _STRIPS - 1) // (16 * _STRIPS)):
@@ -483,8 +491,9 @@ def _columns_left(mode, x, width, length, block, two_level, given, signs, index_
                 index = row * index_length + b * block
                 target = values.ctypes.data + row * padded + b * block
                 scale_target = scales.ctypes.data + (row * blocks + b) * 4
+                sums_at = sums.ctypes.data + (row * blocks + b) * 2
                 enc, dec = encode.ctypes.data + s * 64, decode.ctypes.data + s * 64
-                column_left(mode, source, stride, n, signs, enc, dec, index, index_length, key1, key2, target, padded, scale_target, blocks * 4)  # noqa: E501
+                column_left(mode, source, stride, n, signs, enc, dec, index, index_length, key1, key2, target, padded, scale_target, blocks * 4, sums_at)  # noqa: E501
         keep(buffer)  # numba frees an array after its last use by name; the sources are plain addresses into them
         keep(tail)
 
@@ -664,7 +673,7 @@ def quantize_left(
     if two_level and level == "tensor" and amax is None:
         amax = job.amax()
     given = np.array([] if amax is None else [amax], np.float32)
-    target = left.values, left.scales, left.factors
+    target = left.values, left.scales, left.factors, left.sums
     source = job.mode, x.reshape(-1), job.rows, job.length, left.block, two_level, given
     if transpose:
         _columns_left(*source, _SIGN_BITS, length, *job.keys, *target)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ..formats import BlockFormat, PackedTensor, pack_nibbles
 from . import cpu
+from .intrinsics_relayout import to_panel, to_transposed_panel
 from .jit import leaf, pjit
 from .panels import RightOperand, empty_right, right_from_packed
 
@@ -88,8 +89,8 @@ def transposed_right_operand(packed: PackedTensor) -> RightOperand:
     return RightOperand(right.codes, right.scales, factor, right.shape, kind)
 
 
-# Eight codes are one 32-bit word of packed rows and one 32-bit word of a panel; only their nibbles stand differently:
-# 0 1 2 3 4 5 6 7 from the lowest in a row, and 0 4 1 5 2 6 3 7 in a panel.
+# Eight codes are one 32-bit word of packed rows and one 32-bit word of a panel; only their nibbles stand differently
+# (`intrinsics_relayout`, which moves sixteen words at once; here is what is left over).
 
 
 @leaf
@@ -105,8 +106,13 @@ def _to_panels(words: NDArray, panels: NDArray) -> None:
     rows, groups = words.shape
     for p in numba.prange(panels.shape[0]):
         first = np.int64(16 * p)
+        done = 0
+        if first + 16 <= rows:
+            sixteens = groups // 16
+            to_panel(words.ctypes.data + first * groups * 4, groups * 4, sixteens, panels[p].ctypes.data)
+            done = sixteens * 16
         for c in range(min(16, rows - first)):
-            for g in range(groups):
+            for g in range(done, groups):
                 word = words[first + c, g]
                 low, high = word & np.uint32(0xFFFF), word >> np.uint32(16)
                 panels[p, g, c] = _spread(low) | (_spread(high) << np.uint32(4))
@@ -117,7 +123,11 @@ def _to_transposed_panels(words: NDArray, panels: NDArray) -> None:
     """Words of packed rows (N, K/8), N a multiple of 8, to the panels (K/16, N/8, 16) of the transpose."""
     rows, groups = words.shape
     for p in numba.prange(panels.shape[0]):
-        for g in range(rows // 8):
+        done = 0
+        if 2 * p + 2 <= groups:
+            done = rows // 8
+            to_transposed_panel(words.ctypes.data + 8 * p, groups * 4, done, panels[p].ctypes.data)
+        for g in range(done, rows // 8):
             for half in range(min(2, groups - 2 * np.int64(p))):
                 column = 2 * np.int64(p) + half
                 for c in range(8):

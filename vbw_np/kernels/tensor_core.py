@@ -219,7 +219,7 @@ def _scratch(threads: int) -> np.ndarray:
 def _left_words(left: LeftOperand, kp: KernelPath) -> np.ndarray:
     """What the tile loop wants beside the left values, int32 (tiles, blocks, 2, rows of a tile)."""
     words = _kept("words", 2 * left.scales.size, np.int32).reshape(-1, left.scales.shape[1], 2, kp.tile_rows)
-    _fill_left_words(kp, left.values, left.scales, words)
+    _fill_left_words(kp, left.sums, left.scales, words)
     return words
 
 
@@ -271,11 +271,11 @@ def _left_fits(values: np.ndarray, scales: np.ndarray, block: int) -> bool:
 
 
 @pjit
-def _fill_left_words(kp, values, scales, words):  # type: ignore[no-untyped-def]
+def _fill_left_words(kp, sums, scales, words):  # type: ignore[no-untyped-def]
     rows, blocks = tile_rows(kp), scales.shape[1]
-    for m in numba.prange(values.shape[0]):
+    for m in numba.prange(scales.shape[0]):
         at = words.ctypes.data + (m // rows * rows * blocks * 2 + m % rows) * 4
-        fill_words(kp, values.ctypes.data + m * values.shape[1], scales.ctypes.data + m * blocks * 4, blocks, at)
+        fill_words(kp, sums.ctypes.data + m * blocks * 2, scales.ctypes.data + m * blocks * 4, blocks, at)
 
 
 @jit
