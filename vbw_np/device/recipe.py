@@ -132,6 +132,7 @@ RECIPES: dict[str, Recipe] = {
             "nvfp4-nested",
             "NVFP4 first, its nested fine tier where the error budget asks for it",
             fine="budget",
+            error_budget=0.02,
         ),
         _training(
             "mxfp4-train",

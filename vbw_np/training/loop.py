@@ -10,7 +10,8 @@ interrupted. For that
   that the weights depend on and a checkpoint has to hold, and all recipes but the report's define fresh scales anyway;
 - every random draw comes from a generator whose state is in the checkpoint;
 - the length of all gradients together, which clipping divides by, is summed in an order of its own (`grad_norm`): a
-  BLAS dot product of long vectors depends on the number of threads.
+  BLAS dot product of long vectors depends on the number of threads;
+- a BLAS whose products depend on it, too, is given one thread (`threads.steady_blas`).
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from ..progress import Progress
 from . import checkpoint, diagnose
 from .config import TrainConfig
 from .log import RunLog
+from .threads import steady_blas
 
 kernels.install()  # the fast twins; autograd.use_twins(False) switches back to the readable definitions
 
@@ -163,6 +165,7 @@ class Trainer:
         self._set_up(config, streams)
 
     def _set_up(self, config: TrainConfig, streams: tuple[TokenStream, TokenStream] | None) -> None:
+        steady_blas()
         self.config = config
         self.train_stream, self.held_out = streams or load_split(config)
         if self.train_stream.vocab_size > config.model.vocab_size:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+from functools import lru_cache
+
+import numpy as np
 
 from ..errors import UserError
 from ..machine import blas_info
@@ -17,6 +20,14 @@ def set_threads(count: int) -> None:
     """
     if count < 1:
         raise UserError(f"--threads {count} leaves nobody to compute; give 1 or more")
+    _set_blas_threads(count)
+    with contextlib.suppress(ImportError):
+        from ..kernels.jit import numba
+
+        numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
+
+
+def _set_blas_threads(count: int) -> None:
     file = blas_info().get("file")
     if file:
         with contextlib.suppress(OSError):
@@ -26,7 +37,28 @@ def set_threads(count: int) -> None:
                     setter = getattr(library, f"{prefix}_set_num_threads{suffix}", None)
                     if setter is not None:
                         setter(ctypes.c_int(count))
-    with contextlib.suppress(ImportError):
-        from ..kernels.jit import numba
 
-        numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
+
+@lru_cache(maxsize=1)
+def _blas_is_steady() -> bool:
+    """Whether this BLAS gives the same bits with the threads it has as with one."""
+    threads = blas_info().get("threads") or 1
+    if threads < 2:
+        return True
+    rng = np.random.default_rng(0)
+    x, w = (rng.standard_normal(shape, np.float32) for shape in ((1014, 64), (64, 1500)))
+    shared_out = x @ w
+    _set_blas_threads(1)
+    alone = x @ w
+    _set_blas_threads(threads)
+    return bool((shared_out == alone).all())
+
+
+def steady_blas() -> None:
+    """See to it that products have the same bits whatever the number of threads.
+
+    OpenBLAS's kernels for AVX-512 add in one order; those for AVX2 (Haswell, Zen) in one that depends on how the rows
+    were shared out, and there products go on one thread from now on. The compiled kernels keep all threads.
+    """
+    if not _blas_is_steady():
+        _set_blas_threads(1)
