@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .memory import empty
+from .memory import SMALLEST, empty
 from .primitive import primitive
 from .tensor import Tensor
 from .twin import Samples
@@ -31,22 +31,29 @@ def _positive(*shapes: tuple[int, ...]) -> Samples:
 # ------------------------------------------------------------------------------------------------------ elementwise
 
 
+def _pooled(ufunc: np.ufunc, x: NDArray, y: NDArray) -> NDArray:
+    """`ufunc(x, y)`, a large result in an array from the pool: fresh pages cost more than the arithmetic."""
+    if x.nbytes < SMALLEST and y.nbytes < SMALLEST:
+        return ufunc(x, y)
+    return ufunc(x, y, out=empty(np.broadcast_shapes(x.shape, y.shape), np.result_type(x, y)))
+
+
 @primitive(samples=_draws((3, 4), (4,)))
 def add(x, y):
     """x + y"""
-    return x + y, (lambda g: g, lambda g: g)
+    return _pooled(np.add, x, y), (lambda g: g, lambda g: g)
 
 
 @primitive(samples=_draws((3, 4), (3, 1)))
 def sub(x, y):
     """x - y"""
-    return x - y, (lambda g: g, lambda g: -g)
+    return _pooled(np.subtract, x, y), (lambda g: g, lambda g: -g)
 
 
 @primitive(samples=_draws((3, 4), (4,)))
 def mul(x, y):
     """x * y"""
-    return x * y, (lambda g: g * y, lambda g: g * x)
+    return _pooled(np.multiply, x, y), (lambda g: _pooled(np.multiply, g, y), lambda g: _pooled(np.multiply, g, x))
 
 
 @primitive(samples=lambda rng: [((rng.normal(size=(3, 4)), rng.uniform(0.5, 2, size=(4,))), {})])
@@ -166,7 +173,10 @@ def flip(x, *, axis):
 def concatenate(*parts, axis):
     """Arrays one after the other along an axis that exists"""
     ends = np.cumsum([part.shape[axis] for part in parts])[:-1]
-    return np.concatenate(parts, axis), lambda g: tuple(np.split(g, ends, axis))
+    shape = list(parts[0].shape)
+    shape[axis] = int(np.sum([part.shape[axis] for part in parts]))
+    joined = np.concatenate(parts, axis, out=empty(tuple(shape), np.result_type(*parts)))
+    return joined, lambda g: tuple(np.split(g, ends, axis))
 
 
 @primitive(samples=_draws((2, 3), (2, 3), axis=1))

@@ -215,26 +215,42 @@ def _is_stochastic(kp) -> bool:  # type: ignore[no-untyped-def]
 
 
 def _emit_row_amax(kp, e0: Emitter, x, blocks, amax) -> None:  # type: ignore[no-untyped-def]
-    """The amax bits of each block of a row, int32."""
+    """The amax bits of each block of a row, int32: eight blocks at a time, then what is left one by one."""
     e = Lanes(e0.b)
 
-    def body(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+    def lanes_of(block: ir.Value, number: int) -> ir.Value:
+        """The larger magnitudes of the sixteens of a block."""
         top = None
         for part in range(kp.block // W):
-            m = e.magnitude(e.load(FLOAT, e.at(x, e.times(i, kp.block * 4), part * 64)))
+            m = e.magnitude(e.load(FLOAT, e.at(x, e.times(block, kp.block * 4), number * kp.block * 4 + part * 64)))
             top = m if top is None else e.imax(top, m)
-        width = W
-        while width > 1:  # fold halves
-            width //= 2
-            ty = vec(I32, width)
-            none = ir.Constant(top.type, ir.Undefined)
-            low = e.b.shuffle_vector(top, none, e.const(ty, list(range(width))))
-            high = e.b.shuffle_vector(top, none, e.const(ty, list(range(width, 2 * width))))
-            top = e.b.select(e.b.icmp_signed(">", low, high), low, high)
+        return top
+
+    def pairs(a: ir.Value, b: ir.Value) -> ir.Value:
+        """The larger of each two neighbours: eight of a, then eight of b."""
+        even, odd = (e.b.shuffle_vector(a, b, e.const(INT, list(range(first, 2 * W, 2)))) for first in (0, 1))
+        return e.imax(even, odd)
+
+    def eight_blocks(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+        first = e.times(i, 8)
+        tops = [lanes_of(first, number) for number in range(8)]
+        while len(tops) > 1:
+            tops = [pairs(a, b) for a, b in zip(tops[::2], tops[1::2], strict=True)]
+        top = pairs(tops[0], tops[0])
+        low = e.b.shuffle_vector(top, top, e.const(vec(I32, 8), list(range(8))))
+        e.store(low, e.at(amax, e.times(i, 32)))
+        return []
+
+    def one_block(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+        top = lanes_of(i, 0)
+        for _round in range(4):
+            top = pairs(top, top)
         e.store(e.b.extract_element(top, e.int(0, I32)), e.at(amax, e.times(i, 4)))
         return []
 
-    e.loop(blocks, [], body)
+    eights = e.b.lshr(blocks, e.int(3))
+    e.loop(eights, [], eight_blocks)
+    e.loop(blocks, [], one_block, start=e.times(eights, 8))
 
 
 def _row_values(kp, e: Lanes, x, factors, index, key1, key2, use: Callable) -> Callable:  # type: ignore[no-untyped-def]

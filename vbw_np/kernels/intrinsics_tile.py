@@ -506,9 +506,12 @@ class KernelPathType(types.Type):
 register_model(KernelPathType)(models.OpaqueModel)
 
 
+_type_of = lru_cache(KernelPathType)
+
+
 @typeof_impl.register(KernelPath)
 def _typeof_kernel_path(value: KernelPath, context: object) -> KernelPathType:
-    return KernelPathType(value.path, value.block)
+    return _type_of(value.path, value.block)
 
 
 @unbox(KernelPathType)

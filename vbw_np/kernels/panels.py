@@ -18,6 +18,7 @@ quantized along *its* rows from the float32 values, as training needs it: quanti
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numba
@@ -64,7 +65,7 @@ def aligned_empty(shape: tuple[int, ...], dtype: type) -> np.ndarray:
     the arithmetic on them.
     """
     dtype = np.dtype(dtype)
-    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    size = math.prod(shape) * dtype.itemsize
     if size >= autograd.memory.SMALLEST:
         return autograd.memory.empty(shape, dtype)
     raw = np.empty(size + 64, np.uint8)
