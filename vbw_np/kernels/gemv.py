@@ -14,8 +14,10 @@ import numba
 import numpy as np
 
 from . import cpu
+from .intrinsics_quantize import row_amax, row_left
 from .intrinsics_tile import ISAS, KernelPath, matvec_panel
 from .jit import jit, pjit
+from .lanes import keep
 from .panels import FORMATS, ROW_MULTIPLE, LeftOperand, RightOperand, empty_left, quantize_left
 from .tensor_core import matmul, matmul_reference
 
@@ -23,6 +25,14 @@ FEW_ROWS = 8
 """Rows of one pass over W."""
 
 ACTIVATIONS = ("int8", "fp4")
+
+_INT8 = {block: KernelPath("int8", block) for block in FORMATS.values()}
+_NOTHING = (  # values, scales, factors, sums of a left operand that the kernel itself will make
+    np.empty((0, 0), np.int8),
+    np.empty((0, 0), np.float32),
+    np.ones(ROW_MULTIPLE, np.float32),
+    np.empty((0, 0), np.int16),
+)
 
 
 def quantize_left_int8(x: np.ndarray, fmt: str) -> LeftOperand:
@@ -89,10 +99,8 @@ def matvec(
     rows = x.reshape(-1, x.shape[-1]) if isinstance(x, np.ndarray) and x.ndim in (1, 2) else x
     if activations == "fp4":
         left = quantize_left(rows, right.fmt)
-        factors = left.factors
     else:
         left = None if _fused(rows, right, path) else quantize_left_int8(rows, right.fmt)
-        factors = np.ones(ROW_MULTIPLE, np.float32) if left is None else left.factors
     if rows.shape[1] != right.shape[1]:
         raise ValueError(f"x has {rows.shape[1]} columns, W is {right.shape}: the lengths of the reduction differ")
     shape = (*x.shape[:-1], right.shape[0])
@@ -115,10 +123,11 @@ def matvec(
         some = slice(first, first + several)
         target = result[first : first + count]
         if left is None:
-            args = rows[first : first + count], np.empty((0, 0), np.int8), np.empty((0, 0), np.float32), factors
+            args = rows[first : first + count], *_NOTHING
         else:
-            args = rows[:0], left.values[some], left.scales[some], left.factors[some]
-        _few_rows(mode, *args, several, right.codes, right.scales, right.factor, ISAS[path].offset, target)
+            args = rows[:0], left.values[some], left.scales[some], left.factors[some], left.sums[some]
+        weight = right.codes, right.scales, right.factor
+        _few_rows(mode, _INT8[right.block], *args, several, *weight, ISAS[path].offset, target)
     return out
 
 
@@ -135,57 +144,36 @@ def _fused(rows: np.ndarray, right: RightOperand, path: str | None) -> bool:
 
 
 @jit
-def _as_bits(x):  # type: ignore[no-untyped-def]
-    return np.float32(x).view(np.int32)
-
-
-@jit
-def _as_float(bits):  # type: ignore[no-untyped-def]
-    return np.int32(bits).view(np.float32)
-
-
-@jit
-def _block_int8(x, values):  # type: ignore[no-untyped-def]
-    """One block to 8-bit integers; returns its scale (`_scale_int8`)."""
-    bits = x.view(np.int32)
-    top = np.int32(0)
-    for k in range(bits.size):
-        top = max(top, bits[k] & np.int32(0x7FFFFFFF))
-    if top >= 0x7F800000:
-        for k in range(values.size):
-            values[k] = 0
-        return np.float32(np.nan)
-    exponent = min(max((_as_bits(_as_float(top) / np.float32(127.0)) + 0x7FFFFF) >> 23, 1), 254)
-    inverse = _as_float((254 - exponent) << 23) if exponent < 254 else np.float32(2.0**-127)
-    for k in range(values.size):
-        values[k] = np.int8(np.rint(x[k] * inverse))
-    return _as_float(exponent << 23)
-
-
-@jit
-def _starts_of(values, shift, starts):  # type: ignore[no-untyped-def]
-    block = values.shape[1] // starts.shape[1]
-    for r in range(starts.shape[0]):
-        for b in range(starts.shape[1]):
-            total = np.int32(0)
-            for k in range(b * block, b * block + block):
-                total += values[r, k]
-            starts[r, b] = -shift * total
+def _scales_int8(amax, scales, inverses):  # type: ignore[no-untyped-def]
+    """Scales from the bits of blocks' amax (`_scale_int8`), and what the values are multiplied with."""
+    exponents, inverse = scales.view(np.int32), inverses.view(np.int32)
+    for b in range(amax.size):
+        top = amax[b]
+        share = np.float32(np.int32(top).view(np.float32) / np.float32(127.0)).view(np.int32)
+        exponent = min(max((share + 0x7FFFFF) >> 23, 1), 254)
+        finite = top < 0x7F800000
+        exponents[b] = (exponent << 23) if finite else 0x7FC00000
+        inverse[b] = max((254 - exponent) << 23, 0x00400000) if finite else 0x7FC00000
 
 
 @pjit
-def _few_rows(mode, x, values, scales, factors, rows, codes, scale_bytes, factor, shift, out):  # type: ignore[no-untyped-def]
+def _few_rows(mode, int8, x, values, scales, factors, sums, rows, codes, scale_bytes, factor, shift, out):  # type: ignore[no-untyped-def]
     panels, blocks = scale_bytes.shape[:2]
     length = codes.shape[1] * 8
-    block = length // blocks
     if x.shape[0] > 0:
         values, scales = np.zeros((rows, length), np.int8), np.zeros((rows, blocks), np.float32)
+        sums = np.zeros((rows, blocks), np.int16)
+        amax, inverses = np.empty(blocks, np.int32), np.empty(blocks, np.float32)
         for r in range(x.shape[0]):
-            for b in range(blocks):
-                scales[r, b] = _block_int8(x[r, b * block : (b + 1) * block], values[r, b * block : (b + 1) * block])
-    starts = np.zeros((rows, blocks), np.int32)
-    if shift != 0:
-        _starts_of(values, shift, starts)
+            row_amax(int8, x[r].ctypes.data, blocks, amax.ctypes.data)
+            _scales_int8(amax, scales[r], inverses)
+            at = x[r].ctypes.data, inverses.ctypes.data
+            row_left(int8, at[0], at[1], blocks, values[r].ctypes.data, sums[r].ctypes.data, 0, 0, 0)
+        keep(inverses)  # named after the last plain address into it was used
+    starts = np.empty((rows, blocks), np.int32)
+    for r in range(rows):
+        for b in range(blocks):
+            starts[r, b] = -shift * sums[r, b]
     group = 4
     for task in numba.prange((panels + group - 1) // group):
         sums = np.empty((rows, 16), np.float32)

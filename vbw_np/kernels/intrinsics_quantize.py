@@ -11,7 +11,7 @@ The arithmetic is that of `vbw_np.formats` operation by operation (see `formats.
   block is butterflies between registers.
 
 A `KernelPath` whose path is a mode string says what to do: a scale rule, then options, joined by `+`, for example
-`te+stochastic+hadamard`; its block is the block length.
+`te+stochastic+hadamard`; its block is the block length. The rule `int8` rounds rows to 8-bit integers (`gemv`).
 """
 
 from __future__ import annotations
@@ -159,6 +159,12 @@ def round_stochastic(e: Lanes, q: ir.Value, random: ir.Value) -> ir.Value:
     return b.select(b.icmp_signed("<", e.bits(q), e.i(0)), b.sub(e.i(0), doubled), doubled)
 
 
+def round_int8(e: Lanes, q: ir.Value) -> ir.Value:
+    """The nearest integer, ties to even, int32 lanes; 0 for NaN. For |q| <= 127.5."""
+    q = e.b.select(e.b.fcmp_ordered("==", q, q), q, e.f(0.0))
+    return e.b.fptosi(e.call("llvm.rint.v16f32", FLOAT, q), INT)
+
+
 class RandomBits:
     """32 random bits a lane by an element's flat index, as `formats.random_bits.hash_bits`.
 
@@ -255,6 +261,7 @@ def _emit_row_amax(kp, e0: Emitter, x, blocks, amax) -> None:  # type: ignore[no
 
 def _row_values(kp, e: Lanes, x, factors, index, key1, key2, use: Callable) -> Callable:  # type: ignore[no-untyped-def]
     """A loop body over the blocks of a row; `use(block number, doubled values of its sixteens)`."""
+    nearest = round_int8 if _options(kp)[0] == "int8" else round_even
 
     def body(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
         factor = e.splat(e.load(F32, e.at(factors, e.times(i, 4))), W)
@@ -264,7 +271,7 @@ def _row_values(kp, e: Lanes, x, factors, index, key1, key2, use: Callable) -> C
         doubled = []
         for part in range(kp.block // W):
             q = e.b.fmul(e.load(FLOAT, e.at(x, e.times(i, kp.block * 4), part * 64)), factor)
-            doubled.append(round_stochastic(e, q, random(part * W)) if random else round_even(e, q))
+            doubled.append(round_stochastic(e, q, random(part * W)) if random else nearest(e, q))
         use(i, doubled)
         return []
 
