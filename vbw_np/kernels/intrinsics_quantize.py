@@ -24,6 +24,9 @@ from .intrinsics import F32, I8, I16, I32, I64, Emitter, path_intrinsic, vec
 
 W = 16
 INT, FLOAT, BYTES = vec(I32, W), vec(F32, W), vec(I8, W)
+AHEAD = 8192
+"""Bytes of a row that are fetched ahead of those that are read: the CPU by itself fetches too late to keep up."""
+
 RUN = 64
 """Rows of a strip of 16 columns that are quantized before the next strip."""
 
@@ -228,7 +231,9 @@ def _emit_row_amax(kp, e0: Emitter, x, blocks, amax) -> None:  # type: ignore[no
         """The larger magnitudes of the sixteens of a block."""
         top = None
         for part in range(kp.block // W):
-            m = e.magnitude(e.load(FLOAT, e.at(x, e.times(block, kp.block * 4), number * kp.block * 4 + part * 64)))
+            at = e.at(x, e.times(block, kp.block * 4), number * kp.block * 4 + part * 64)
+            e.prefetch(e.at(at, AHEAD))
+            m = e.magnitude(e.load(FLOAT, at))
             top = m if top is None else e.imax(top, m)
         return top
 

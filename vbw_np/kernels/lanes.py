@@ -255,6 +255,21 @@ def load(typingctx, x, i):
     return lanes(x, i), code
 
 
+@_function(lambda x, i: None)
+def prefetch(typingctx, x, i):
+    """Fetch the cache line of x[i], which need not exist, into the second level, and go on."""
+
+    def code(context, builder, sig, args):
+        index = context.cast(builder, args[1], sig.args[1], types.intp)
+        address = builder.bitcast(_pointer(context, builder, sig.args[0], args[0], index), _I8.as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [address.type, _I32, _I32, _I32])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(function, [address, *(ir.Constant(_I32, n) for n in (0, 2, 1))])
+        return context.get_dummy_value()
+
+    return types.void(x, i), code
+
+
 def _store_numpy(x, i, v):
     x[i : i + WIDTH] = v
 
