@@ -69,13 +69,15 @@ def test_every_path_gives_the_bits_of_the_reference(path: str, fmt: str) -> None
 @pytest.mark.parametrize("fmt", FORMATS)
 @pytest.mark.parametrize("path", cpu.available_paths())
 def test_extreme_codes_and_scales(path: str, fmt: str) -> None:
-    """All-largest codes (the largest block sums) and every finite scale byte."""
+    """All-largest codes (the largest block sums) and every finite scale byte, of negative scales too."""
     rng = np.random.default_rng(5)
     k = 256
     codes = rng.choice(np.array([0x77, 0xFF, 0x7F, 0xF7, 0x80, 0x00], np.uint8), (40, k // 2))
     codes[:2], codes[2] = 0x77, 0xFF
-    low, high = (80, 176) if fmt == "mxfp4" else (0, 127)
+    low, high = (80, 176) if fmt == "mxfp4" else (0, 256)
     scales = rng.integers(low, high, (40, k // (32 if fmt == "mxfp4" else 16)), dtype=np.uint8)
+    if fmt == "nvfp4":
+        scales[scales & 0x7F == 0x7F] = 0
     left = left_from_packed(codes, scales, fmt, rng.random(40).astype(np.float32))
     right = right_from_packed(codes[::-1].copy(), scales[::-1].copy(), fmt, 0.3)
     assert np.array_equal(matmul(left, right, path=path), matmul_reference(left, right))

@@ -112,8 +112,11 @@ class ByTable(Multiplied):
     """E4M3 scales, whose product is looked up: total += dot * product.
 
     A left scale is the place of its row in a table: its products with the sixteen signed significands that an E4M3
-    number can have. A right scale is one float32 word: the number 2**-1 + its exponent, and in its four lowest bits
-    its significand's place in such a row. So one permutation and one `vscalefps` give the product of two scales.
+    number can have, times 2**7. A right scale is one word: in its four lowest bits its significand's place in such a
+    row, in its upper half how much its exponent, 7 at most, is below 7, where the upper half of a float32 has its
+    exponent. Such a product has 8 significant bits, so its lower half is zero; one permutation and one subtraction of
+    16-bit halves give the product of two scales. The subtraction stops at 0, which makes a scale of 0 right; but it
+    knows no NaN: see `tensor_core.fits` and `fill_words`.
     """
 
     words = "places"
@@ -132,7 +135,9 @@ class ByTable(Multiplied):
     def add(self, e: Emitter, dot: ir.Value, left: ir.Value, right: ir.Value, total: ir.Value) -> ir.Value:
         places = e.b.bitcast(right, vec(I32, 16))
         product = e.call("llvm.x86.avx512.permvar.sf.512", left.type, left, places)
-        return e.fma(dot, _scalef(e, product, right), total)
+        halves = vec(I16, 32)
+        lowered = e.call("llvm.usub.sat.v32i16", halves, e.b.bitcast(product, halves), e.b.bitcast(right, halves))
+        return e.fma(dot, e.b.bitcast(lowered, left.type), total)
 
 
 SIGNIFICANDS = np.array([(8 + i) / 8 for i in range(8)] + [-(8 + i) / 8 for i in range(8)], np.float32)
@@ -141,13 +146,15 @@ SIGNIFICANDS = np.array([(8 + i) / 8 for i in range(8)] + [-(8 + i) / 8 for i in
 
 @lru_cache(maxsize=1)
 def product_table() -> np.ndarray:
-    """Half of each E4M3 number times each significand, float32 (256, 16). NaN for codes 0x7F and 0xFF."""
-    return np.multiply.outer(half_scales("nvfp4"), SIGNIFICANDS)
+    """2**7 times half of each E4M3 number times each significand, float32 (256, 16)."""
+    return np.multiply.outer(half_scales("nvfp4") * np.float32(128), SIGNIFICANDS)
 
 
 @lru_cache(maxsize=8)
 def right_words(fmt: str, words: str) -> np.ndarray:
-    """What `Multiplied.right` wants for every scale byte of a format, float32 (256,); NaN scales are NaN.
+    """What `Multiplied.right` wants for every scale byte of a format, as float32 (256,).
+
+    NaN scales are NaN, but for "places".
 
     Parameters
     ----------
@@ -160,12 +167,10 @@ def right_words(fmt: str, words: str) -> np.ndarray:
     known = np.where(np.isnan(scales), np.float32(1), scales)
     significand, exponent = np.frexp(known)  # significand in [1/2, 1)
     if words == "exponents":
-        table = (exponent - 1).astype(np.float32)
-    else:
-        place = (np.abs(significand) * 16 - 8).astype(np.int32) & 7 | np.signbit(known) * np.int32(8)
-        exponent = np.where(known == 0, -1000, exponent - 1)  # 2**-1000 times anything here is 0
-        table = ((exponent + 0.5).astype(np.float32).view(np.int32) & ~15 | place).view(np.float32)
-    return np.where(np.isnan(scales), scales, table)
+        return np.where(np.isnan(scales), scales, exponent - 1).astype(np.float32)
+    place = (np.abs(significand) * 16 - 8).astype(np.uint32) & 7 | np.signbit(known) * np.uint32(8)
+    lowered = np.where(known == 0, 0xFFFF, (7 - (exponent - 1)) << 7).astype(np.uint32)
+    return (lowered << 16 | place).astype(np.uint32).view(np.float32)
 
 
 def _emit_finish(e: Emitter, tile: list, totals: list, lanes: int, sums, sums_stride, finish, factors, out, out_stride) -> None:  # type: ignore[no-untyped-def]  # noqa: E501
@@ -612,19 +617,21 @@ tile_rows, tile_panels, block_length, offset_of = (
 )
 
 
-def _emit_words_of(kp: KernelPath, e: Emitter, sums, scales, blocks, words) -> None:  # type: ignore[no-untyped-def]
+def _emit_words_of(kp: KernelPath, e: Emitter, sums, scales, blocks, words) -> ir.Value:  # type: ignore[no-untyped-def]
     """One row: where its accumulators start, and its scales in the form that the tile loop wants."""
+    b = e.b
 
-    def body(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+    def body(i: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
         target = e.at(words, e.times(i, 8 * kp.tile_rows))
         if kp.offset:
-            total = e.b.sext(e.load(I16, e.at(sums, e.times(i, 2))), I32)
-            e.store(e.b.mul(total, e.int(-kp.offset, I32)), target)
+            total = b.sext(e.load(I16, e.at(sums, e.times(i, 2))), I32)
+            e.store(b.mul(total, e.int(-kp.offset, I32)), target)
         scale = e.load(I32, e.at(scales, e.times(i, 4)))
-        e.store(_scale_word(e.b, scale, kp.words), e.at(target, 4 * kp.tile_rows))
-        return []
+        e.store(_scale_word(b, scale, kp.words), e.at(target, 4 * kp.tile_rows))
+        nan = b.icmp_unsigned(">", b.and_(scale, e.int(0x7FFFFFFF, I32)), e.int(0x7F800000, I32))
+        return [b.or_(carried[0], b.zext(nan, I64))]
 
-    e.loop(blocks, [], body)
+    return e.loop(blocks, [e.int(0)], body)[0]
 
 
 def _scale_word(b: ir.IRBuilder, bits: ir.Value, words: str) -> ir.Value:
@@ -649,4 +656,6 @@ def _scale_word(b: ir.IRBuilder, bits: ir.Value, words: str) -> ir.Value:
 
 
 fill_words = path_intrinsic(4, _emit_words_of)
-"""`fill_words(kernel_path, sums, scales, blocks, words)`: a row's `words` from its blocks' sums and half scales."""
+"""`fill_words(kernel_path, sums, scales, blocks, words)`: a row's `words` from its blocks' sums and half scales.
+
+Returns 1 if one of the scales is NaN, else 0."""

@@ -164,7 +164,8 @@ def matmul(
     chunks = -(-shape[0] // ROWS_AT_ONCE)
     rows = -(-shape[0] // (chunks * 48)) * 48  # rows of a task
     kp = KernelPath(path, left.block)
-    operands = left.factors * right.factor, right.codes, right.scales, right_words(right.fmt, kp.words)
+    factors = left.factors * right.factor
+    operands = factors, right.codes, right.scales, right_words(right.fmt, kp.words)
     aligned = (out.ctypes.data | out.strides[0]) % 64 == 0
     finish = ADD if accumulate else STREAM if aligned and out.nbytes >= STREAM_FROM else STORE
     where = out, finish, rows, _scratch(numba.get_num_threads()), np.zeros(1, np.int64)
@@ -173,7 +174,7 @@ def matmul(
         _scale_rows(kp, left.values, left.scales, -(-shape[0] // 16), scaled)
         _product_amx(kp, scaled, left.values.shape[1], *operands, *where)
     else:
-        _product(kp, left.values, _left_words(left, kp), *operands, *where)
+        _product(kp, left.values, _left_words(left, kp, factors), *operands, *where)
     return out
 
 
@@ -216,25 +217,29 @@ def _scratch(threads: int) -> np.ndarray:
     return _kept("scratch", threads * SCRATCH, np.uint8).reshape(threads, SCRATCH)
 
 
-def _left_words(left: LeftOperand, kp: KernelPath) -> np.ndarray:
-    """What the tile loop wants beside the left values, int32 (tiles, blocks, 2, rows of a tile)."""
+def _left_words(left: LeftOperand, kp: KernelPath, factors: np.ndarray) -> np.ndarray:
+    """What the tile loop wants beside the left values, int32 (tiles, blocks, 2, rows of a tile).
+
+    A NaN scale makes its whole row NaN; so it does not have to be kept in the words: the row's factor becomes NaN.
+    """
     words = _kept("words", 2 * left.scales.size, np.int32).reshape(-1, left.scales.shape[1], 2, kp.tile_rows)
-    _fill_left_words(kp, left.sums, left.scales, words)
+    _fill_left_words(kp, left.sums, left.scales, factors, words)
     return words
 
 
 def _needs_fit(path: str, block: int) -> bool:
     """Whether a path multiplies these formats only within `fits`."""
-    return path == "amx" or KernelPath(path, block).words == "exponents"
+    return path == "amx" or KernelPath(path, block).words != "numbers"
 
 
 def fits(operand: LeftOperand | RightOperand) -> bool:
     """Whether scaled values and their products stay clear of float32's subnormals and of overflow.
 
-    E4M3 scales always do. E8M0 scales must lie within 2**-60 .. 2**60, except on blocks that are all zero.
+    E4M3 scales do, but on the right they must not be NaN. E8M0 scales must lie within 2**-60 .. 2**60, except on blocks
+    that are all zero.
     """
     if operand.fmt == "nvfp4":
-        return True
+        return isinstance(operand, LeftOperand) or not _any_nan(operand.scales.reshape(-1))
     if isinstance(operand, LeftOperand):
         rows = operand.shape[0]
         odd = _odd_scales(operand.scales[:rows].reshape(-1).view(np.int32), 66 << 23, 186 << 23)
@@ -245,6 +250,15 @@ def fits(operand: LeftOperand | RightOperand) -> bool:
     groups = operand.block // 8
     codes = operand.codes.reshape(operand.codes.shape[0], -1, groups, 16, 4)
     return not (codes[panel, block, :, column] & 0x77).any()
+
+
+@jit
+def _any_nan(codes):  # type: ignore[no-untyped-def]
+    """Whether an E4M3 code among them is NaN."""
+    count = 0
+    for i in range(codes.size):
+        count += (codes[i] & 0x7F) == 0x7F
+    return count > 0
 
 
 @jit
@@ -271,11 +285,12 @@ def _left_fits(values: np.ndarray, scales: np.ndarray, block: int) -> bool:
 
 
 @pjit
-def _fill_left_words(kp, sums, scales, words):  # type: ignore[no-untyped-def]
+def _fill_left_words(kp, sums, scales, factors, words):  # type: ignore[no-untyped-def]
     rows, blocks = tile_rows(kp), scales.shape[1]
     for m in numba.prange(scales.shape[0]):
         at = words.ctypes.data + (m // rows * rows * blocks * 2 + m % rows) * 4
-        fill_words(kp, sums.ctypes.data + m * blocks * 2, scales.ctypes.data + m * blocks * 4, blocks, at)
+        if fill_words(kp, sums.ctypes.data + m * blocks * 2, scales.ctypes.data + m * blocks * 4, blocks, at) != 0:
+            factors[m] = np.float32(np.nan)
 
 
 @jit
