@@ -146,8 +146,8 @@ SIGNIFICANDS = np.array([(8 + i) / 8 for i in range(8)] + [-(8 + i) / 8 for i in
 
 @lru_cache(maxsize=1)
 def product_table() -> np.ndarray:
-    """2**7 times half of each E4M3 number times each significand, float32 (256, 16)."""
-    return np.multiply.outer(half_scales("nvfp4") * np.float32(128), SIGNIFICANDS)
+    """2**7 times half of each E4M3 number times each significand, float32 (256, 16); a zero is +0."""
+    return np.multiply.outer(half_scales("nvfp4") * np.float32(128), SIGNIFICANDS) + np.float32(0)
 
 
 @lru_cache(maxsize=8)
