@@ -211,50 +211,77 @@ def _dropout(x, y, first_key, second_key, least, scale):
 
 
 @leaf
-def _gru_row(from_input, from_state, state, gates, new, i, at, width, n):
-    """One row's lanes i ... i + n: gates r, z, n are kept for the gradient."""
-    r = sigmoid_lanes(load_part(from_input, at, n, 0.0) + load_part(from_state, at, n, 0.0))
-    z = sigmoid_lanes(load_part(from_input, at + width, n, 0.0) + load_part(from_state, at + width, n, 0.0))
-    c = tanh_lanes(load_part(from_input, at + 2 * width, n, 0.0) + r * load_part(from_state, at + 2 * width, n, 0.0))
-    store_part(gates, at, n, r)
-    store_part(gates, at + width, n, z)
-    store_part(gates, at + 2 * width, n, c)
-    store_part(new, i, n, (1.0 - z) * c + z * load_part(state, i, n, 0.0))
+def _get(x, i, n):
+    """x[i : i + n]: a plain load where n is all sixteen, which the compiler knows for whole stretches."""
+    return load(x, i) if n == WIDTH else load_part(x, i, n, 0.0)
+
+
+@leaf
+def _put(x, i, n, v):
+    if n == WIDTH:
+        store(x, i, v)
+    else:
+        store_part(x, i, n, v)
+
+
+@leaf
+def _gru_lanes(from_input, from_state, state, gates, new, i, at, width, n):
+    """Lanes i ... i + n of one row: gates r, z, n are kept for the gradient."""
+    r = sigmoid_lanes(_get(from_input, at, n) + _get(from_state, at, n))
+    z = sigmoid_lanes(_get(from_input, at + width, n) + _get(from_state, at + width, n))
+    c = tanh_lanes(_get(from_input, at + 2 * width, n) + r * _get(from_state, at + 2 * width, n))
+    _put(gates, at, n, r)
+    _put(gates, at + width, n, z)
+    _put(gates, at + 2 * width, n, c)
+    _put(new, i, n, (1.0 - z) * c + z * _get(state, i, n))
+
+
+@jit
+def _gru_row(from_input, from_state, state, gates, new, row, width):
+    whole = width - width % WIDTH
+    for j in range(0, whole, WIDTH):
+        _gru_lanes(from_input, from_state, state, gates, new, row * width + j, 3 * row * width + j, width, WIDTH)
+    if whole < width:
+        i, at = row * width + whole, 3 * row * width + whole
+        _gru_lanes(from_input, from_state, state, gates, new, i, at, width, width - whole)
 
 
 @pjit
 def _gru(from_input, from_state, state, gates, new, width):
     for row in prange(len(state) // width):
-        for j in range(0, width, WIDTH):
-            n = min(WIDTH, width - j)
-            _gru_row(from_input, from_state, state, gates, new, row * width + j, 3 * row * width + j, width, n)
+        _gru_row(from_input, from_state, state, gates, new, row, width)
 
 
 @leaf
-def _gru_vjp_row(g, gates, from_state, state, to_input, to_state, to_old, i, at, width, n):
-    r = load_part(gates, at, n, 0.0)
-    z = load_part(gates, at + width, n, 0.0)
-    c = load_part(gates, at + 2 * width, n, 0.0)
-    v = load_part(g, i, n, 0.0)
+def _gru_vjp_lanes(g, gates, from_state, state, to_input, to_state, to_old, i, at, width, n):
+    r, z, c, v = _get(gates, at, n), _get(gates, at + width, n), _get(gates, at + 2 * width, n), _get(g, i, n)
     to_n = v * (1.0 - z) * (1.0 - c * c)
-    to_r = to_n * load_part(from_state, at + 2 * width, n, 0.0) * r * (1.0 - r)
-    to_z = v * (load_part(state, i, n, 0.0) - c) * z * (1.0 - z)
-    store_part(to_input, at, n, to_r)
-    store_part(to_state, at, n, to_r)
-    store_part(to_input, at + width, n, to_z)
-    store_part(to_state, at + width, n, to_z)
-    store_part(to_input, at + 2 * width, n, to_n)
-    store_part(to_state, at + 2 * width, n, to_n * r)
-    store_part(to_old, i, n, v * z)
+    to_r = to_n * _get(from_state, at + 2 * width, n) * r * (1.0 - r)
+    to_z = v * (_get(state, i, n) - c) * z * (1.0 - z)
+    _put(to_input, at, n, to_r)
+    _put(to_state, at, n, to_r)
+    _put(to_input, at + width, n, to_z)
+    _put(to_state, at + width, n, to_z)
+    _put(to_input, at + 2 * width, n, to_n)
+    _put(to_state, at + 2 * width, n, to_n * r)
+    _put(to_old, i, n, v * z)
+
+
+@jit
+def _gru_vjp_row(g, gates, from_state, state, to_input, to_state, to_old, row, width):
+    whole = width - width % WIDTH
+    for j in range(0, whole, WIDTH):
+        i, at = row * width + j, 3 * row * width + j
+        _gru_vjp_lanes(g, gates, from_state, state, to_input, to_state, to_old, i, at, width, WIDTH)
+    if whole < width:
+        i, at = row * width + whole, 3 * row * width + whole
+        _gru_vjp_lanes(g, gates, from_state, state, to_input, to_state, to_old, i, at, width, width - whole)
 
 
 @pjit
 def _gru_vjp(g, gates, from_state, state, to_input, to_state, to_old, width):
     for row in prange(len(state) // width):
-        for j in range(0, width, WIDTH):
-            n = min(WIDTH, width - j)
-            i, at = row * width + j, 3 * row * width + j
-            _gru_vjp_row(g, gates, from_state, state, to_input, to_state, to_old, i, at, width, n)
+        _gru_vjp_row(g, gates, from_state, state, to_input, to_state, to_old, row, width)
 
 
 # ------------------------------------------------------------------------------------------------------------- twins
