@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from vbw_np.device import RECIPES, Device, place
+from vbw_np.device import compute as ways
 from vbw_np.engine import F, Tensor, autograd, nn, no_grad
 from vbw_np.formats import quantize
 from vbw_np.formats.hadamard import hadamard_rotate
@@ -188,3 +189,56 @@ def test_the_loss_on_the_tensor_core_is_that_of_its_logits(recipe: str, monkeypa
 def test_what_the_tensor_core_cannot_multiply(recipe: str, compute: str, complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
         Device(recipe, compute=compute)
+
+
+def test_an_array_that_several_layers_read_is_rounded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Query, key and value of one activation: one operand forward, one backward, and the same bits as apart."""
+    x, weights = np.random.default_rng(6).normal(size=(2, 16, 96)).astype(np.float32), [layer() for _ in range(3)]
+    model = nn.Module()
+    for number, part in enumerate(weights):
+        part.weight.assign(np.random.default_rng(number).normal(size=(40, 96)))
+        setattr(model, f"part{number}", part)
+    recipe = dataclasses.replace(RECIPES["nvfp4-train"], gradient=None)  # nothing draws: bits can be compared
+    recipe = dataclasses.replace(recipe, weight_gradient=dataclasses.replace(recipe.weight_gradient, stochastic=False))
+    place(model, recipe)
+    made: list[str] = []
+    for name in ("quantize_left", "quantize_right"):
+        plain = getattr(ways.tensor_core, name)
+        monkeypatch.setattr(
+            ways.tensor_core, name, lambda *args, n=name, f=plain, **kw: (made.append(n), f(*args, **kw))[1]
+        )
+
+    def run(source: Tensor) -> list[np.ndarray]:
+        made.clear()
+        outputs = [part(source) for part in weights]
+        (outputs[0] + outputs[1] + outputs[2]).sum().backward()
+        return [y.data for y in outputs] + [part.weight.grad for part in weights]
+
+    apart = run(Tensor(x))
+    assert (made.count("quantize_left"), made.count("quantize_right")) == (6, 3)  # a leaf: anybody may write to it
+    for part in weights:
+        part.weight.zero_grad()
+    together = run(Tensor(x, requires_grad=True) * 1.0)
+    assert (made.count("quantize_left"), made.count("quantize_right")) == (4, 1)
+    assert all((a == b).all() for a, b in zip(apart, together, strict=True))
+
+
+def test_an_array_that_changes_is_rounded_again() -> None:
+    model = layer()
+    place(model, "nvfp4-train")
+    x = np.random.default_rng(7).normal(size=(4, 96)).astype(np.float32)
+    first = model(Tensor(x)).data.copy()
+    x *= -1
+    assert (model(Tensor(x)).data != first).any()
+
+
+def test_the_operand_cache_keeps_a_few_of_living_arrays() -> None:
+    cache = ways.OperandCache(size=2)
+    arrays = [np.zeros(3) for _ in range(3)]
+    made = [cache.get(x, "left", object) for x in arrays]
+    assert cache.get(arrays[2], "left", object) is made[2] and cache.get(arrays[1], "left", object) is made[1]
+    assert cache.get(arrays[0], "left", object) is not made[0], "the oldest went first"
+    assert cache.get(arrays[1], "right", object) is not made[1]
+    stale = cache._entries[id(arrays[1]), "right"][0]
+    arrays.clear()
+    assert stale() is None, "it keeps no array alive"
