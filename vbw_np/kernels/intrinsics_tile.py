@@ -51,6 +51,9 @@ TILE_ARGUMENTS = (
 )
 """The arguments of every tile loop, all int64; addresses unless said otherwise."""
 
+AHEAD = 2048
+"""Bytes of packed codes between those that `matvec_panel` multiplies and those that it fetches meanwhile."""
+
 STORE, ADD, STREAM = 1, 2, 3
 """What a finished tile does to `out`: overwrites it, is added to it, overwrites it past the caches (64-aligned)."""
 
@@ -562,6 +565,7 @@ def emit_matvec(kp: KernelPath, fmt: str, rows: int) -> Callable[..., None]:
             starts = [_start(e, isa, e.at(start_rows[r], s_at)) for r in range(rows)]
             dots = Dots(e, isa, {(r, v): starts[r] for r, v in keys})
             for pair in range(block // 8):
+                e.prefetch(e.at(codes, b_at, pair * 64 + AHEAD))
                 halves = [decoder(e.load(byte_ty, e.at(codes, b_at, pair * 64 + v * n_bytes))) for v in range(parts)]
                 for half in range(2):
                     group = pair * 2 + half
