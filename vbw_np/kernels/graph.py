@@ -11,8 +11,8 @@ import numpy as np
 from numba import prange
 from numpy.typing import NDArray
 
-from .jit import block, jit, pjit
-from .lanes import WIDTH, load_part, select, store_part
+from .jit import block, jit, leaf, pjit
+from .lanes import WIDTH, load, load_part, select, splat, store, store_part
 
 WORD = 64
 _ONE = np.uint64(1)
@@ -100,17 +100,24 @@ def _past_reach(attention, threshold, counts):
             counts[graph, node] = count
 
 
+@leaf
+def _smaller_or_nan(old, new):
+    """As np.minimum: NaN stays."""
+    return select((old <= new) | (old != old), old, new)
+
+
 @jit
-def _relax(paths, column, pivot):
-    """paths[i, j] = min(paths[i, j], column[i] + pivot[j]); NaN stays, as in np.minimum."""
-    for i in range(len(paths)):
-        row = paths[i]
-        to_pivot = column[i]
-        for j in range(0, len(pivot), WIDTH):
-            n = min(WIDTH, len(pivot) - j)
-            old = load_part(row, j, n, 0.0)
-            new = load_part(pivot, j, n, 0.0) + to_pivot
-            store_part(row, j, n, select((old <= new) | (old != old), old, new))
+def _relax(paths, size, column, pivot):
+    """paths[i, j] = min(paths[i, j], column[i] + pivot[j]) of a flat matrix."""
+    whole = size - size % WIDTH
+    for i in range(size):
+        to_pivot, row = splat(column[i]), i * size
+        for j in range(0, whole, WIDTH):
+            store(paths, row + j, _smaller_or_nan(load(paths, row + j), load(pivot, j) + to_pivot))
+        if whole < size:
+            n = size - whole
+            new = load_part(pivot, whole, n, 0.0) + to_pivot
+            store_part(paths, row + whole, n, _smaller_or_nan(load_part(paths, row + whole, n, 0.0), new))
 
 
 @pjit
@@ -119,10 +126,11 @@ def _close(paths):
     size = paths.shape[1]
     for graph in prange(len(paths)):
         column, pivot = np.empty(size, np.float32), np.empty(size, np.float32)
+        flat = paths[graph].reshape(-1)
         for k in range(size):
             column[:] = paths[graph, :, k]
             pivot[:] = paths[graph, k]
-            _relax(paths[graph], column, pivot)
+            _relax(flat, size, column, pivot)
 
 
 @jit
