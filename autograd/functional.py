@@ -37,6 +37,19 @@ def check_linear(x: NDArray, weight: NDArray, bias: NDArray | None) -> None:
         raise ValueError(f"linear: bias {bias.shape} does not fit weight {weight.shape}: it must be {weight.shape[:1]}")
 
 
+@procedure(samples=lambda rng: [((rng.normal(size=(3, 5)), rng.normal(size=5)), {})])
+def add_bias(y: NDArray, bias: NDArray) -> NDArray:
+    """y + bias, (N, out) and (out,), in place; returns y."""
+    y += bias
+    return y
+
+
+@procedure(samples=lambda rng: [((rng.normal(size=(3, 5)),), {})])
+def sum_of_rows(g: NDArray) -> NDArray:
+    """The rows of a matrix (N, out) added up, one after the other: (out,)."""
+    return g.sum(axis=0)
+
+
 @primitive(
     name="linear",
     samples=lambda rng: [
@@ -49,11 +62,11 @@ def dense_linear(x, weight, bias):
     check_linear(x, weight, bias)
     y = matmul_arrays(_rows(x), weight.T)
     if bias is not None:
-        y += bias
+        add_bias(y, bias)
     return y.reshape(*x.shape[:-1], weight.shape[0]), (
         lambda g: matmul_arrays(_rows(g), weight).reshape(x.shape),
         lambda g: matmul_arrays(_rows(g).T, _rows(x)),
-        lambda g: _rows(g).sum(axis=0),
+        lambda g: sum_of_rows(_rows(g)),
     )
 
 

@@ -202,11 +202,11 @@ def fp4_linear(products: Fp4Products, x: NDArray, bias: NDArray | None) -> tuple
     """`linear` on the virtual tensor core: output (..., out) and the gradients of x, weight and bias."""
     y = products.forward(x)
     if bias is not None:
-        y += bias
+        F.add_bias(y, bias)
     return y.reshape(*x.shape[:-1], y.shape[-1]), (
         lambda g: products.to_x(_rows(g)).reshape(x.shape),
         lambda g: products.to_weight(_rows(g), x),
-        lambda g: _rows(g).sum(axis=0),
+        lambda g: F.sum_of_rows(_rows(g)),
     )
 
 

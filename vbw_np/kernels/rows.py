@@ -22,6 +22,12 @@ from .lanes import WIDTH, larger, load, load_part, max_lanes, splat, store, stor
 
 empty, zeros = autograd.memory.empty, autograd.memory.zeros
 
+ROWS = 64
+"""Rows to which one thread adds a bias at a time."""
+
+LARGE = 1 << 16
+"""Elements from which on a bias is worth several threads."""
+
 
 def rows_of_piece(width: int) -> int:
     """How many rows of `width` elements make up a piece."""
@@ -322,3 +328,73 @@ def mix_experts(gates: NDArray, *outputs: NDArray) -> Any:
         return to_gates.reshape(gates.shape), *gradients
 
     return mixed, vjp
+
+
+# ---------------------------------------------------------------------------------------------------- a layer's bias
+
+
+@jit
+def _add_to_rows(y, bias, start, stop):
+    width = len(bias)
+    whole = width - width % WIDTH
+    for row in range(start, stop):
+        at = row * width
+        for j in range(0, whole, WIDTH):
+            store(y, at + j, load(y, at + j) + load(bias, j))
+        if whole < width:
+            n = width - whole
+            store_part(y, at + whole, n, load_part(y, at + whole, n, 0.0) + load_part(bias, whole, n, 0.0))
+
+
+@pjit
+def _add_bias(y, bias):
+    rows = len(y) // len(bias)
+    for part in prange((rows + ROWS - 1) // ROWS):
+        _add_to_rows(y, bias, part * ROWS, min((part + 1) * ROWS, rows))
+
+
+@jit
+def _sum_columns(g, total, width, first, rows):
+    """total[first : first + 64] of a flat matrix, row by row."""
+    if first + 4 * WIDTH <= width:
+        a, b = load(g, first), load(g, first + WIDTH)
+        c, d = load(g, first + 2 * WIDTH), load(g, first + 3 * WIDTH)
+        for row in range(1, rows):
+            at = row * width + first
+            a, b = a + load(g, at), b + load(g, at + WIDTH)
+            c, d = c + load(g, at + 2 * WIDTH), d + load(g, at + 3 * WIDTH)
+        store(total, first, a)
+        store(total, first + WIDTH, b)
+        store(total, first + 2 * WIDTH, c)
+        store(total, first + 3 * WIDTH, d)
+        return
+    for j in range(first, width, WIDTH):
+        n = min(WIDTH, width - j)
+        sums = load_part(g, j, n, 0.0)
+        for row in range(1, rows):
+            sums = sums + load_part(g, row * width + j, n, 0.0)
+        store_part(total, j, n, sums)
+
+
+@pjit
+def _sum_rows(g, total, rows):
+    width = len(total)
+    for part in prange((width + 4 * WIDTH - 1) // (4 * WIDTH)):
+        _sum_columns(g, total, width, part * 4 * WIDTH, rows)
+
+
+def add_bias(y: NDArray, bias: NDArray) -> Any:
+    """Twin of `autograd.functional.add_bias`."""
+    if not (y.dtype == bias.dtype == np.float32) or not y.flags.c_contiguous or y.size < LARGE:
+        return NotImplemented
+    _add_bias(y.reshape(-1), jit_row(bias))
+    return y
+
+
+def sum_of_rows(g: NDArray) -> Any:
+    """Twin of `autograd.functional.sum_of_rows`."""
+    if g.dtype != np.float32 or g.size < LARGE:
+        return NotImplemented
+    total = np.empty(g.shape[1], np.float32)
+    _sum_rows(jit_row(g), total, len(g))
+    return total

@@ -123,6 +123,8 @@ def _table() -> list[tuple[object, Callable, Callable]]:
         (nn.rnn.gru_gates, elementwise.gru_gates, _each(*gates)),
         (functional.softmax, rows.softmax, _each(*softmaxes)),
         (functional.layer_norm, rows.layer_norm, _each(*norms)),
+        (functional.add_bias, rows.add_bias, _each(*[_normal((n, w), (w,)) for n, w in ((700, 256), (800, 93))])),
+        (functional.sum_of_rows, rows.sum_of_rows, _each(_normal((700, 256)), _normal((800, 93)))),
         (ops.take_rows, rows.take_rows, _take_rows_samples),
         (nn.moe.mix_experts, rows.mix_experts, _normal((9, 13, 4), *[(9, 13, 37)] * 4)),
         (functional.cross_entropy_rows, losses.cross_entropy, _cross_entropy_samples),
