@@ -34,7 +34,7 @@ OUTSIDE = set(sys.stdlib_module_names) | {"numpy"}
 MAY_IMPORT_NUMBA = {"kernels", "doctor"}
 # Used where they are installed, imported only inside functions: pictures, and the peers that a benchmark compares with.
 OPTIONAL = {
-    "viz": {"matplotlib"},
+    "viz": {"matplotlib", "PIL"},  # PIL is what matplotlib writes PNG with
     "training": {"matplotlib", "distributed"},
     "bench": {"torch", "torchao", "bitsandbytes", "gguf", "ml_dtypes"},
 }
