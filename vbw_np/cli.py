@@ -171,10 +171,10 @@ def _run(argv: Sequence[str]) -> int:
 
 
 def _calm_blas() -> None:
-    """Let OpenBLAS's threads sleep as soon as a product is done; read when NumPy is loaded, which nothing did so far.
+    """Let OpenBLAS's threads wait awake for some 15 microseconds only; read when NumPy is loaded, which nothing did so far.
 
-    They would spin for about 25 ms, on the processors that the kernels which follow need: a training step, products
-    and kernels in turns, took 6% (recipe fp32) to 17% (nvfp4-train) longer, the products alone no less.
+    They would spin for about 25 ms, on the processors that the kernels which follow need. Not at all would be too
+    short: waking them costs as much as a small product.
     """
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "16")
 
