@@ -171,7 +171,7 @@ def _run(argv: Sequence[str]) -> int:
 
 
 def _calm_blas() -> None:
-    """Let OpenBLAS's threads wait awake for some 15 microseconds only; read when NumPy is loaded, which nothing did so far.
+    """Let OpenBLAS's threads wait awake for some 15 microseconds; read when NumPy is loaded, which nothing did so far.
 
     They would spin for about 25 ms, on the processors that the kernels which follow need. Not at all would be too
     short: waking them costs as much as a small product.
