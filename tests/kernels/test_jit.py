@@ -160,3 +160,11 @@ def own(kernel) -> bool:
     """Whether a kernel belongs to the work that `warmup` knows."""
     modules = ("elementwise", "rows", "losses", "optimizer", "graph", "quantize", "dequantize")
     return kernel.py_func.__module__.rsplit(".", 1)[-1] in modules
+
+
+def test_an_intrinsic_belongs_to_the_file_that_generates_its_code():
+    """Else a change of that file would not make the kernels stale that were compiled from it."""
+    import vbw_np.kernels.relayout  # noqa: F401
+    from vbw_np.kernels import jit
+
+    assert "vbw_np.kernels.intrinsics_relayout" in jit._modules_behind("vbw_np.kernels.relayout", set())

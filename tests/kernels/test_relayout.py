@@ -13,7 +13,7 @@ from vbw_np.kernels.relayout import right_operand, transposed_right_operand
 TILED = ("nvfp4-16x16", dataclasses.replace(get_format("mxfp4-rceil"), name="mxfp4-rceil-32x32", block_rows=32))
 
 
-@pytest.mark.parametrize("shape", [(64, 96), (5, 40), (1, 256), (50, 33), (33, 1)])
+@pytest.mark.parametrize("shape", [(64, 96), (5, 40), (1, 256), (50, 33), (33, 1), (40, 296)])
 @pytest.mark.parametrize("fmt", ["nvfp4", "mxfp4", *TILED], ids=str)
 def test_panels_hold_the_packed_numbers(shape: tuple[int, int], fmt) -> None:
     packed = quantize(np.random.default_rng(0).normal(size=shape).astype(np.float32), fmt)
@@ -22,7 +22,7 @@ def test_panels_hold_the_packed_numbers(shape: tuple[int, int], fmt) -> None:
     assert (right.dequantize() == packed.dequantize()).all()
 
 
-@pytest.mark.parametrize("shape", [(64, 96), (5, 40), (1, 256), (50, 33), (33, 1)])
+@pytest.mark.parametrize("shape", [(64, 96), (5, 40), (1, 256), (50, 33), (33, 1), (40, 296)])
 @pytest.mark.parametrize("fmt", TILED, ids=str)
 def test_panels_of_the_transpose_hold_the_same_numbers(shape: tuple[int, int], fmt) -> None:
     packed = quantize(np.random.default_rng(0).normal(size=shape).astype(np.float32), fmt)

@@ -315,3 +315,22 @@ def test_one_thread_or_two_same_bits(recipe: str, config: Make, tmp_path: Path) 
     digests = {digest_with_threads(count, settings, tmp_path / str(count)) for count in (1, 2)}
     assert len(digests) == 1
     assert len(digests.pop()) == len(hashlib.sha256().hexdigest())
+
+
+def test_a_blas_that_is_not_steady_gets_one_thread_whatever_ran_before() -> None:
+    """In a process of its own, with kernels whose sums depend on the threads where this CPU has them."""
+    code = (
+        "from vbw_np.machine import blas_info\n"
+        "from vbw_np.training import threads\n"
+        "import numpy as np\n"
+        "x, w = (np.random.default_rng(1).standard_normal(s, np.float32) for s in ((1014, 64), (64, 1500)))\n"
+        "results = []\n"
+        "for count in (1, 2):\n"
+        "    threads.set_threads(count)\n"
+        "    threads.steady_blas()\n"
+        "    results.append((x @ w).tobytes())\n"
+        "print(results[0] == results[1])\n"
+    )
+    environment = {**os.environ, "OPENBLAS_CORETYPE": "Haswell", "OPENBLAS_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True"

@@ -151,14 +151,18 @@ def _natural(ty: ir.Type) -> int:
     return 4 if isinstance(element, ir.FloatType) else max(1, element.width // 8)
 
 
-def _intrinsic(n_args: int, first: tuple[str, ...], make: Callable) -> Callable:
-    """An intrinsic with a fixed number of arguments; `make(types)` gives its signature and code generator."""
+def _intrinsic(n_args: int, first: tuple[str, ...], make: Callable, emit: Callable) -> Callable:
+    """An intrinsic with a fixed number of arguments; `make(types)` gives its signature and code generator.
+
+    It belongs to the module of `emit`, so that a change of that file makes cached kernels stale (`jit._source_stamp`).
+    """
 
     def kernel(typingctx, *arguments):  # type: ignore[no-untyped-def]
         return make(arguments)
 
     names = ["typingctx", *first, *(f"address{i}" for i in range(n_args))]  # numba reads the arity off here
     kernel.__signature__ = inspect.Signature([inspect.Parameter(n, _POSITIONAL) for n in names])  # type: ignore
+    kernel.__module__ = emit.__module__
     return intrinsic(kernel)
 
 
@@ -168,7 +172,7 @@ def loop_intrinsic(n_args: int, emit: Callable[..., ir.Value | None]) -> Callabl
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         return emit(Emitter(builder), *args) or ir.Constant(I64, 0)
 
-    return _intrinsic(n_args, (), lambda arguments: (types.int64(*[types.int64] * n_args), codegen))
+    return _intrinsic(n_args, (), lambda arguments: (types.int64(*[types.int64] * n_args), codegen), emit)
 
 
 def path_intrinsic(n_args: int, emit: Callable[..., ir.Value | None]) -> Callable:
@@ -182,7 +186,7 @@ def path_intrinsic(n_args: int, emit: Callable[..., ir.Value | None]) -> Callabl
 
         return types.int64(path_type, *[types.int64] * n_args), codegen
 
-    return _intrinsic(n_args, ("path",), make)
+    return _intrinsic(n_args, ("path",), make, emit)
 
 
 def _emit_fetch_add(e: Emitter, address: ir.Value) -> ir.Value:

@@ -39,12 +39,9 @@ def _set_blas_threads(count: int) -> None:
                         setter(ctypes.c_int(count))
 
 
-@lru_cache(maxsize=1)
-def _blas_is_steady() -> bool:
-    """Whether this BLAS gives the same bits with the threads it has as with one."""
-    threads = blas_info().get("threads") or 1
-    if threads < 2:
-        return True
+@lru_cache
+def _blas_is_steady(threads: int) -> bool:
+    """Whether this BLAS, which now has `threads` of them, gives the same bits as with one."""
     rng = np.random.default_rng(0)
     x, w = (rng.standard_normal(shape, np.float32) for shape in ((1014, 64), (64, 1500)))
     shared_out = x @ w
@@ -60,5 +57,6 @@ def steady_blas() -> None:
     OpenBLAS's kernels for AVX-512 add in one order; those for AVX2 (Haswell, Zen) in one that depends on how the rows
     were shared out, and there products go on one thread from now on. The compiled kernels keep all threads.
     """
-    if not _blas_is_steady():
+    threads = blas_info().get("threads") or 1
+    if threads > 1 and not _blas_is_steady(threads):
         _set_blas_threads(1)
