@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
+
+import llvmlite.binding as llvm
 import numpy as np
 import pytest
+from llvmlite import ir
 
 from vbw_np.kernels import cpu
 from vbw_np.kernels.gemv import matvec, quantize_left_int8
-from vbw_np.kernels.tensor_core import matmul, matmul_reference, quantize_left, quantize_right
+from vbw_np.kernels.intrinsics import I64, Emitter
+from vbw_np.kernels.intrinsics_tile import emit_decode
+from vbw_np.kernels.panels import DOUBLED
+from vbw_np.kernels.tensor_core import matmul, matmul_reference, quantize_left, quantize_right, right_from_packed
 
 
 def data(shape: tuple[int, int], seed: int) -> np.ndarray:
@@ -42,6 +49,53 @@ def test_the_largest_sums_fit(fmt: str) -> None:
         y = matvec(x, right, path=path)
         assert np.allclose(y, x @ w.T, rtol=1e-6)
         assert np.array_equal(y, matmul_reference(quantize_left_int8(x, fmt), right))
+
+
+@pytest.mark.parametrize("fmt", ["mxfp4", "nvfp4"])
+@pytest.mark.parametrize("path", cpu.available_paths())
+def test_every_scale_byte_gives_the_bits_of_the_reference(path: str, fmt: str) -> None:
+    """Zeros, subnormals, the largest, NaN and, for E4M3, negative ones: packed bytes may hold any."""
+    block, x = (32, 16)[fmt == "nvfp4"], data((2, 64), 3)
+    codes = np.random.default_rng(4).integers(0, 256, (256, 32), dtype=np.uint8)
+    scales = np.full((256, 64 // block), 127 if fmt == "mxfp4" else 56, np.uint8)
+    scales[:, -1] = np.arange(256)
+    right = right_from_packed(codes, scales, fmt)
+    for rows in (1, 2):
+        y = matvec(x[:rows], right, path=path)
+        expected = matmul_reference(quantize_left_int8(x[:rows], fmt), right)
+        assert np.array_equal(y, expected, equal_nan=True)
+        assert np.isnan(y).sum() == rows * (1 if fmt == "mxfp4" else 2)
+
+
+@pytest.mark.skipif("avx512vbmi" not in cpu.features(), reason="has one way to decode 64 bytes only")
+@pytest.mark.parametrize("without", ["", "avx512vbmi"])
+def test_both_ways_to_decode_64_bytes(without: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CPUs with byte permutations need no masks; those without are told apart by their features."""
+    features = cpu.features() - {without}
+    monkeypatch.setattr(cpu, "features", lambda: features)
+    module = ir.Module("decode")
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64] * 3), "decode")
+    builder = ir.IRBuilder(function.append_basic_block())
+    emit_decode(16, 12)(Emitter(builder), *function.args)
+    builder.ret_void()
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    host, cpu_name = llvm.get_host_cpu_features().flatten(), llvm.get_host_cpu_name()
+    triple = llvm.Target.from_default_triple()
+
+    def machine() -> llvm.TargetMachine:
+        return triple.create_target_machine(cpu=cpu_name, features=host, codemodel="jitdefault", jit=True)
+
+    text = machine().emit_assembly(llvm.parse_assembly(str(module)))
+    assert [name in text for name in ("vpermb", "vpshufb")] == [not without, bool(without)]
+    with llvm.create_mcjit_compiler(llvm.parse_assembly(str(module)), machine()) as engine:  # owns its machine
+        engine.finalize_object()
+        decode = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 3)(engine.get_function_address("decode"))
+        codes = np.random.default_rng(0).permutation(np.arange(256, dtype=np.uint8))
+        values = np.empty((4, 2, 64), np.int8)
+        decode(codes.ctypes.data, values.ctypes.data, 4)
+    nibbles = np.stack([codes & 15, codes >> 4]).reshape(2, 4, 64).transpose(1, 0, 2)
+    assert np.array_equal(values, DOUBLED[nibbles] + 12)
 
 
 def test_int8_activations_are_within_half_a_step() -> None:

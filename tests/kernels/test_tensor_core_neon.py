@@ -6,6 +6,7 @@ import llvmlite.binding as llvm
 import pytest
 from llvmlite import ir
 
+from vbw_np.kernels import intrinsics_matvec as matvec
 from vbw_np.kernels import intrinsics_tile as tiles
 from vbw_np.kernels.intrinsics import I64, Emitter
 
@@ -39,7 +40,7 @@ def test_the_neon_loops_compile_to_dot_products(block: int) -> None:
     text = assembly(3, lambda e, *a: tiles._emit_decode_of(path, e, *a), "+neon,+dotprod")
     assert text.count("tbl\t") == 8
     few = tiles.KernelPath("neon+nvfp4+8", block)
-    text = assembly(10, lambda e, *a: tiles._emit_matvec_of(few, e, *a), "+neon,+dotprod")
+    text = assembly(11, lambda e, *a: matvec._emit_matvec_of(few, e, *a), "+neon,+dotprod")
     assert text.count("sdot") == block * 8
 
 

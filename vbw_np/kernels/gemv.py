@@ -10,29 +10,24 @@ scaled block dot exact in float32, so here, too, all instruction paths and NumPy
 
 from __future__ import annotations
 
+from functools import cache
+
 import numba
 import numpy as np
 
 from . import cpu
-from .intrinsics_quantize import row_amax, row_left
-from .intrinsics_tile import ISAS, KernelPath, matvec_panel
-from .jit import jit, pjit
+from .intrinsics import fetch_add
+from .intrinsics_matvec import matvec_panels, pass_panels, pass_rows
+from .intrinsics_tile import ISAS, KernelPath
+from .jit import pjit
 from .lanes import keep
-from .panels import FORMATS, ROW_MULTIPLE, LeftOperand, RightOperand, empty_left, quantize_left
+from .panels import FORMATS, RULES, LeftOperand, RightOperand, empty_left, left_rows, quantize_left
 from .tensor_core import matmul, matmul_reference
 
 FEW_ROWS = 8
 """Rows of one pass over W."""
 
 ACTIVATIONS = ("int8", "fp4")
-
-_INT8 = {block: KernelPath("int8", block) for block in FORMATS.values()}
-_NOTHING = (  # values, scales, factors, sums of a left operand that the kernel itself will make
-    np.empty((0, 0), np.int8),
-    np.empty((0, 0), np.float32),
-    np.ones(ROW_MULTIPLE, np.float32),
-    np.empty((0, 0), np.int16),
-)
 
 
 def quantize_left_int8(x: np.ndarray, fmt: str) -> LeftOperand:
@@ -96,38 +91,34 @@ def matvec(
     """
     if activations not in ACTIVATIONS:
         raise ValueError(f"unknown activations {activations!r}; choose one of {', '.join(ACTIVATIONS)}")
-    rows = x.reshape(-1, x.shape[-1]) if isinstance(x, np.ndarray) and x.ndim in (1, 2) else x
-    if activations == "fp4":
-        left = quantize_left(rows, right.fmt)
-    else:
-        left = None if _fused(rows, right, path) else quantize_left_int8(rows, right.fmt)
-    if rows.shape[1] != right.shape[1]:
-        raise ValueError(f"x has {rows.shape[1]} columns, W is {right.shape}: the lengths of the reduction differ")
+    if not isinstance(x, np.ndarray) or x.dtype != np.float32 or x.ndim not in (1, 2) or not x.flags.c_contiguous:
+        found = f"{getattr(x, 'dtype', type(x).__name__)} {getattr(x, 'shape', '')}"
+        raise ValueError(
+            f"x must be C-contiguous float32 (K,) or (R, K), got {found}: np.ascontiguousarray(x, np.float32)"
+        )
+    if x.shape[-1] != right.shape[1]:
+        raise ValueError(f"x has {x.shape[-1]} columns, W is {right.shape}: the lengths of the reduction differ")
     shape = (*x.shape[:-1], right.shape[0])
     if out is None:
         out = np.empty(shape, np.float32)
     elif out.shape != shape or out.dtype != np.float32 or not out.flags.c_contiguous:
         raise ValueError(f"out must be C-contiguous float32 {shape}, got {out.dtype} {out.shape}")
-    result = out.reshape(rows.shape[0], -1)
-    if cpu.jit_disabled():
-        result[...] = matmul_reference(left, right)
-        return out
+    rows, result = x.reshape(-1, right.shape[1]), out.reshape(-1, right.shape[0])
     path = _vector_path(path)
-    if path not in ISAS:
-        matmul(left, right, result, path=path)
-        return out
-    for first in range(0, rows.shape[0], FEW_ROWS):
-        count = min(FEW_ROWS, rows.shape[0] - first)
-        several = FEW_ROWS if count > 1 else 1  # two loops to compile, not eight
-        mode = KernelPath(f"{path}+{right.fmt}+{several}", right.block)
-        some = slice(first, first + several)
-        target = result[first : first + count]
-        if left is None:
-            args = rows[first : first + count], *_NOTHING
+    if cpu.jit_disabled() or path not in ISAS:
+        quantize = quantize_left if activations == "fp4" else quantize_left_int8
+        left = quantize(rows, right.fmt)
+        if cpu.jit_disabled():
+            result[...] = matmul_reference(left, right)
         else:
-            args = rows[:0], left.values[some], left.scales[some], left.factors[some], left.sums[some]
-        weight = right.codes, right.scales, right.factor
-        _few_rows(mode, _INT8[right.block], *args, several, *weight, ISAS[path].offset, target)
+            matmul(left, right, result, path=path)
+        return out
+    quantizer, two_level = _quantizer(activations, right.fmt)
+    weight = right.codes, right.scales, right.factor, ISAS[path].offset, numba.get_num_threads()
+    for first in range(0, rows.shape[0], FEW_ROWS):
+        some = rows[first : first + FEW_ROWS]
+        mode = _mode(path, right.fmt, FEW_ROWS if some.shape[0] > 1 else 1)  # two loops to compile, not eight
+        _few_rows(mode, quantizer, two_level, some, *weight, result[first : first + FEW_ROWS])
     return out
 
 
@@ -136,62 +127,60 @@ def _vector_path(path: str | None) -> str:
     return "avx512vnni" if chosen == "amx" and "avx512vnni" in cpu.available_paths() else chosen
 
 
-def _fused(rows: np.ndarray, right: RightOperand, path: str | None) -> bool:
-    """Whether the kernel itself can quantize the activations: whole blocks, compiled, a vector path."""
-    whole = isinstance(rows, np.ndarray) and rows.ndim == 2 and rows.dtype == np.float32
-    whole = whole and rows.flags.c_contiguous and rows.shape[1] % FORMATS[right.fmt] == 0
-    return whole and not cpu.jit_disabled() and _vector_path(path) in ISAS
+@cache
+def _quantizer(activations: str, fmt: str) -> tuple[KernelPath, bool]:
+    """What quantizes the activations, by the rule `int8` or the format's first; whether rows have a second scale."""
+    rule = "int8" if activations == "int8" else RULES[fmt][0]
+    return KernelPath(rule, FORMATS[fmt]), rule == "te"
 
 
-@jit
-def _scales_int8(amax, scales, inverses):  # type: ignore[no-untyped-def]
-    """Scales from the bits of blocks' amax (`_scale_int8`), and what the values are multiplied with."""
-    exponents, inverse = scales.view(np.int32), inverses.view(np.int32)
-    for b in range(amax.size):
-        top = amax[b]
-        share = np.float32(np.int32(top).view(np.float32) / np.float32(127.0)).view(np.int32)
-        exponent = min(max((share + 0x7FFFFF) >> 23, 1), 254)
-        finite = top < 0x7F800000
-        exponents[b] = (exponent << 23) if finite else 0x7FC00000
-        inverse[b] = max((254 - exponent) << 23, 0x00400000) if finite else 0x7FC00000
+@cache
+def _mode(path: str, fmt: str, rows: int) -> KernelPath:
+    return KernelPath(f"{path}+{fmt}+{rows}", FORMATS[fmt])
 
 
 @pjit
-def _few_rows(mode, int8, x, values, scales, factors, sums, rows, codes, scale_bytes, factor, shift, out):  # type: ignore[no-untyped-def]
+def _few_rows(mode, quantizer, two_level, x, codes, scale_bytes, factor, shift, threads, out):  # type: ignore[no-untyped-def]
+    """The rows of x are quantized first, by one thread; then every thread takes the next panels until none is left."""
+    rows, at_once = pass_rows(mode), pass_panels(mode)
     panels, blocks = scale_bytes.shape[:2]
-    length = codes.shape[1] * 8
-    if x.shape[0] > 0:
-        values, scales = np.zeros((rows, length), np.int8), np.zeros((rows, blocks), np.float32)
-        sums = np.zeros((rows, blocks), np.int16)
-        amax, inverses = np.empty(blocks, np.int32), np.empty(blocks, np.float32)
-        for r in range(x.shape[0]):
-            row_amax(int8, x[r].ctypes.data, blocks, amax.ctypes.data)
-            _scales_int8(amax, scales[r], inverses)
-            at = x[r].ctypes.data, inverses.ctypes.data
-            row_left(int8, at[0], at[1], blocks, values[r].ctypes.data, sums[r].ctypes.data, 0, 0, 0)
-        keep(inverses)  # named after the last plain address into it was used
-    starts = np.empty((rows, blocks), np.int32)
+    length, padded = x.shape[1], codes.shape[1] * 8
+    values, scales = np.zeros((rows, padded), np.int8), np.zeros((rows, blocks), np.float32)
+    sums, starts = np.zeros((rows, blocks), np.int16), np.empty((rows, blocks), np.int32)
+    factors, nothing = np.ones(rows, np.float32), np.empty(0, np.float32)
+    block = padded // blocks
+    left_rows(quantizer, x.reshape(-1), 0, x.shape[0], length, block, two_level, nothing, 0, 0, values, scales, factors, sums)  # noqa: E501
     for r in range(rows):
+        factors[r] = factors[r] * factor
         for b in range(blocks):
             starts[r, b] = -shift * sums[r, b]
-    group = 4
-    for task in numba.prange((panels + group - 1) // group):
-        sums = np.empty((rows, 16), np.float32)
-        for panel in range(task * group, min(task * group + group, panels)):
-            matvec_panel(
+    passes = (panels + at_once - 1) // at_once
+    ticket = np.zeros(1, np.int64)
+    for _thread in numba.prange(threads):
+        totals = np.empty((rows, at_once * 16), np.float32)
+        task = fetch_add(ticket.ctypes.data)
+        while task < passes:
+            panel = task * at_once
+            matvec_panels(
                 mode,
                 values.ctypes.data,
-                length,
+                padded,
                 starts.ctypes.data,
                 scales.ctypes.data,
                 blocks * 4,
-                codes.ctypes.data + panel * length * 8,
+                codes.ctypes.data + panel * padded * 8,
                 scale_bytes.ctypes.data + panel * blocks * 16,
                 blocks,
-                sums.ctypes.data,
-                64,
+                panels - panel,
+                totals.ctypes.data,
+                at_once * 64,
             )
-            count = min(16, out.shape[1] - panel * 16)
+            count = min(at_once * 16, out.shape[1] - panel * 16)
             for r in range(out.shape[0]):
                 for c in range(count):
-                    out[r, panel * 16 + c] = sums[r, c] * (factors[r] * factor)
+                    out[r, panel * 16 + c] = totals[r, c] * factors[r]
+            task = fetch_add(ticket.ctypes.data)
+    keep(values)  # named after the last plain addresses into them were used
+    keep(scales)
+    keep(starts)
+    keep(ticket)

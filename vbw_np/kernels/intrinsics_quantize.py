@@ -83,7 +83,8 @@ def _options(kp) -> tuple[str, ...]:  # type: ignore[no-untyped-def]
 def scales_of(e: Lanes, rule: str, amax: ir.Value, encode: ir.Value, decode: ir.Value) -> tuple[ir.Value, ...]:
     """Of 16 blocks: stored bytes (int32 lanes), what elements are multiplied by, and half the decoded scales.
 
-    amax: bits. encode, decode: S * (1/6) and 1/S, for the rule `te`.
+    amax: bits. encode, decode: S * (1/6) and 1/S, for the rule `te`. The rule `int8` stores no bytes, and its scale is
+    the whole one: the least power of two not below amax / 127 (`gemv.quantize_left_int8`).
     """
     b = e.b
     nonfinite = b.icmp_signed(">", amax, e.i(_MAX_BITS))
@@ -103,6 +104,12 @@ def scales_of(e: Lanes, rule: str, amax: ir.Value, encode: ir.Value, decode: ir.
         value = b.select(nonfinite, nan, value)
         factor = e.fmin(b.fdiv(e.f(1.0), b.fmul(value, decode)), e.float(e.i(_MAX_BITS)))
         return code, factor, b.fmul(value, e.f(0.5))
+    if rule == "int8":
+        share = e.bits(b.fdiv(e.float(amax), e.f(127.0)))
+        exponent = e.imin(e.imax(b.lshr(b.add(share, e.i(0x7FFFFF)), e.i(23)), e.i(1)), e.i(254))
+        inverse = e.imax(b.shl(b.sub(e.i(254), exponent), e.i(23)), e.i(0x00400000))
+        scale, factor = e.float(b.shl(exponent, e.i(23))), e.float(inverse)
+        return e.i(0), b.select(nonfinite, nan, factor), b.select(nonfinite, nan, scale)
     if rule == "mx-floor":
         code = e.imax(b.sub(b.lshr(amax, e.i(23)), e.i(2)), e.i(0))
     else:

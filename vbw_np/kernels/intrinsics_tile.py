@@ -22,7 +22,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import NativeValue, models, register_model, typeof_impl, unbox
 
+from . import cpu
 from .intrinsics import F32, I8, I16, I32, I64, Emitter, path_intrinsic, vec
 
 TILE_ARGUMENTS = (
@@ -50,9 +51,6 @@ TILE_ARGUMENTS = (
     "out_stride",  # bytes from one row to the next
 )
 """The arguments of every tile loop, all int64; addresses unless said otherwise."""
-
-AHEAD = 2048
-"""Bytes of packed codes between those that `matvec_panel` multiplies and those that it fetches meanwhile."""
 
 STORE, ADD, STREAM = 1, 2, 3
 """What a finished tile does to `out`: overwrites it, is added to it, overwrites it past the caches (64-aligned)."""
@@ -119,7 +117,7 @@ class ByTable(Multiplied):
     row, in its upper half how much its exponent, 7 at most, is below 7, where the upper half of a float32 has its
     exponent. Such a product has 8 significant bits, so its lower half is zero; one permutation and one subtraction of
     16-bit halves give the product of two scales. The subtraction stops at 0, which makes a scale of 0 right; but it
-    knows no NaN: see `tensor_core.fits` and `fill_words`.
+    knows no NaN: see `tensor_core.fits` and `fill_left_words`.
     """
 
     words = "places"
@@ -174,6 +172,51 @@ def right_words(fmt: str, words: str) -> np.ndarray:
     place = (np.abs(significand) * 16 - 8).astype(np.uint32) & 7 | np.signbit(known) * np.uint32(8)
     lowered = np.where(known == 0, 0xFFFF, (7 - (exponent - 1)) << 7).astype(np.uint32)
     return (lowered << 16 | place).astype(np.uint32).view(np.float32)
+
+
+def emit_half_scales(e: Emitter, fmt: str, lanes: int, address: ir.Value) -> ir.Value:
+    """Half the value of each of `lanes` scale bytes, float32, NaN and signs included: the twin of `half_scales`."""
+    int_ty, float_ty = vec(I32, lanes), vec(F32, lanes)
+    stored = e.load(vec(I8, lanes), address)
+
+    def number(value: float) -> ir.Constant:
+        return e.const(float_ty, value)
+
+    if fmt == "nvfp4":  # E4M3's fields in float32's places; the multiplication moves the bias, subnormals too
+        shifted = e.b.shl(e.b.sext(stored, int_ty), e.const(int_ty, 20))
+        fields = e.b.and_(shifted, e.const(int_ty, -0x78100000))
+        value = e.b.fmul(e.b.bitcast(fields, float_ty), number(2.0**119))
+        largest = e.const(int_ty, 0x07F00000)
+        bad = e.b.icmp_signed("==", e.b.and_(fields, largest), largest)
+    else:  # 2**(code - 127) by its exponent, or for code 0 by the mantissa of a subnormal; halved
+        exponent = e.b.shl(e.b.zext(stored, int_ty), e.const(int_ty, 23))
+        least = e.const(int_ty, 0x00400000)
+        whole = e.b.select(e.b.icmp_unsigned(">", exponent, least), exponent, least)
+        value = e.b.fmul(e.b.bitcast(whole, float_ty), number(0.5))
+        bad = e.b.icmp_signed("==", exponent, e.const(int_ty, 0x7F800000))
+    return e.b.select(bad, e.b.bitcast(e.const(int_ty, 0x7FC00000), float_ty), value)
+
+
+def emit_right_words(e: Emitter, fmt: str, words: str, address: ir.Value) -> ir.Value:
+    """The words of sixteen scale bytes: the twin of `right_words`, for "places" without NaN."""
+    int_ty, float_ty = vec(I32, 16), vec(F32, 16)
+    if words == "exponents":
+        code = e.b.zext(e.load(vec(I8, 16), address), int_ty)
+        exponent = e.b.sitofp(e.b.sub(code, e.const(int_ty, 128)), float_ty)
+        nan = e.b.icmp_signed("==", code, e.const(int_ty, 255))
+        return e.b.select(nan, e.b.bitcast(e.const(int_ty, 0x7FC00000), float_ty), exponent)
+    scale = emit_half_scales(e, fmt, 16, address)
+    if words == "numbers":
+        return scale
+    bits = e.b.bitcast(scale, int_ty)
+
+    def field(shift: int, mask: int) -> ir.Value:
+        return e.b.and_(e.b.lshr(bits, e.const(int_ty, shift)), e.const(int_ty, mask))
+
+    exponent = e.b.and_(bits, e.const(int_ty, 0x7F800000))  # lowered: 7 - exponent, where float32 has its exponent
+    zero = e.b.icmp_signed("==", exponent, e.const(int_ty, 0))
+    lowered = e.b.select(zero, e.const(int_ty, -0x10000), e.b.sub(e.const(int_ty, (127 + 7) << 23), exponent))
+    return e.b.bitcast(e.b.or_(lowered, e.b.or_(field(20, 7), field(28, 8))), float_ty)
 
 
 def _emit_finish(e: Emitter, tile: list, totals: list, lanes: int, sums, sums_stride, finish, factors, out, out_stride) -> None:  # type: ignore[no-untyped-def]  # noqa: E501
@@ -281,7 +324,7 @@ class Dots:
             self.short[key] = ir.Constant(short.type, None)
 
 
-def _start(e: Emitter, isa: DotIsa, address: ir.Value) -> ir.Value:
+def start_of(e: Emitter, isa: DotIsa, address: ir.Value) -> ir.Value:
     """What the accumulators of a row start a block with."""
     if not isa.offset:
         return ir.Constant(vec(I32, isa.lanes), None)
@@ -319,7 +362,7 @@ def emit_tile(isa: DotIsa, block: int) -> Callable[..., None]:
             sums, pointers = carried[: len(tile)], [e.opaque(p) for p in carried[len(tile) :]]
             words_at, b_at, scales_at, *bases = pointers
             a_rows = [e.at(bases[r // 3], e.times(a_stride, r % 3)) if r % 3 else bases[r // 3] for r in range(rows)]
-            starts = [_start(e, isa, e.at(words_at, 4 * r)) for r in range(rows)]
+            starts = [start_of(e, isa, e.at(words_at, 4 * r)) for r in range(rows)]
             dots = Dots(e, isa, {(r, v): starts[r] for r, v in tile})
             for group in range(block // 4):
                 right = [e.load(int_ty, e.at(column(b_at, b_stride, v), group * 64)) for v in range(vectors)]
@@ -346,9 +389,12 @@ def emit_tile(isa: DotIsa, block: int) -> Callable[..., None]:
 
 
 _SHUFFLE = {64: "llvm.x86.avx512.pshuf.b.512", 32: "llvm.x86.avx2.pshuf.b", 16: "llvm.aarch64.neon.tbl1.v16i8"}
+_PERMUTE = "llvm.x86.avx512.permvar.qi.512"  # looks up by the low six bits of each byte and ignores the others
 
 
-def _register_decoder(e: Emitter, n_bytes: int, offset: int) -> Callable[[ir.Value], tuple[ir.Value, ir.Value]]:
+def register_decoder(
+    e: Emitter, n_bytes: int, offset: int
+) -> Callable[[ir.Value], tuple[ir.Value, ir.Value]]:
     """A function from a vector of code bytes to two of values (+ offset): low nibbles, high nibbles."""
     magnitudes = (0, 1, 2, 3, 4, 6, 8, 12)
     values = [m + offset for m in magnitudes] + [offset - m for m in magnitudes]
@@ -356,12 +402,19 @@ def _register_decoder(e: Emitter, n_bytes: int, offset: int) -> Callable[[ir.Val
     table = e.const(ty, [v & 0xFF for v in values] * (n_bytes // 16))
     low_mask, four = e.const(ty, 15), e.const(short_ty, 4)
 
-    def decode_bytes(codes: ir.Value) -> tuple[ir.Value, ir.Value]:
-        high = e.b.bitcast(e.b.lshr(e.b.bitcast(codes, short_ty), four), ty)
-        low, high = (e.call(_SHUFFLE[n_bytes], ty, table, e.b.and_(x, low_mask)) for x in (codes, high))
+    def halves(codes: ir.Value) -> tuple[ir.Value, ir.Value]:
+        return codes, e.b.bitcast(e.b.lshr(e.b.bitcast(codes, short_ty), four), ty)
+
+    def permuted(codes: ir.Value) -> tuple[ir.Value, ir.Value]:
+        low, high = (e.call(_PERMUTE, ty, table, x) for x in halves(codes))
         return low, high
 
-    return decode_bytes
+    def shuffled(codes: ir.Value) -> tuple[ir.Value, ir.Value]:
+        low, high = (e.call(_SHUFFLE[n_bytes], ty, table, e.b.and_(x, low_mask)) for x in halves(codes))
+        return low, high
+
+    # the table four times over needs no mask: whatever stands above a nibble is ignored or finds the same value
+    return permuted if n_bytes == 64 and "avx512vbmi" in cpu.features() else shuffled
 
 
 def emit_decode(isa_lanes: int, offset: int) -> Callable[..., None]:
@@ -369,7 +422,7 @@ def emit_decode(isa_lanes: int, offset: int) -> Callable[..., None]:
     n_bytes = isa_lanes * 4
 
     def emit(e: Emitter, source: ir.Value, target: ir.Value, count: ir.Value) -> None:
-        decoder = _register_decoder(e, n_bytes, offset)
+        decoder = register_decoder(e, n_bytes, offset)
 
         def body(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
             for part in range(64 // n_bytes):
@@ -466,6 +519,11 @@ class KernelPath:
     path: str
     block: int
 
+    @cached_property
+    def _numba_type_(self) -> KernelPathType:
+        """The type, where numba's dispatcher looks for it first: by `typeof_impl` alone a call costs 1 us more."""
+        return _type_of(self.path, self.block)
+
     @property
     def tile_rows(self) -> int:
         """Rows of one tile."""
@@ -527,72 +585,6 @@ def _unbox_kernel_path(typ, obj, c):  # type: ignore[no-untyped-def]
     return NativeValue(c.context.get_dummy_value())
 
 
-def emit_matvec(kp: KernelPath, fmt: str, rows: int) -> Callable[..., None]:
-    """The code generator of a product of one panel, straight from its packed bytes, with a few left rows.
-
-    Every 64 code bytes are decoded in registers, once for all rows; scale bytes are decoded where they are used.
-    """
-    isa, block = ISAS[kp.path], kp.block
-    lanes, parts = isa.lanes, 16 // isa.lanes
-    n_bytes = lanes * 4
-    byte_ty, int_ty, float_ty = vec(I8, n_bytes), vec(I32, lanes), vec(F32, lanes)
-    keys = [(r, v) for r in range(rows) for v in range(parts)]
-
-    def half_scale(e: Emitter, address: ir.Value) -> ir.Value:
-        """Half the value of 16 / parts scale bytes."""
-        code = e.b.zext(e.load(vec(I8, lanes), address), int_ty)
-        if fmt == "nvfp4":  # E4M3's fields in float32's places; the multiplication moves the bias, subnormals too
-            fields = e.b.bitcast(e.b.shl(code, e.const(int_ty, 20)), float_ty)
-            value = e.b.fmul(fields, e.const(float_ty, 2.0**119))
-            bad = e.b.icmp_signed("==", e.b.and_(code, e.const(int_ty, 127)), e.const(int_ty, 127))
-        else:
-            low = e.b.shl(e.const(int_ty, 0x00200000), e.b.and_(code, e.const(int_ty, 1)))
-            high = e.b.shl(e.b.sub(code, e.const(int_ty, 1)), e.const(int_ty, 23))
-            small = e.b.icmp_signed("<", code, e.const(int_ty, 2))
-            value = e.b.bitcast(e.b.select(small, low, high), float_ty)
-            bad = e.b.icmp_signed("==", code, e.const(int_ty, 255))
-        nan = e.b.bitcast(e.const(int_ty, 0x7FC00000), float_ty)
-        return e.b.select(bad, nan, value)
-
-    def emit(e: Emitter, a, a_stride, start, a_scales, s_stride, codes, scales, blocks, out, out_stride):  # type: ignore[no-untyped-def]
-        decoder = _register_decoder(e, n_bytes, isa.offset)
-        a_rows = [e.at(a, e.times(a_stride, r)) for r in range(rows)]
-        start_rows = [e.at(start, e.times(s_stride, r)) for r in range(rows)]
-        scale_rows = [e.at(a_scales, e.times(s_stride, r)) for r in range(rows)]
-
-        def one_block(i: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
-            a_at, b_at, s_at = (e.times(i, n) for n in (block, block * 8, 4))
-            starts = [_start(e, isa, e.at(start_rows[r], s_at)) for r in range(rows)]
-            dots = Dots(e, isa, {(r, v): starts[r] for r, v in keys})
-            for pair in range(block // 8):
-                e.prefetch(e.at(codes, b_at, pair * 64 + AHEAD))
-                halves = [decoder(e.load(byte_ty, e.at(codes, b_at, pair * 64 + v * n_bytes))) for v in range(parts)]
-                for half in range(2):
-                    group = pair * 2 + half
-                    for r in range(rows):
-                        left = e.splat(e.load(I32, e.at(a_rows[r], a_at, group * 4), align=1), lanes)
-                        for v in range(parts):
-                            dots.add((r, v), e.b.bitcast(halves[v][half], int_ty), left)
-                    dots.widen(group)
-            right = [half_scale(e, e.at(scales, e.times(i, 16), v * lanes)) for v in range(parts)]
-            lefts = [e.splat(e.load(F32, e.at(row, s_at)), lanes) for row in scale_rows]
-            return [
-                e.fma(e.b.sitofp(dots.total[r, v], float_ty), e.b.fmul(lefts[r], right[v]), total)
-                for (r, v), total in zip(keys, sums, strict=True)
-            ]
-
-        zeros = [ir.Constant(float_ty, None)] * len(keys)
-        for (r, v), total in zip(keys, e.loop(blocks, zeros, one_block), strict=True):
-            e.store(total, e.at(out, e.times(out_stride, r), v * n_bytes))
-
-    return emit
-
-
-def _emit_matvec_of(kp: KernelPath, e: Emitter, *args: ir.Value) -> None:
-    path, fmt, rows = kp.path.split("+")
-    emit_matvec(KernelPath(path, kp.block), fmt, int(rows))(e, *args)
-
-
 def _emit_tile_of(kp: KernelPath, e: Emitter, *args: ir.Value) -> None:
     kp.emitters()[0](e, *args)
 
@@ -607,11 +599,6 @@ tile = path_intrinsic(len(TILE_ARGUMENTS), _emit_tile_of)
 decode = path_intrinsic(3, _emit_decode_of)
 """`decode(kernel_path, source, target, count)`: `count` x 64 code bytes to 128 bytes of what `tile` reads."""
 
-matvec_panel = path_intrinsic(10, _emit_matvec_of)
-"""`matvec_panel(KernelPath("path+format+rows", block), a, a_stride, start, a_scales, scales_stride, codes, scale bytes,
-blocks, out, out_stride)`: 16 columns of the product, from packed bytes."""
-
-
 def _constant_of(attribute: str) -> Callable:
     return path_intrinsic(0, lambda kp, e: e.int(getattr(kp, attribute)))
 
@@ -621,45 +608,78 @@ tile_rows, tile_panels, block_length, offset_of = (
 )
 
 
-def _emit_words_of(kp: KernelPath, e: Emitter, sums, scales, blocks, words) -> ir.Value:  # type: ignore[no-untyped-def]
+def _emit_right_words_of(kp: KernelPath, e: Emitter, stored: ir.Value, count: ir.Value, target: ir.Value) -> None:
+    fmt = "nvfp4" if kp.block == 16 else "mxfp4"
+
+    def body(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+        e.store(emit_right_words(e, fmt, kp.words, e.at(stored, e.times(i, 16))), e.at(target, e.times(i, 64)))
+        return []
+
+    e.loop(count, [], body)
+
+
+fill_right_words = path_intrinsic(3, _emit_right_words_of)
+"""`fill_right_words(kernel_path, scale bytes, count, target)`: `count` x 16 scale bytes to `right_words`."""
+
+
+def _emit_left_words_of(kp: KernelPath, e: Emitter, sums, scales, blocks, words) -> ir.Value:  # type: ignore[no-untyped-def]
     """One row: where its accumulators start, and its scales in the form that the tile loop wants."""
-    b = e.b
+    b, step = e.b, 8 * kp.tile_rows
 
-    def body(i: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
-        target = e.at(words, e.times(i, 8 * kp.tile_rows))
-        if kp.offset:
-            total = b.sext(e.load(I16, e.at(sums, e.times(i, 2))), I32)
-            e.store(b.mul(total, e.int(-kp.offset, I32)), target)
-        scale = e.load(I32, e.at(scales, e.times(i, 4)))
-        e.store(_scale_word(b, scale, kp.words), e.at(target, 4 * kp.tile_rows))
-        nan = b.icmp_unsigned(">", b.and_(scale, e.int(0x7FFFFFFF, I32)), e.int(0x7F800000, I32))
-        return [b.or_(carried[0], b.zext(nan, I64))]
+    def some(lanes: int) -> Callable[[ir.Value, list[ir.Value]], list[ir.Value]]:
+        """The loop body for `lanes` blocks at a time."""
+        short_ty, int_ty = vec(I16, lanes), vec(I32, lanes)
 
-    return e.loop(blocks, [e.int(0)], body)[0]
+        def body(i: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
+            target = e.at(words, e.times(i, step * lanes))
+
+            def spread(values: ir.Value, offset: int) -> None:
+                for lane in range(lanes):
+                    e.store(b.extract_element(values, e.int(lane, I32)), e.at(target, offset + lane * step))
+
+            if kp.offset:
+                total = b.sext(e.load(short_ty, e.at(sums, e.times(i, 2 * lanes))), int_ty)
+                spread(b.mul(total, e.const(int_ty, -kp.offset)), 0)
+            scale = e.load(int_ty, e.at(scales, e.times(i, 4 * lanes)))
+            spread(_scale_word(e, scale, kp.words), 4 * kp.tile_rows)
+            magnitude = b.and_(scale, e.const(int_ty, 0x7FFFFFFF))
+            nan = b.icmp_signed(">", magnitude, e.const(int_ty, 0x7F800000))
+            any_nan = b.icmp_signed("!=", b.bitcast(nan, ir.IntType(lanes)), ir.Constant(ir.IntType(lanes), 0))
+            return [b.or_(carried[0], b.zext(any_nan, I64))]
+
+        return body
+
+    sixteens = b.lshr(blocks, e.int(4))
+    found = e.loop(sixteens, [e.int(0)], some(16))
+    return e.loop(blocks, found, some(1), start=e.times(sixteens, 16))[0]
 
 
-def _scale_word(b: ir.IRBuilder, bits: ir.Value, words: str) -> ir.Value:
-    """A left scale, half its decoded value as float32 bits, in the form that a tile loop wants."""
+def _scale_word(e: Emitter, bits: ir.Value, words: str) -> ir.Value:
+    """Left scales, half their decoded values as float32 bits, in the form that a tile loop wants."""
+    b, int_ty, float_ty = e.b, bits.type, vec(F32, bits.type.count)
 
     def number(value: int) -> ir.Constant:
-        return ir.Constant(I32, value)
+        return e.const(int_ty, value)
+
+    def real(value: float) -> ir.Constant:
+        return e.const(float_ty, value)
 
     if words == "numbers":
         return bits
     magnitude = b.and_(bits, number(0x7FFFFFFF))
     exponent = b.lshr(magnitude, number(23))
     if words == "exponents":
-        return b.bitcast(b.sitofp(b.sub(exponent, number(127)), F32), I32)
-    whole = b.fmul(b.bitcast(magnitude, F32), ir.Constant(F32, 2.0))
+        return b.bitcast(b.sitofp(b.sub(exponent, number(127)), float_ty), int_ty)
+    whole = b.fmul(b.bitcast(magnitude, float_ty), real(2.0))
     nan = b.icmp_signed(">", magnitude, number(0x7F800000))
-    subnormal = b.fptosi(b.fmul(b.select(nan, ir.Constant(F32, 0.0), whole), ir.Constant(F32, 512.0)), I32)
-    normal = b.sub(b.lshr(b.bitcast(whole, I32), number(20)), number(960))
+    subnormal = b.fptosi(b.fmul(b.select(nan, real(0.0), whole), real(512.0)), int_ty)
+    normal = b.sub(b.lshr(b.bitcast(whole, int_ty), number(20)), number(960))
     code = b.select(b.icmp_signed("<", exponent, number(120)), subnormal, normal)
     code = b.select(nan, number(127), code)  # E4M3's code of the whole scale: its row in `product_table`
     return b.or_(b.shl(code, number(6)), b.and_(b.lshr(bits, number(18)), number(0x2000)))
 
 
-fill_words = path_intrinsic(4, _emit_words_of)
-"""`fill_words(kernel_path, sums, scales, blocks, words)`: a row's `words` from its blocks' sums and half scales.
+fill_left_words = path_intrinsic(4, _emit_left_words_of)
+"""`fill_left_words(kernel_path, sums, scales, blocks, words)`: a row's `words` from its blocks' sums and half scales.
 
 Returns 1 if one of the scales is NaN, else 0."""

@@ -346,27 +346,34 @@ def _row_scales(mode, x, start, length, block, two_level, given, tail, amax, pai
     return level
 
 
-@pjit
-def _rows_left(mode, x, rows, length, block, two_level, given, key1, key2, values, scales, row_factors, sums):  # type: ignore[no-untyped-def]
+@jit
+def left_rows(mode, x, first, stop, length, block, two_level, given, key1, key2, values, scales, row_factors, sums):  # type: ignore[no-untyped-def]
+    """Rows first .. stop of a flat matrix into the arrays of a left operand, on one thread."""
     blocks = scales.shape[1]
     padded = (blocks + 15) // 16 * 16
+    amax, codes = np.zeros(padded, np.int32), np.empty(padded, np.uint8)
+    factors, halves = np.empty(padded, np.float32), np.empty(padded, np.float32)
+    tail, pair = np.empty(block, np.float32), np.ones(2, np.float32)
+    for m in range(first, stop):
+        level = _row_scales(mode, x, m * length, length, block, two_level, given, tail, amax, pair, codes, factors, halves)  # noqa: E501
+        if two_level:
+            row_factors[m] = level / np.float32(2688.0)
+        scales[m] = halves[:blocks]
+        whole = length // block
+        source, target = x.ctypes.data + m * length * 4, values.ctypes.data + m * blocks * block
+        sums_at = sums.ctypes.data + m * blocks * 2
+        row_left(mode, source, factors.ctypes.data, whole, target, sums_at, m * length, key1, key2)
+        if whole < blocks:
+            at, done = factors.ctypes.data + whole * 4, whole * block
+            sums_at += whole * 2
+            row_left(mode, tail.ctypes.data, at, 1, target + done, sums_at, m * length + done, key1, key2)
+
+
+@pjit
+def _rows_left(mode, x, rows, length, block, two_level, given, key1, key2, values, scales, row_factors, sums):  # type: ignore[no-untyped-def]
     for task in numba.prange((rows + _ROWS_AT_ONCE - 1) // _ROWS_AT_ONCE):
-        amax, codes = np.zeros(padded, np.int32), np.empty(padded, np.uint8)
-        factors, halves = np.empty(padded, np.float32), np.empty(padded, np.float32)
-        tail, pair = np.empty(block, np.float32), np.ones(2, np.float32)
-        for m in range(task * _ROWS_AT_ONCE, min((task + 1) * _ROWS_AT_ONCE, rows)):
-            level = _row_scales(mode, x, m * length, length, block, two_level, given, tail, amax, pair, codes, factors, halves)  # noqa: E501
-            if two_level:
-                row_factors[m] = level / np.float32(2688.0)
-            scales[m] = halves[:blocks]
-            whole = length // block
-            source, target = x.ctypes.data + m * length * 4, values.ctypes.data + m * blocks * block
-            sums_at = sums.ctypes.data + m * blocks * 2
-            row_left(mode, source, factors.ctypes.data, whole, target, sums_at, m * length, key1, key2)
-            if whole < blocks:
-                at, done = factors.ctypes.data + whole * 4, whole * block
-                sums_at += whole * 2
-                row_left(mode, tail.ctypes.data, at, 1, target + done, sums_at, m * length + done, key1, key2)
+        first, stop = task * _ROWS_AT_ONCE, min((task + 1) * _ROWS_AT_ONCE, rows)
+        left_rows(mode, x, first, stop, length, block, two_level, given, key1, key2, values, scales, row_factors, sums)
 
 
 @pjit

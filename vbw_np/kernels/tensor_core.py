@@ -54,8 +54,8 @@ from .intrinsics_tile import (
     KernelPath,
     block_length,
     decode,
-    fill_words,
-    right_words,
+    fill_left_words,
+    fill_right_words,
     tile,
     tile_panels,
     tile_rows,
@@ -165,7 +165,7 @@ def matmul(
     rows = -(-shape[0] // (chunks * 48)) * 48  # rows of a task
     kp = KernelPath(path, left.block)
     factors = left.factors * right.factor
-    operands = factors, right.codes, right.scales, right_words(right.fmt, kp.words)
+    operands = factors, right.codes, right.scales
     aligned = (out.ctypes.data | out.strides[0]) % 64 == 0
     finish = ADD if accumulate else STREAM if aligned and out.nbytes >= STREAM_FROM else STORE
     where = out, finish, rows, _scratch(numba.get_num_threads()), np.zeros(1, np.int64)
@@ -289,14 +289,8 @@ def _fill_left_words(kp, sums, scales, factors, words):  # type: ignore[no-untyp
     rows, blocks = tile_rows(kp), scales.shape[1]
     for m in numba.prange(scales.shape[0]):
         at = words.ctypes.data + (m // rows * rows * blocks * 2 + m % rows) * 4
-        if fill_words(kp, sums.ctypes.data + m * blocks * 2, scales.ctypes.data + m * blocks * 4, blocks, at) != 0:
+        if fill_left_words(kp, sums.ctypes.data + m * blocks * 2, scales.ctypes.data + m * blocks * 4, blocks, at) != 0:
             factors[m] = np.float32(np.nan)
-
-
-@jit
-def _decode_scales(stored, table, target):  # type: ignore[no-untyped-def]
-    for i in range(stored.size):
-        target[i] = table[stored[i]]
 
 
 @jit
@@ -326,14 +320,13 @@ def _finish_row(sums, factor, finish, out):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _one_task(kp, values, words, factors, codes, scale_bytes, table, out, finish, row, panel, rows, scratch):  # type: ignore[no-untyped-def]
+def _one_task(kp, values, words, factors, codes, scale_bytes, out, finish, row, panel, rows, scratch):  # type: ignore[no-untyped-def]
     """Rows row .. row + rows, panels panel .. panel + GROUP, all of the reduction."""
     block, step_rows, step_panels = block_length(kp), tile_rows(kp), tile_panels(kp)
     length, blocks = values.shape[1], words.shape[1]
     panels = min(GROUP, codes.shape[0] - panel)
     buffer = scratch.ctypes.data
     decoded, decoded_scales = buffer + _BUFFER, buffer + _BUFFER + _DECODED
-    scales_view = scratch[_BUFFER + _DECODED : _BUFFER + _DECODED + _SCALES].view(np.float32)
     sums = scratch[_BUFFER + _DECODED + _SCALES :].view(np.float32).reshape(ROWS_AT_ONCE, GROUP * 16)
     sums_at = buffer + _BUFFER + _DECODED + _SCALES
     width = out.shape[1] * 4
@@ -344,8 +337,8 @@ def _one_task(kp, values, words, factors, codes, scale_bytes, table, out, finish
         for p in range(panels):
             source = codes.ctypes.data + ((panel + p) * length + k) * 8
             decode(kp, source, decoded + p * chunk * 16, chunk // 8)
-            target = scales_view[p * count * 16 : (p + 1) * count * 16]
-            _decode_scales(scale_bytes[panel + p, first : first + count].reshape(-1), table, target)
+            stored = scale_bytes.ctypes.data + ((panel + p) * blocks + first) * 16
+            fill_right_words(kp, stored, count, decoded_scales + p * count * 64)
         for p in range(0, panels, step_panels):
             columns = (panel + p) * 16
             for i in range(0, rows, step_rows):
@@ -376,7 +369,7 @@ def _one_task(kp, values, words, factors, codes, scale_bytes, table, out, finish
 
 
 @pjit
-def _product(kp, values, words, factors, codes, scale_bytes, table, out, finish, rows, scratch, ticket):  # type: ignore[no-untyped-def]
+def _product(kp, values, words, factors, codes, scale_bytes, out, finish, rows, scratch, ticket):  # type: ignore[no-untyped-def]
     """Every thread takes the next (group of panels, chunk of rows) until none is left."""
     chunks = -(-out.shape[0] // rows)
     tasks = chunks * -(-codes.shape[0] // GROUP)
@@ -385,7 +378,7 @@ def _product(kp, values, words, factors, codes, scale_bytes, table, out, finish,
         while task < tasks:
             row, panel = (task % chunks) * rows, (task // chunks) * GROUP
             count = min(rows, out.shape[0] - row)
-            _one_task(kp, values, words, factors, codes, scale_bytes, table, out, finish, row, panel, count, scratch[thread])  # noqa: E501
+            _one_task(kp, values, words, factors, codes, scale_bytes, out, finish, row, panel, count, scratch[thread])
             task = fetch_add(ticket.ctypes.data)
         fence()
 
@@ -410,12 +403,12 @@ def _scale_rows(kp, values, scales, tiles, scaled):  # type: ignore[no-untyped-d
 
 
 @jit
-def _one_task_amx(kp, scaled, length, factors, codes, scale_bytes, table, out, finish, row, panel, rows, scratch):  # type: ignore[no-untyped-def]
+def _one_task_amx(kp, scaled, length, factors, codes, scale_bytes, out, finish, row, panel, rows, scratch):  # type: ignore[no-untyped-def]
     block, step = block_length(kp), width(kp)
+    blocks = length // block
     panels = min(GROUP, codes.shape[0] - panel)
     buffer = scratch.ctypes.data
     decoded, decoded_scales = buffer + _BUFFER, buffer + _BUFFER + _DECODED
-    scales_view = scratch[_BUFFER + _DECODED : _BUFFER + _DECODED + _SCALES].view(np.float32)
     sums = scratch[_BUFFER + _DECODED + _SCALES :].view(np.float32).reshape(ROWS_AT_ONCE, GROUP * 16)
     sums_at = buffer + _BUFFER + _DECODED + _SCALES
     left_at = scaled.ctypes.data + row * length * 2
@@ -423,8 +416,8 @@ def _one_task_amx(kp, scaled, length, factors, codes, scale_bytes, table, out, f
         chunk = min(K_CHUNK, length - k)
         first, count = k // block, chunk // block
         for p in range(panels):
-            target = scales_view[p * count * 16 : (p + 1) * count * 16]
-            _decode_scales(scale_bytes[panel + p, first : first + count].reshape(-1), table, target)
+            stored = scale_bytes.ctypes.data + ((panel + p) * blocks + first) * 16
+            fill_right_words(kp, stored, count, decoded_scales + p * count * 64)
             source = codes.ctypes.data + ((panel + p) * length + k) * 8
             scale_right(kp, source, decoded_scales + p * count * 64, count, decoded + p * chunk * 32)
         for h in range(0, chunk, PHASE):
@@ -447,7 +440,7 @@ def _one_task_amx(kp, scaled, length, factors, codes, scale_bytes, table, out, f
 
 
 @pjit
-def _product_amx(kp, scaled, length, factors, codes, scale_bytes, table, out, finish, rows, scratch, ticket):  # type: ignore[no-untyped-def]
+def _product_amx(kp, scaled, length, factors, codes, scale_bytes, out, finish, rows, scratch, ticket):  # type: ignore[no-untyped-def]
     chunks = -(-out.shape[0] // rows)
     tasks = chunks * -(-codes.shape[0] // GROUP)
     for thread in numba.prange(scratch.shape[0]):
@@ -456,7 +449,7 @@ def _product_amx(kp, scaled, length, factors, codes, scale_bytes, table, out, fi
         while task < tasks:
             row, panel = (task % chunks) * rows, (task // chunks) * GROUP
             count = min(rows, out.shape[0] - row)
-            _one_task_amx(kp, scaled, length, factors, codes, scale_bytes, table, out, finish, row, panel, count, scratch[thread])  # noqa: E501
+            _one_task_amx(kp, scaled, length, factors, codes, scale_bytes, out, finish, row, panel, count, scratch[thread])  # noqa: E501
             task = fetch_add(ticket.ctypes.data)
         release()
         fence()
