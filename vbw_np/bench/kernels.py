@@ -102,7 +102,7 @@ def measure(only: str | None = None, rounds: int = 9, quick: bool = False) -> di
             continue
         print(f"measuring {case.group}: {case.name}", file=sys.stderr)
         functions = {"ours": case.ours} | ({"numpy": case.numpy} if case.numpy else {})
-        samples = timing.interleaved(functions, rounds)
+        samples = timing.interleaved(functions, rounds, timing.MIN_SECONDS / (10 if quick else 1))
         seconds = {name: timing.median(values) for name, values in samples.items()}
         rate = case.work / seconds["ours"]
         speedup = timing.paired_ratio(samples["numpy"], samples["ours"]) if case.numpy else None

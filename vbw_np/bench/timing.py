@@ -6,8 +6,12 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 
-MIN_SECONDS = 2e-3
-"""A single measurement repeats its function until it takes about this long."""
+MIN_SECONDS = 20e-3
+"""A single measurement repeats its function until it takes about this long.
+
+In training and in generating text kernels follow one another. A lone call of a millisecond or less would mostly tell
+how long threads take to wake up after the other function, and how much of the caches that one took.
+"""
 
 
 def calls_for(function: Callable[[], object], seconds: float = MIN_SECONDS) -> int:
@@ -19,7 +23,7 @@ def calls_for(function: Callable[[], object], seconds: float = MIN_SECONDS) -> i
 
 
 def interleaved(
-    functions: Mapping[str, Callable[[], object]], rounds: int = 9
+    functions: Mapping[str, Callable[[], object]], rounds: int = 9, seconds: float = MIN_SECONDS
 ) -> dict[str, list[float]]:
     """Seconds a call of each function, `rounds` times, one function after the other in every round.
 
@@ -28,13 +32,15 @@ def interleaved(
     functions : mapping of str to callable
         Called once beforehand, so that compiling and first touches of memory are not counted.
     rounds : int
+    seconds : float
+        How long a single measurement takes, about; a longer function is called once.
 
     Returns
     -------
     dict of str to list of float
         The raw samples, in order.
     """
-    calls = {name: calls_for(function) for name, function in functions.items()}
+    calls = {name: calls_for(function, seconds) for name, function in functions.items()}
     samples: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():
