@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from .memory import SMALLEST, empty
 from .primitive import primitive
 from .tensor import Tensor
-from .twin import Samples
+from .twin import Samples, procedure
 
 Axis = int | tuple[int, ...] | None
 
@@ -285,6 +285,12 @@ def vector_norm(x, *, axis=None, keepdims=False):
 _SHORT_SUM, _SUM_STEP = 256, 32
 
 
+@procedure(
+    samples=lambda rng: [
+        ((rng.normal(size=a), rng.normal(size=b)), {})
+        for a, b in (((3, 4), (4, 5)), ((2, 3, 4), (4, 5)), ((2, 3, 4), (2, 4, 5)), ((3, 300), (300, 1)))
+    ]
+)
 def matmul_arrays(x: NDArray, y: NDArray, out: NDArray | None = None) -> NDArray:
     """x @ y over raw arrays, into `out` or a pooled array, with bits that do not depend on the number of threads.
 

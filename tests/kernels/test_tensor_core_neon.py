@@ -6,6 +6,7 @@ import llvmlite.binding as llvm
 import pytest
 from llvmlite import ir
 
+from vbw_np.kernels import intrinsics_fp32 as fp32
 from vbw_np.kernels import intrinsics_matvec as matvec
 from vbw_np.kernels import intrinsics_tile as tiles
 from vbw_np.kernels.intrinsics import I64, Emitter
@@ -42,6 +43,13 @@ def test_the_neon_loops_compile_to_dot_products(block: int) -> None:
     few = tiles.KernelPath("neon+nvfp4+8", block)
     text = assembly(11, lambda e, *a: matvec._emit_matvec_of(few, e, *a), "+neon,+dotprod")
     assert text.count("sdot") == block * 8
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_float32_product_compiles_to_fused_multiply_adds(packed: bool) -> None:
+    text = assembly(8, lambda e, *a: fp32.emit_tile(fp32.TILES["neon"], packed)(e, *a), "+neon")
+    assert text.count("fmla") == 6 * 4 * (fp32.UNROLL + 1)  # the unrolled terms, and those that are left
+    assert "\tbl\t" not in text
 
 
 @pytest.mark.parametrize("block", [16, 32])

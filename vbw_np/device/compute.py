@@ -26,7 +26,7 @@ from .recipe import Operands, Recipe
 if TYPE_CHECKING:
     from .card import Card
 
-empty = autograd.memory.empty
+empty, matmul_arrays = autograd.memory.empty, autograd.ops.matmul_arrays
 
 COMPUTES = ("auto", "dequant", "fp4", "packed")
 
@@ -173,12 +173,7 @@ class Fp4Products:
         width = self.panels.forward.shape[1]
         out = empty((len(g), width)) if out is None else out
         if operands is None or self.panels.backward is None:
-            return np.matmul(g, codec.decode(self.panels.packed), out=out)
-        if self.panels.backward is None:
-            raise RuntimeError(
-                f"card {self.card.name}: mode 'inference' lays weights out for the forward product only; "
-                "use mode 'training' or 'auto' to train"
-            )
+            return matmul_arrays(g, codec.decode(self.panels.packed), out)
         return tensor_core.matmul(_left(g, operands, self._key(operands)), self.panels.backward, out=out)
 
     def to_weight(self, g: NDArray, x: NDArray, out: NDArray | None = None) -> NDArray:
@@ -188,7 +183,7 @@ class Fp4Products:
         out = empty((g.shape[1], x.shape[-1])) if out is None else out
         if operands is None:
             x = _rows(x)
-            return np.add(out, g.T @ x, out=out) if add else np.matmul(g.T, x, out=out)
+            return np.add(out, matmul_arrays(g.T, x), out=out) if add else matmul_arrays(g.T, x, out)
         left = _left(g, operands, self._key(operands), transpose=True)
         right = self._activation(x, ("right", operands), lambda rows: _right(rows, operands))
         return tensor_core.matmul(left, right, out=out, accumulate=add)

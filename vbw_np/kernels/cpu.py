@@ -102,3 +102,9 @@ def choose_path(path: str | None = None) -> str:
             f"kernel path {asked!r} cannot run here ({why}); available: {', '.join(available_paths())}"
         )
     return asked
+
+
+def vector_path(path: str | None = None) -> str:
+    """As `choose_path`, for kernels that AMX has no instructions for: they take `avx512vnni` there."""
+    chosen = choose_path(path)
+    return "avx512vnni" if chosen == "amx" and "avx512vnni" in available_paths() else chosen

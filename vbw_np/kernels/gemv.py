@@ -104,7 +104,7 @@ def matvec(
     elif out.shape != shape or out.dtype != np.float32 or not out.flags.c_contiguous:
         raise ValueError(f"out must be C-contiguous float32 {shape}, got {out.dtype} {out.shape}")
     rows, result = x.reshape(-1, right.shape[1]), out.reshape(-1, right.shape[0])
-    path = _vector_path(path)
+    path = cpu.vector_path(path)
     if cpu.jit_disabled() or path not in ISAS:
         quantize = quantize_left if activations == "fp4" else quantize_left_int8
         left = quantize(rows, right.fmt)
@@ -120,11 +120,6 @@ def matvec(
         mode = _mode(path, right.fmt, FEW_ROWS if some.shape[0] > 1 else 1)  # two loops to compile, not eight
         _few_rows(mode, quantizer, two_level, some, *weight, result[first : first + FEW_ROWS])
     return out
-
-
-def _vector_path(path: str | None) -> str:
-    chosen = cpu.choose_path(path)
-    return "avx512vnni" if chosen == "amx" and "avx512vnni" in cpu.available_paths() else chosen
 
 
 @cache

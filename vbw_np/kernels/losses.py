@@ -17,6 +17,7 @@ from .elementwise import PIECE, exp
 from .jit import leaf, pjit
 from .jit import rows as jit_rows
 from .lanes import WIDTH, load, load_part, splat, store, store_part, sum_lanes
+from .product import multiply
 from .rows import exp_row, row_max
 
 empty = autograd.memory.empty
@@ -194,9 +195,11 @@ def _add_rows(total, part):
 def _add_product(gradient: NDArray, x: NDArray, total: NDArray, first: bool) -> None:
     """total = gradient^T x, or += unless `first`: (M, V), (N, D), (V, D); rows of `gradient` beyond N are set to 0.
 
-    M is a multiple of 32, so that the product's bits do not depend on the number of threads (`matmul_arrays`): adding
-    zeros is cheaper than a second, short product.
+    M is a multiple of 32, so that, where BLAS multiplies, the product's bits do not depend on the number of threads
+    (`matmul_arrays`): adding zeros is cheaper than a second, short product.
     """
+    if multiply(gradient[: len(x)].T, x, total, accumulate=not first) is not NotImplemented:
+        return
     rows = np.zeros((len(gradient), x.shape[1]), x.dtype)
     rows[: len(x)] = x
     gradient[len(x) :] = 0

@@ -19,6 +19,7 @@ quantized along *its* rows from the float32 values, as training needs it: quanti
 from __future__ import annotations
 
 import math
+import threading
 from dataclasses import dataclass, replace
 
 import numba
@@ -71,6 +72,18 @@ def aligned_empty(shape: tuple[int, ...], dtype: type) -> np.ndarray:
     raw = np.empty(size + 64, np.uint8)
     start = -raw.ctypes.data % 64
     return raw[start : start + size].view(dtype).reshape(shape)
+
+
+_local = threading.local()
+
+
+def kept(name: str, size: int, dtype: type) -> np.ndarray:
+    """Work memory of this Python thread, at least `size` elements, kept between calls."""
+    array = getattr(_local, name, None)
+    if array is None or array.size < size:
+        array = aligned_empty((size,), dtype)
+        setattr(_local, name, array)
+    return array[:size]
 
 
 @dataclass(frozen=True, eq=False)

@@ -28,8 +28,6 @@ Operands from packed bytes in plain row layout: `left_from_packed`, `right_from_
 
 from __future__ import annotations
 
-import threading
-
 import numba
 import numpy as np
 
@@ -65,6 +63,7 @@ from .panels import (
     LeftOperand,
     RightOperand,
     aligned_empty,
+    kept,
     left_from_packed,
     quantize_left,
     quantize_right,
@@ -101,8 +100,6 @@ _SCALES = GROUP * 16 * (K_CHUNK // 16) * 4  # bytes: scales as the tile loop wan
 _SUMS = ROWS_AT_ONCE * GROUP * 16 * 4  # bytes: accumulators
 SCRATCH = _BUFFER + _DECODED + _SCALES + _SUMS
 """Bytes of scratch a thread."""
-
-_local = threading.local()
 
 
 def matmul_reference(left: LeftOperand, right: RightOperand) -> np.ndarray:
@@ -170,7 +167,7 @@ def matmul(
     finish = ADD if accumulate else STREAM if aligned and out.nbytes >= STREAM_FROM else STORE
     where = out, finish, rows, _scratch(numba.get_num_threads()), np.zeros(1, np.int64)
     if path == "amx":
-        scaled = _kept("scaled", left.values.size, np.uint16)
+        scaled = kept("scaled", left.values.size, np.uint16)
         _scale_rows(kp, left.values, left.scales, -(-shape[0] // 16), scaled)
         _product_amx(kp, scaled, left.values.shape[1], *operands, *where)
     else:
@@ -203,18 +200,9 @@ def _check_pair(left: LeftOperand, right: RightOperand) -> None:
         )
 
 
-def _kept(name: str, size: int, dtype: type) -> np.ndarray:
-    """Work memory of this Python thread, at least `size` elements, kept between calls."""
-    array = getattr(_local, name, None)
-    if array is None or array.size < size:
-        array = aligned_empty((size,), dtype)
-        setattr(_local, name, array)
-    return array[:size]
-
-
 def _scratch(threads: int) -> np.ndarray:
     """Scratch of the numba threads, (threads, SCRATCH) bytes."""
-    return _kept("scratch", threads * SCRATCH, np.uint8).reshape(threads, SCRATCH)
+    return kept("scratch", threads * SCRATCH, np.uint8).reshape(threads, SCRATCH)
 
 
 def _left_words(left: LeftOperand, kp: KernelPath, factors: np.ndarray) -> np.ndarray:
@@ -222,7 +210,7 @@ def _left_words(left: LeftOperand, kp: KernelPath, factors: np.ndarray) -> np.nd
 
     A NaN scale makes its whole row NaN; so it does not have to be kept in the words: the row's factor becomes NaN.
     """
-    words = _kept("words", 2 * left.scales.size, np.int32).reshape(-1, left.scales.shape[1], 2, kp.tile_rows)
+    words = kept("words", 2 * left.scales.size, np.int32).reshape(-1, left.scales.shape[1], 2, kp.tile_rows)
     _fill_left_words(kp, left.sums, left.scales, factors, words)
     return words
 

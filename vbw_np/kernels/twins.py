@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from ..engine import autograd
-from . import elementwise, graph, jit, losses, optimizer, rows
+from . import elementwise, graph, jit, losses, optimizer, product, rows
 
 Arguments = list[tuple[tuple, dict]]
 
@@ -60,6 +60,22 @@ def _linear_cross_entropy_samples(rng: np.random.Generator) -> Arguments:
     return [
         (arrays(12, 20, 301), {"targets": rng.integers(0, 301, 12)}),
         (arrays(700, 8, 50_021), {"targets": rng.integers(0, 50_021, 700)}),  # two chunks of logits
+    ]
+
+
+def _product_samples(rng: np.random.Generator) -> Arguments:
+    """Operands as stored and transposed; sums of one piece and of several; results that end within tiles."""
+
+    def matrix(rows: int, columns: int, transposed: int) -> np.ndarray:
+        shape = (columns, rows) if transposed else (rows, columns)
+        made = rng.normal(size=shape).astype(np.float32)
+        return made.T if transposed else made
+
+    return [
+        ((matrix(m, length, left), matrix(length, n, right)), {})
+        for m, length, n in ((70, 256, 130), (101, 617, 47), (1016, 40, 300), (384, 512, 64))
+        for left in (0, 1)
+        for right in (0, 1)
     ]
 
 
@@ -126,6 +142,7 @@ def _table() -> list[tuple[object, Callable, Callable]]:
         (functional.add_bias, rows.add_bias, _each(*[_normal((n, w), (w,)) for n, w in ((700, 256), (800, 93))])),
         (functional.sum_of_rows, rows.sum_of_rows, _each(_normal((700, 256)), _normal((800, 93)))),
         (ops.take_rows, rows.take_rows, _take_rows_samples),
+        (ops.matmul_arrays, product.matmul_arrays, _product_samples),
         (nn.moe.mix_experts, rows.mix_experts, _normal((9, 13, 4), *[(9, 13, 37)] * 4)),
         (functional.cross_entropy_rows, losses.cross_entropy, _cross_entropy_samples),
         (functional.cross_entropy_into_gradient, losses.cross_entropy_into_gradient, _into_gradient_samples),
