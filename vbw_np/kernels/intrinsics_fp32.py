@@ -136,24 +136,6 @@ def _constant_of(attribute: str) -> Callable:
 tile_rows, tile_panels = _constant_of("rows"), _constant_of("panels")
 
 
-def _emit_fetch(e: Emitter, address: ir.Value, stride: ir.Value, rows: ir.Value, lines: ir.Value) -> None:
-    def row(r: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
-        first = e.at(address, e.times(stride, r))
-
-        def line(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
-            e.prefetch(e.at(first, e.times(i, 64)))
-            return []
-
-        e.loop(lines, [], line)
-        return []
-
-    e.loop(rows, [], row)
-
-
-fetch = loop_intrinsic(4, _emit_fetch)
-"""`fetch(address, stride, rows, lines)`: so many cache lines of so many rows into the second level, for later."""
-
-
 def _emit_pack_row(lanes: int) -> Callable[..., None]:
     def emit(e: Emitter, source, ahead, count, target, stride) -> None:  # type: ignore[no-untyped-def]
         def body(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:

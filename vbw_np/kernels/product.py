@@ -28,7 +28,6 @@ from .intrinsics_fp32 import (
     TILES,
     WIDEST,
     FloatTile,
-    fetch,
     pack_panels,
     pack_tiles,
     pack_transposed,
@@ -76,51 +75,56 @@ SCRATCH = _RIGHT + _LEFT + _EDGE
 
 
 @jit
+def _copy_part(source, start, along, across, count, have, target, first, width, step):  # type: ignore[no-untyped-def]
+    """`count` times `have` floats of a flat matrix into rows of `width` floats, `step` apart, filled up with zeros."""
+    for i in range(count):
+        for c in range(width):
+            target[first + i * step + c] = source[start + i * along + c * across] if c < have else np.float32(0.0)
+
+
+@jit
 def _pack_right(z, transposed, column, columns, k, count, target):  # type: ignore[no-untyped-def]
     """Terms k .. k + count of a group's columns into panels [panel][count][16]; what is missing is zero."""
-    whole, panel = columns // 16, count * 16 + PAD
+    whole, panel, line = columns // 16, count * 16 + PAD, z.shape[1]
+    flat = z.reshape(-1)
+    along, across, start = (1, line, column * line + k) if transposed else (line, 1, k * line + column)
     if transposed:
+        done = count // 16 * 16
         for p in range(whole):
-            first = z.ctypes.data + ((column + p * 16) * z.shape[1] + k) * 4
-            pack_transposed(first, z.shape[1] * 64, z.shape[1] * 4, count // 16, target.ctypes.data + p * panel * 4)
-            for i in range(count // 16 * 16, count):
-                for c in range(16):
-                    target[p * panel + i * 16 + c] = z[column + p * 16 + c, k + i]
+            first = z.ctypes.data + (start + p * 16 * line) * 4
+            pack_transposed(first, line * 64, line * 4, count // 16, target.ctypes.data + p * panel * 4)
+            if done < count:
+                at = start + p * 16 * line + done
+                _copy_part(flat, at, along, across, count - done, 16, target, p * panel + done * 16, 16, 16)
     else:
         for i in range(count):
-            source = z.ctypes.data + ((k + i) * z.shape[1] + column) * 4
-            pack_panels(source, z.shape[1] * (4 * AHEAD), whole, target.ctypes.data + i * 64, panel * 4)
+            source = z.ctypes.data + (start + i * line) * 4
+            pack_panels(source, line * (4 * AHEAD), whole, target.ctypes.data + i * 64, panel * 4)
     if whole * 16 < columns:
-        for i in range(count):
-            for c in range(16):
-                value = np.float32(0.0)
-                if whole * 16 + c < columns:
-                    n = column + whole * 16 + c
-                    value = z[n, k + i] if transposed else z[k + i, n]
-                target[whole * panel + i * 16 + c] = value
+        at, have = start + whole * 16 * across, columns - whole * 16
+        _copy_part(flat, at, along, across, count, have, target, whole * panel, 16, 16)
 
 
 @jit
-def _pack_left(kp, x, row, rows, k, count, target):  # type: ignore[no-untyped-def]
-    """Terms k .. k + count of some rows of a transposed operand into tiles [tile][count][rows of a tile]."""
-    step = tile_rows(kp)
+def _pack_left(kp, x, transposed, row, rows, k, count, target):  # type: ignore[no-untyped-def]
+    """Terms k .. k + count of some rows of a transposed operand into tiles [tile][count][rows of a tile].
+
+    Of one that is not transposed, the rows beyond the last whole tile: [rows of a tile][count].
+    """
+    step, line = tile_rows(kp), x.shape[1]
     whole, size = rows // step, count * step + PAD
-    for i in range(count):
-        source = x.ctypes.data + ((k + i) * x.shape[1] + row) * 4
-        pack_tiles(kp, source, x.shape[1] * (4 * AHEAD), whole, target.ctypes.data + i * step * 4, size * 4)
-    if whole * step < rows:
+    have = rows - whole * step
+    if transposed:
         for i in range(count):
-            for r in range(step):
-                m = whole * step + r
-                target[whole * size + i * step + r] = x[k + i, row + m] if m < rows else np.float32(0.0)
-
-
-@jit
-def _copy_last_rows(kp, x, row, rows, k, count, target):  # type: ignore[no-untyped-def]
-    """The rows beyond the last whole tile, filled up to one with zeros, [rows of a tile][count]."""
-    for r in range(tile_rows(kp)):
-        for i in range(count):
-            target[r * count + i] = x[row + r, k + i] if r < rows else np.float32(0.0)
+            source = x.ctypes.data + ((k + i) * line + row) * 4
+            pack_tiles(kp, source, line * (4 * AHEAD), whole, target.ctypes.data + i * step * 4, size * 4)
+    if have > 0:
+        at, along, times, first, width = (row + whole * step) * line + k, line, have, 0, count
+        if transposed:
+            at, along, times, first, width = k * line + row + whole * step, line, count, whole * size, step
+        else:
+            have = count
+        _copy_part(x.reshape(-1), at, along, 1, times, have, target, first, width, width)
 
 
 @jit
@@ -137,18 +141,13 @@ def _one_task(kp, x, z, out, x_transposed, z_transposed, length, row, rows, colu
     """Rows row .. row + rows, columns column .. column + columns, all of the sum."""
     step, width = tile_rows(kp), tile_panels(kp) * 16
     right, left, edge = scratch[:_RIGHT], scratch[_RIGHT : _RIGHT + _LEFT], scratch[_RIGHT + _LEFT :]
-    whole, passes = rows // step * step, (columns + width - 1) // width
+    whole = rows // step * step
+    left[: step * K_CHUNK] = 0  # what rows beyond the last hold changes nothing, but might be slow to multiply
     for k in range(0, length, K_CHUNK):
         count = min(K_CHUNK, length - k)
         _pack_right(z, z_transposed, column, columns, k, count, right)
-        if x_transposed:
-            _pack_left(kp, x, row, rows, k, count, left)
-        elif whole < rows:
-            _copy_last_rows(kp, x, row + whole, rows - whole, k, count, left)
+        _pack_left(kp, x, x_transposed, row, rows, k, count, left)
         finish, panel, size = ADD if k > 0 else first, count * 16 + PAD, count * step + PAD
-        ahead = 0  # cache lines of each row's next piece that a pass over the rows fetches
-        if not x_transposed and k + count < length:
-            ahead = (K_CHUNK // 16 + passes - 1) // passes
         for n in range(0, columns, width):
             b = right.ctypes.data + n // 16 * panel * 4
             for m in range(0, rows, step):
@@ -160,14 +159,11 @@ def _one_task(kp, x, z, out, x_transposed, z_transposed, length, row, rows, colu
                 if x_transposed:
                     a = left.ctypes.data + m // step * size * 4
                     tile_packed(kp, a, 0, b, panel * 4, count, target, stride, how)
-                elif m < whole:
-                    a = x.ctypes.data + ((row + m) * x.shape[1] + k) * 4
-                    tile(kp, a, x.shape[1] * 4, b, panel * 4, count, target, stride, how)
                 else:
-                    tile(kp, left.ctypes.data, count * 4, b, panel * 4, count, target, stride, how)
-                if ahead > 0 and m < whole:
-                    line = (k + count) * 4 + n // width * ahead * 64
-                    fetch(x.ctypes.data + (row + m) * x.shape[1] * 4 + line, x.shape[1] * 4, step, ahead)
+                    a, a_stride = left.ctypes.data, count * 4
+                    if m < whole:
+                        a, a_stride = x.ctypes.data + ((row + m) * x.shape[1] + k) * 4, x.shape[1] * 4
+                    tile(kp, a, a_stride, b, panel * 4, count, target, stride, how)
                 if not inside:
                     rest = out[row + m : row + min(m + step, rows), column + n : column + min(n + width, columns)]
                     _store_edge(edge, width, finish, rest)
@@ -183,8 +179,7 @@ def _product(kp, x, z, out, x_transposed, z_transposed, rows, group, first, scra
         while task < chunks * groups:
             row, column = (task % chunks) * rows, (task // chunks) * 16 * group
             count, columns = min(rows, out.shape[0] - row), min(16 * group, out.shape[1] - column)
-            how = x_transposed, z_transposed, length
-            _one_task(kp, x, z, out, *how, row, count, column, columns, first, scratch[thread])
+            _one_task(kp, x, z, out, x_transposed, z_transposed, length, row, count, column, columns, first, scratch[thread])  # noqa: E501
             task = fetch_add(ticket.ctypes.data)
         fence()
 
