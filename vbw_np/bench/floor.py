@@ -131,7 +131,7 @@ def flop_by_part(products: list[Product]) -> dict[str, int]:
 
 
 class Floor:
-    """Runs the products on buffers that were made before, and keeps the time of every pass.
+    """Runs the products on buffers that are made before the first pass, and keeps the time of every pass.
 
     The buffers are shared by all products: a layer's y is the largest array of a step (the logits), and holding each
     product's own would cost gigabytes.
@@ -146,15 +146,23 @@ class Floor:
     def __init__(self, products: list[Product], seed: int = 0) -> None:
         self.products = products
         self.passes: list[dict[str, float]] = []
-        rng = np.random.default_rng(seed)
-        sizes = {
+        self._seed = seed
+        self._sizes = {
             "x": max(p.stack * p.rows * p.inner for p in products),
             "w": max(p.stack * p.inner * p.columns for p in products),
             "y": max(p.stack * p.rows * p.columns for p in products),
         }
-        self._x, self._w = (_noise(sizes[name], rng) for name in ("x", "w"))
-        self._y, self._dx, self._dw = (np.zeros(sizes[name], np.float32) for name in ("y", "x", "w"))
-        self.run()  # threads started, pages mapped
+        self._x: NDArray[np.float32] | None = None
+
+    def _prepare(self) -> None:
+        """Make the buffers, and one pass that does not count: threads started, pages mapped.
+
+        Not before the first pass is asked for: whoever starts a run waits for its first batch, not for the floor.
+        """
+        rng = np.random.default_rng(self._seed)
+        self._x, self._w = (_noise(self._sizes[name], rng) for name in ("x", "w"))
+        self._y, self._dx, self._dw = (np.zeros(self._sizes[name], np.float32) for name in ("y", "x", "w"))
+        self.run()
         self.passes.clear()
 
     @property
@@ -165,10 +173,12 @@ class Floor:
     @property
     def nbytes(self) -> int:
         """Memory of the buffers."""
-        return sum(buffer.nbytes for buffer in (self._x, self._w, self._y, self._dx, self._dw))
+        return 4 * (2 * self._sizes["x"] + 2 * self._sizes["w"] + self._sizes["y"])
 
     def run(self) -> float:
         """One pass over all products; returns and keeps its seconds."""
+        if self._x is None:
+            self._prepare()
         seconds = dict.fromkeys(PARTS, 0.0)
         for product in self.products:
             arrays = self._arrays(product)

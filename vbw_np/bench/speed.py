@@ -306,9 +306,9 @@ class _Trainer:
         windows = batches(stream, settings.batch_size, settings.seq_len, settings.seed)
         for number, ids in zip(range(1, settings.n_batches + 1), windows):
             self._step(ids, number)
+            yield
             for _ in range(passes_after.count(number)):
                 self.floor.run()
-            yield
         self.run["floor_passes_s"] = self.floor.passes[first_pass:]
 
     def _step(self, ids: NDArray, number: int) -> None:
