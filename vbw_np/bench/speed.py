@@ -24,7 +24,7 @@ from .. import __version__
 from .. import kernels as _fast_twins  # noqa: F401  importing it puts the fast kernels in place
 from ..data import TOKENIZERS, TokenStream, batches, check_length, load_stream
 from ..device import Device, get_recipe
-from ..engine import Tensor, nn, optim
+from ..engine import Tensor, autograd, nn, optim
 from ..errors import UserError
 from ..formats import NonFiniteError
 from ..models.claude4 import Claude4, Claude4Config
@@ -359,7 +359,10 @@ class _Trainer:
 
 
 def _warm_up(settings: Settings, recipe: str) -> dict[str, float]:
-    """Two steps of a tiny model with the same recipe: compiles (or loads) the kernels before anything is timed."""
+    """Two steps of a tiny model with the same recipe: compiles (or loads) the kernels before anything is timed.
+
+    Its products are too small for the kernel of large ones, which is called by itself.
+    """
     width = math.lcm(settings.model.heads, nn.ShortestPathReflection.HEADS, 32)
     config = dataclasses.replace(settings.model, vocab_size=64, d_model=width, hidden=64, layers=1)
     rng = np.random.default_rng(0)
@@ -369,6 +372,7 @@ def _warm_up(settings: Settings, recipe: str) -> dict[str, float]:
         device = dataclasses.replace(settings, error_budget=None).new_device(recipe)
         device.place(model)
         optimizer = optim.Adam(model.parameters())
+        autograd.ops.matmul_arrays(*np.zeros((2, 128, 128), np.float32))
         for _ in range(2):
             optimizer.zero_grad()
             model.loss(rng.integers(0, config.vocab_size, (2, 16))).backward()

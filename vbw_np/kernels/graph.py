@@ -128,8 +128,8 @@ def _close(paths):
         column, pivot = np.empty(size, np.float32), np.empty(size, np.float32)
         flat = paths[graph].reshape(-1)
         for k in range(size):
-            column[:] = paths[graph, :, k]
-            pivot[:] = paths[graph, k]
+            for j in range(size):  # slices would take numba half a second to compile
+                column[j], pivot[j] = paths[graph, j, k], paths[graph, k, j]
             _relax(flat, size, column, pivot)
 
 

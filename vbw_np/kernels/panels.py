@@ -360,6 +360,16 @@ def _row_scales(mode, x, start, length, block, two_level, given, tail, amax, pai
 
 
 @jit
+def _copy_to(source, target, first, step, count):  # type: ignore[no-untyped-def]
+    """target[first], target[first + step], ... = the first `count` of source.
+
+    A slice would do the same, but numba compiles a text for when its shape does not fit: half a second.
+    """
+    for i in range(count):
+        target[first + i * step] = source[i]
+
+
+@jit
 def left_rows(mode, x, first, stop, length, block, two_level, given, key1, key2, values, scales, row_factors, sums):  # type: ignore[no-untyped-def]
     """Rows first .. stop of a flat matrix into the arrays of a left operand, on one thread."""
     blocks = scales.shape[1]
@@ -371,7 +381,7 @@ def left_rows(mode, x, first, stop, length, block, two_level, given, key1, key2,
         level = _row_scales(mode, x, m * length, length, block, two_level, given, tail, amax, pair, codes, factors, halves)  # noqa: E501
         if two_level:
             row_factors[m] = level / np.float32(2688.0)
-        scales[m] = halves[:blocks]
+        _copy_to(halves, scales.reshape(-1), m * blocks, 1, blocks)
         whole = length // block
         source, target = x.ctypes.data + m * length * 4, values.ctypes.data + m * blocks * block
         sums_at = sums.ctypes.data + m * blocks * 2
@@ -402,7 +412,7 @@ def _rows_right(mode, x, rows, length, block, two_level, given, key1, key2, pane
             panel_scales[panel] = 0
         for n in range(panel * 16, min(panel * 16 + 16, rows)):
             _row_scales(mode, x, n * length, length, block, two_level, given, tail, amax, pair, codes, factors, halves)
-            panel_scales[panel, :, n - panel * 16] = codes[:blocks]
+            _copy_to(codes, panel_scales.reshape(-1), panel * blocks * 16 + n - panel * 16, 16, blocks)
             whole = length // block
             target = panel_codes.ctypes.data + panel * blocks * block * 8 + (n - panel * 16) * 4
             row_right(mode, x.ctypes.data + n * length * 4, factors.ctypes.data, whole, target, n * length, key1, key2)
