@@ -155,6 +155,7 @@ def cases(quick: bool) -> Iterator[Case]:
     """The cases, made one at a time so that their arrays do not all live at once."""
     yield from _quantize_cases(quick)
     yield from _product_cases(quick)
+    yield from _fp32_cases(quick)
     yield from _vector_cases(quick)
     yield from _step_cases(quick)
 
@@ -215,6 +216,25 @@ def _product_cases(quick: bool) -> Iterator[Case]:
                 2e-9 * m * n * k,
                 lambda x=x, f=fmt, r=right, l=left, o=out: tc.matmul(tc.quantize_left(x, f, out=l), r, out=o),
                 lambda x=x, w=w, o=plain: np.matmul(x, w.T, out=o), goal, "speedup", "product",
+            )  # fmt: skip
+
+
+def _fp32_cases(quick: bool) -> Iterator[Case]:
+    """The three products of a layer, as `autograd` asks for them, on two layers of the report's model."""
+    import numpy as np
+
+    from ..engine import autograd
+
+    multiply, empty = autograd.ops.matmul_arrays, autograd.memory.empty
+    for rows, inner, columns in ((1016, 256, 50_000), (1024, 256, 1024)):
+        m, n = _size(rows, quick), _size(columns, quick)
+        x, w, g = _normal(m, inner), _normal(n, inner), _normal(m, n)
+        for name, left, right in (("forward", x, w.T), ("input's gradient", g, w), ("weight's gradient", g.T, x)):
+            out, plain = (empty((left.shape[0], right.shape[1])) for _ in range(2))
+            yield Case(
+                "float32 product against sgemm", f"{inner} -> {n}, {m} rows, {name}", "GFLOP", 2e-9 * m * n * inner,
+                lambda x=left, y=right, o=out: multiply(x, y, o),
+                lambda x=left, y=right, o=plain: np.matmul(x, y, out=o), None, "speedup", "fp32",
             )  # fmt: skip
 
 
