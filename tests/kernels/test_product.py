@@ -94,6 +94,20 @@ def test_what_it_leaves_to_numpy() -> None:
     assert product.multiply(x, y, path="portable") is NotImplemented
 
 
+def test_where_blas_is_faster_it_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Apple's library has matrix units that no compiled kernel can reach."""
+    x, y, total = matrix(150, 150, False, 1), matrix(150, 150, True, 2), matrix(150, 150, False, 3)
+    monkeypatch.setattr(product, "blas_info", lambda: {"library": "accelerate"})
+    product._blas_is_faster.cache_clear()
+    try:
+        assert product.matmul_arrays(x, y) is NotImplemented
+        expected = total + autograd.ops.matmul_arrays(x, y)
+        product.add_product(x, y, total)
+        assert np.array_equal(total, expected)
+    finally:
+        product._blas_is_faster.cache_clear()
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3, 8, 64])
 @pytest.mark.parametrize("transposed", [False, True])
 def test_tasks_fit_the_scratch_and_cover_the_result(threads: int, transposed: bool) -> None:

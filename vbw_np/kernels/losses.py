@@ -13,11 +13,11 @@ from numba import prange
 from numpy.typing import NDArray
 
 from ..engine import autograd
-from .elementwise import PIECE, exp
+from .elementwise import exp
 from .jit import leaf, pjit
 from .jit import rows as jit_rows
 from .lanes import WIDTH, load, load_part, splat, store, store_part, sum_lanes
-from .product import multiply
+from .product import add_product
 from .rows import exp_row, row_max
 
 empty = autograd.memory.empty
@@ -25,8 +25,8 @@ matmul_arrays = autograd.ops.matmul_arrays  # not np.matmul: its bits depend on 
 
 STRETCH = 4096
 CHUNK_LOGITS = 1 << 25
-"""Logits that `linear_cross_entropy` holds at once: 128 MiB of float32. Every chunk but the first costs one more pass
-over the weight's gradient, so they are few."""
+"""Logits that `linear_cross_entropy` holds at once: 128 MiB of float32. Each chunk's products bring the whole weight
+into order anew, so they are few."""
 
 
 @leaf
@@ -144,18 +144,13 @@ def rows_at_once(rows: int, columns: int) -> list[slice]:
     return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
 
 
-def _whole_steps(rows: int) -> int:
-    """`rows` rounded up to a multiple of 32."""
-    return -(-rows // 32) * 32
-
-
 def linear_cross_entropy(x: NDArray, weight: NDArray, *, targets: NDArray) -> Any:
-    """Twin of `autograd.functional.dense_linear_cross_entropy`: products by BLAS, one buffer for all logits."""
+    """Twin of `autograd.functional.dense_linear_cross_entropy`: one buffer for all logits."""
     if x.dtype != np.float32 or weight.dtype != np.float32 or 0 in x.shape or 0 in weight.shape:
         return NotImplemented
     targets = targets.astype(np.int64)
     count, chunks = len(x), rows_at_once(len(x), len(weight))
-    logits = empty((_whole_steps(chunks[0].stop), len(weight)))
+    logits = empty((chunks[0].stop, len(weight)))
     losses = np.empty(count)
     if not autograd.is_grad_enabled():
         tops, totals = np.empty(count, np.float32), np.empty(count)  # which nobody reads
@@ -168,43 +163,11 @@ def linear_cross_entropy(x: NDArray, weight: NDArray, *, targets: NDArray) -> An
         part = matmul_arrays(x[rows], weight.T, out=logits[: rows.stop - rows.start])
         losses_and_gradient(part, targets[rows], losses[rows], 1 / count)
         matmul_arrays(part, weight, out=grad_x[rows])
-        _add_product(logits[: _whole_steps(len(part))], x[rows], grad_weight, rows.start == 0)
+        if rows.start == 0:
+            matmul_arrays(part.T, x[rows], out=grad_weight)
+        else:
+            add_product(part.T, x[rows], grad_weight)
     return np.asarray(losses.mean(), np.float32), (
         lambda g: grad_x if g == 1 else grad_x * g,
         lambda g: grad_weight if g == 1 else grad_weight * g,
     )
-
-
-@leaf
-def _add_piece(total, part, start, stop):
-    whole = stop - (stop - start) % WIDTH
-    for i in range(start, whole, WIDTH):
-        store(total, i, load(total, i) + load(part, i))
-    if whole < stop:
-        n = stop - whole
-        store_part(total, whole, n, load_part(total, whole, n, 0.0) + load_part(part, whole, n, 0.0))
-
-
-@pjit
-def _add_rows(total, part):
-    """total += part"""
-    for piece in prange((len(total) + PIECE - 1) // PIECE):
-        _add_piece(total, part, piece * PIECE, min((piece + 1) * PIECE, len(total)))
-
-
-def _add_product(gradient: NDArray, x: NDArray, total: NDArray, first: bool) -> None:
-    """total = gradient^T x, or += unless `first`: (M, V), (N, D), (V, D); rows of `gradient` beyond N are set to 0.
-
-    M is a multiple of 32, so that, where BLAS multiplies, the product's bits do not depend on the number of threads
-    (`matmul_arrays`): adding zeros is cheaper than a second, short product.
-    """
-    if multiply(gradient[: len(x)].T, x, total, accumulate=not first) is not NotImplemented:
-        return
-    rows = np.zeros((len(gradient), x.shape[1]), x.dtype)
-    rows[: len(x)] = x
-    gradient[len(x) :] = 0
-    if first:
-        matmul_arrays(gradient.T, rows, out=total)
-    else:
-        part = matmul_arrays(gradient.T, rows, out=empty(total.shape))
-        _add_rows(total.reshape(-1), part.reshape(-1))

@@ -14,11 +14,14 @@ high-performance matrix multiplication", 2008).
 
 from __future__ import annotations
 
+from functools import cache
+
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from ..engine import autograd
+from ..machine import blas_info
 from . import cpu
 from .intrinsics import fence, fetch_add
 from .intrinsics_fp32 import (
@@ -269,6 +272,18 @@ def multiply(
     return out
 
 
+@cache
+def _blas_is_faster() -> bool:
+    """Whether NumPy's BLAS has instructions that no other program can use: Apple's, on its matrix units."""
+    return "accelerate" in blas_info()["library"].lower()
+
+
 def matmul_arrays(x: NDArray, y: NDArray, out: NDArray | None = None) -> NDArray:
     """Twin of `autograd.ops.matmul_arrays` for large float32 matrices; leaves stacks and small ones to it."""
-    return multiply(x, y, out)
+    return NotImplemented if _blas_is_faster() else multiply(x, y, out)
+
+
+def add_product(x: NDArray, y: NDArray, total: NDArray) -> None:
+    """total += x @ y"""
+    if _blas_is_faster() or multiply(x, y, total, accumulate=True) is NotImplemented:
+        total += autograd.ops.matmul_arrays(x, y)
