@@ -230,6 +230,12 @@ def _is_stochastic(kp) -> bool:  # type: ignore[no-untyped-def]
 # ---- along rows ----------------------------------------------------------------------------------------------
 
 
+def _pairs(e: Lanes, combine: Callable[[ir.Value, ir.Value], ir.Value], a: ir.Value, b: ir.Value) -> ir.Value:
+    """Each two neighbours combined: eight of a, then eight of b."""
+    even, odd = (e.b.shuffle_vector(a, b, e.const(INT, list(range(first, 2 * W, 2)))) for first in (0, 1))
+    return combine(even, odd)
+
+
 def _emit_row_amax(kp, e0: Emitter, x, blocks, amax) -> None:  # type: ignore[no-untyped-def]
     """The amax bits of each block of a row, int32: eight blocks at a time, then what is left one by one."""
     e = Lanes(e0.b)
@@ -244,17 +250,12 @@ def _emit_row_amax(kp, e0: Emitter, x, blocks, amax) -> None:  # type: ignore[no
             top = m if top is None else e.imax(top, m)
         return top
 
-    def pairs(a: ir.Value, b: ir.Value) -> ir.Value:
-        """The larger of each two neighbours: eight of a, then eight of b."""
-        even, odd = (e.b.shuffle_vector(a, b, e.const(INT, list(range(first, 2 * W, 2)))) for first in (0, 1))
-        return e.imax(even, odd)
-
     def eight_blocks(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
         first = e.times(i, 8)
         tops = [lanes_of(first, number) for number in range(8)]
         while len(tops) > 1:
-            tops = [pairs(a, b) for a, b in zip(tops[::2], tops[1::2], strict=True)]
-        top = pairs(tops[0], tops[0])
+            tops = [_pairs(e, e.imax, a, b) for a, b in zip(tops[::2], tops[1::2], strict=True)]
+        top = _pairs(e, e.imax, tops[0], tops[0])
         low = e.b.shuffle_vector(top, top, e.const(vec(I32, 8), list(range(8))))
         e.store(low, e.at(amax, e.times(i, 32)))
         return []
@@ -262,7 +263,7 @@ def _emit_row_amax(kp, e0: Emitter, x, blocks, amax) -> None:  # type: ignore[no
     def one_block(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
         top = lanes_of(i, 0)
         for _round in range(4):
-            top = pairs(top, top)
+            top = _pairs(e, e.imax, top, top)
         e.store(e.b.extract_element(top, e.int(0, I32)), e.at(amax, e.times(i, 4)))
         return []
 
@@ -271,11 +272,11 @@ def _emit_row_amax(kp, e0: Emitter, x, blocks, amax) -> None:  # type: ignore[no
     e.loop(blocks, [], one_block, start=e.times(eights, 8))
 
 
-def _row_values(kp, e: Lanes, x, factors, index, key1, key2, use: Callable) -> Callable:  # type: ignore[no-untyped-def]
-    """A loop body over the blocks of a row; `use(block number, doubled values of its sixteens)`."""
+def _row_values(kp, e: Lanes, x, factors, index, key1, key2) -> Callable[[ir.Value], list[ir.Value]]:  # type: ignore[no-untyped-def]
+    """A function from a block's number in the row to the doubled values of its sixteens."""
     nearest = round_int8 if _options(kp)[0] == "int8" else round_even
 
-    def body(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+    def values(i: ir.Value) -> list[ir.Value]:
         factor = e.splat(e.load(F32, e.at(factors, e.times(i, 4))), W)
         random = None
         if _is_stochastic(kp):
@@ -284,43 +285,66 @@ def _row_values(kp, e: Lanes, x, factors, index, key1, key2, use: Callable) -> C
         for part in range(kp.block // W):
             q = e.b.fmul(e.load(FLOAT, e.at(x, e.times(i, kp.block * 4), part * 64)), factor)
             doubled.append(round_stochastic(e, q, random(part * W)) if random else nearest(e, q))
-        use(i, doubled)
-        return []
+        return doubled
 
-    return body
+    return values
 
 
 def _emit_row_left(kp, e0: Emitter, x, factors, blocks, out, sums, index, key1, key2) -> None:  # type: ignore[no-untyped-def]
-    """Blocks of a row to int8 doubled values, and the sum of each block's as int16."""
+    """Blocks of a row to int8 doubled values, and the sum of each block's as int16; eight blocks, then one by one.
+
+    Eight sums across vectors cost little more than one. (Random bits are so long that one copy of them is enough.)
+    """
     e = Lanes(e0.b)
+    values = _row_values(kp, e, x, factors, index, key1, key2)
 
-    def use(i: ir.Value, doubled: list[ir.Value]) -> None:
+    def store(i: ir.Value) -> ir.Value:
+        """Stores a block's values; the sums of each lane."""
         total = None
-        for part, values in enumerate(doubled):
-            e.store(e.b.trunc(values, BYTES), e.at(out, e.times(i, kp.block), part * W))
-            total = values if total is None else e.b.add(total, values)
-        total = e.call("llvm.vector.reduce.add.v16i32", I32, total)
-        e.store(e.b.trunc(total, I16), e.at(sums, e.times(i, 2)))
+        for part, doubled in enumerate(values(i)):
+            e.store(e.b.trunc(doubled, BYTES), e.at(out, e.times(i, kp.block), part * W))
+            total = doubled if total is None else e.b.add(total, doubled)
+        return total
 
-    e.loop(blocks, [], _row_values(kp, e, x, factors, index, key1, key2, use))
+    def eight_blocks(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+        first = e.times(i, 8)
+        totals = [store(e.at(first, number)) for number in range(8)]
+        while len(totals) > 1:
+            totals = [_pairs(e, e.b.add, a, b) for a, b in zip(totals[::2], totals[1::2], strict=True)]
+        total = _pairs(e, e.b.add, totals[0], totals[0])
+        low = e.b.shuffle_vector(total, total, e.const(vec(I32, 8), list(range(8))))
+        e.store(e.b.trunc(low, vec(I16, 8)), e.at(sums, e.times(first, 2)))
+        return []
+
+    def one_block(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+        total = e.call("llvm.vector.reduce.add.v16i32", I32, store(i))
+        e.store(e.b.trunc(total, I16), e.at(sums, e.times(i, 2)))
+        return []
+
+    eights = e.int(0) if _is_stochastic(kp) else e.b.lshr(blocks, e.int(3))
+    if not _is_stochastic(kp):
+        e.loop(eights, [], eight_blocks)
+    e.loop(blocks, [], one_block, start=e.times(eights, 8))
 
 
 def _emit_row_right(kp, e0: Emitter, x, factors, blocks, out, index, key1, key2) -> None:  # type: ignore[no-untyped-def]
     """Blocks of a row to its places in a panel: 4 bytes (8 codes) in every 64."""
     e = Lanes(e0.b)
     pair = vec(I32, 2)
+    values = _row_values(kp, e, x, factors, index, key1, key2)
 
-    def use(i: ir.Value, doubled: list[ir.Value]) -> None:
-        for part, values in enumerate(doubled):
-            words = e.b.bitcast(e.b.trunc(nibble(e, values), BYTES), vec(I32, 4))
+    def body(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+        for part, doubled in enumerate(values(i)):
+            words = e.b.bitcast(e.b.trunc(nibble(e, doubled), BYTES), vec(I32, 4))
             none = ir.Constant(words.type, ir.Undefined)
             low, high = (e.b.shuffle_vector(words, none, e.const(pair, [k, k + 2])) for k in (0, 1))
             packed = e.b.or_(low, e.b.shl(high, e.const(pair, 4)))
             for k in range(2):
                 word = e.b.extract_element(packed, e.int(k, I32))
                 e.store(word, e.at(out, e.times(i, kp.block * 8), (part * 2 + k) * 64))
+        return []
 
-    e.loop(blocks, [], _row_values(kp, e, x, factors, index, key1, key2, use))
+    e.loop(blocks, [], body)
 
 
 # ---- down columns --------------------------------------------------------------------------------------------
