@@ -6,11 +6,12 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 
-MIN_SECONDS = 20e-3
+MIN_SECONDS = 50e-3
 """A single measurement repeats its function until it takes about this long.
 
 In training and in generating text kernels follow one another. A lone call of a millisecond or less would mostly tell
-how long threads take to wake up after the other function, and how much of the caches that one took.
+how long threads take to wake up after the other function, and how much of the caches that one took: what it has driven
+out of the last level takes some ten passes to be all there again.
 """
 
 
