@@ -108,6 +108,19 @@ def test_where_blas_is_faster_it_multiplies(monkeypatch: pytest.MonkeyPatch) -> 
         product._blas_is_faster.cache_clear()
 
 
+def test_read_only_operands_need_no_kernel_of_their_own() -> None:
+    x, y = matrix(150, 150, False, 1), matrix(150, 150, True, 2)
+    expected, kernels = product.multiply(x, y), len(product._product.signatures)
+    x.setflags(write=False)
+    y.base.setflags(write=False)
+    y = y.base.T
+    assert not y.flags.writeable
+    assert np.array_equal(product.multiply(x, y), expected)
+    assert len(product._product.signatures) == kernels
+    expected.setflags(write=False)
+    assert product.multiply(x, y, expected) is NotImplemented
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3, 8, 64])
 @pytest.mark.parametrize("transposed", [False, True])
 def test_tasks_fit_the_scratch_and_cover_the_result(threads: int, transposed: bool) -> None:

@@ -19,7 +19,7 @@ from . import cpu
 from .intrinsics import fetch_add
 from .intrinsics_matvec import matvec_panels, pass_panels, pass_rows
 from .intrinsics_tile import ISAS, KernelPath
-from .jit import pjit
+from .jit import block, pjit
 from .lanes import keep
 from .panels import FORMATS, RULES, LeftOperand, RightOperand, empty_left, left_rows, quantize_left
 from .tensor_core import matmul, matmul_reference
@@ -103,7 +103,7 @@ def matvec(
         out = np.empty(shape, np.float32)
     elif out.shape != shape or out.dtype != np.float32 or not out.flags.c_contiguous:
         raise ValueError(f"out must be C-contiguous float32 {shape}, got {out.dtype} {out.shape}")
-    rows, result = x.reshape(-1, right.shape[1]), out.reshape(-1, right.shape[0])
+    rows, result = block(x).reshape(-1, right.shape[1]), out.reshape(-1, right.shape[0])
     path = cpu.vector_path(path)
     if cpu.jit_disabled() or path not in ISAS:
         quantize = quantize_left if activations == "fp4" else quantize_left_int8

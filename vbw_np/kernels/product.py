@@ -40,7 +40,7 @@ from .intrinsics_fp32 import (
     tile_rows,
 )
 from .intrinsics_tile import KernelPath
-from .jit import jit, pjit
+from .jit import block, jit, pjit
 from .panels import kept
 
 K_CHUNK = 256
@@ -210,8 +210,8 @@ def _cut(m: int, n: int, length: int, transposed: bool, shape: FloatTile, thread
 def _stored(matrix: NDArray) -> tuple[NDArray, bool] | None:
     """The matrix as it lies in memory, row by row, and whether that is its transpose; None if it is neither."""
     if matrix.flags.c_contiguous:
-        return matrix, False
-    return (matrix.T, True) if matrix.flags.f_contiguous else None
+        return block(matrix), False
+    return (block(matrix.T), True) if matrix.flags.f_contiguous else None
 
 
 def multiply_reference(x: NDArray, y: NDArray) -> NDArray:
@@ -254,7 +254,7 @@ def multiply(
     (m, length), n = x.shape, y.shape[1]
     if m * n * length < SMALLEST or min(m, n, length) < NARROWEST or y.shape[0] != length:
         return NotImplemented
-    if out is not None and not (out.shape == (m, n) and out.dtype == np.float32 and out.flags.c_contiguous):
+    if out is not None and not (out.shape == (m, n) and out.dtype == np.float32 and out.flags.carray):
         return NotImplemented
     left, right, path = _stored(x), _stored(y), cpu.vector_path(path)
     if left is None or right is None or path not in TILES:
