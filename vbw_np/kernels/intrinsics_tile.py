@@ -100,7 +100,7 @@ def _scalef(e: Emitter, x: ir.Value, n: ir.Value) -> ir.Value:
 class ByExponent(Multiplied):
     """E8M0 scales as their exponents, float32: total += dot * 2**(left + right).
 
-    Equal to the multiplication while no scale and no product leaves float32's normal range: see `tensor_core._fits`.
+    Equal to the multiplication while no scale and no product leaves float32's normal range: see `tensor_core.fits`.
     """
 
     words = "exponents"
@@ -598,6 +598,7 @@ tile = path_intrinsic(len(TILE_ARGUMENTS), _emit_tile_of)
 
 decode = path_intrinsic(3, _emit_decode_of)
 """`decode(kernel_path, source, target, count)`: `count` x 64 code bytes to 128 bytes of what `tile` reads."""
+
 
 def _constant_of(attribute: str) -> Callable:
     return path_intrinsic(0, lambda kp, e: e.int(getattr(kp, attribute)))
