@@ -53,18 +53,32 @@ def test_the_largest_sums_fit(fmt: str) -> None:
 
 @pytest.mark.parametrize("fmt", ["mxfp4", "nvfp4"])
 @pytest.mark.parametrize("path", cpu.available_paths())
-def test_every_scale_byte_gives_the_bits_of_the_reference(path: str, fmt: str) -> None:
+@pytest.mark.parametrize(("length", "place"), [(64, -1), (224, 0), (224, 5), (224, -1)])
+def test_every_scale_byte_gives_the_bits_of_the_reference(path: str, fmt: str, length: int, place: int) -> None:
     """Zeros, subnormals, the largest, NaN and, for E4M3, negative ones: packed bytes may hold any."""
-    block, x = (32, 16)[fmt == "nvfp4"], data((2, 64), 3)
-    codes = np.random.default_rng(4).integers(0, 256, (256, 32), dtype=np.uint8)
-    scales = np.full((256, 64 // block), 127 if fmt == "mxfp4" else 56, np.uint8)
-    scales[:, -1] = np.arange(256)
+    block, x = (32, 16)[fmt == "nvfp4"], data((2, length), 3)
+    codes = np.random.default_rng(4).integers(0, 256, (256, length // 2), dtype=np.uint8)
+    scales = np.full((256, length // block), 127 if fmt == "mxfp4" else 56, np.uint8)
+    scales[:, place] = np.arange(256)
     right = right_from_packed(codes, scales, fmt)
     for rows in (1, 2):
         y = matvec(x[:rows], right, path=path)
         expected = matmul_reference(quantize_left_int8(x[:rows], fmt), right)
         assert np.array_equal(y, expected, equal_nan=True)
         assert np.isnan(y).sum() == rows * (1 if fmt == "mxfp4" else 2)
+
+
+@pytest.mark.parametrize("fmt", ["mxfp4", "nvfp4"])
+@pytest.mark.parametrize("path", cpu.available_paths())
+@pytest.mark.parametrize("magnitude", [2.0**-120, 2.0**17, 2.0**100, np.nan])
+def test_every_magnitude_of_activations(path: str, fmt: str, magnitude: float) -> None:
+    """One row's scales times a constant must neither overflow nor be rounded, where the sums do not."""
+    x = data((1, 160), 3)
+    x[0, 40:] *= np.float32(magnitude)
+    right = quantize_right(data((70, 160), 1), fmt)
+    y = matvec(x, right, path=path)
+    assert np.array_equal(y, matmul_reference(quantize_left_int8(x, fmt), right), equal_nan=True)
+    assert np.isnan(y).all() == np.isnan(magnitude)
 
 
 @pytest.mark.skipif("avx512vbmi" not in cpu.features(), reason="has one way to decode 64 bytes only")

@@ -40,9 +40,10 @@ def test_the_neon_loops_compile_to_dot_products(block: int) -> None:
     assert "\tbl\t" not in text  # no calls: everything stayed in registers
     text = assembly(3, lambda e, *a: tiles._emit_decode_of(path, e, *a), "+neon,+dotprod")
     assert text.count("tbl\t") == 8
-    few = tiles.KernelPath("neon+nvfp4+8", block)
-    text = assembly(11, lambda e, *a: matvec._emit_matvec_of(few, e, *a), "+neon,+dotprod")
-    assert text.count("sdot") == block * 8
+    for rows, loops in ((8, 1), (1, 2)):  # one row has a short loop and a full one
+        few = tiles.KernelPath(f"neon+nvfp4+{rows}", block)
+        text = assembly(11, lambda e, *a, few=few: matvec._emit_matvec_of(few, e, *a), "+neon,+dotprod")
+        assert text.count("sdot") == block * rows * loops
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -19,7 +19,7 @@ from . import cpu
 from .intrinsics import fetch_add
 from .intrinsics_matvec import matvec_panels, pass_panels, pass_rows
 from .intrinsics_tile import ISAS, KernelPath
-from .jit import block, pjit
+from .jit import block, jit, pjit
 from .lanes import keep
 from .panels import FORMATS, RULES, LeftOperand, RightOperand, empty_left, left_rows, quantize_left
 from .tensor_core import matmul, matmul_reference
@@ -104,11 +104,11 @@ def matvec(
     elif out.shape != shape or out.dtype != np.float32 or not out.flags.c_contiguous:
         raise ValueError(f"out must be C-contiguous float32 {shape}, got {out.dtype} {out.shape}")
     rows, result = block(x).reshape(-1, right.shape[1]), out.reshape(-1, right.shape[0])
-    path = cpu.vector_path(path)
-    if cpu.jit_disabled() or path not in ISAS:
+    path, by_definition = cpu.vector_path(path), cpu.jit_disabled()
+    if by_definition or path not in ISAS:
         quantize = quantize_left if activations == "fp4" else quantize_left_int8
         left = quantize(rows, right.fmt)
-        if cpu.jit_disabled():
+        if by_definition:
             result[...] = matmul_reference(left, right)
         else:
             matmul(left, right, result, path=path)
@@ -134,48 +134,66 @@ def _mode(path: str, fmt: str, rows: int) -> KernelPath:
     return KernelPath(f"{path}+{fmt}+{rows}", FORMATS[fmt])
 
 
-@pjit
-def _few_rows(mode, quantizer, two_level, x, codes, scale_bytes, factor, shift, threads, out):  # type: ignore[no-untyped-def]
-    """The rows of x are quantized first, by one thread; then every thread takes the next panels until none is left."""
-    rows, at_once = pass_rows(mode), pass_panels(mode)
-    panels, blocks = scale_bytes.shape[:2]
-    length, padded = x.shape[1], codes.shape[1] * 8
-    values, scales = np.zeros((rows, padded), np.int8), np.zeros((rows, blocks), np.float32)
+@jit
+def _quantized(mode, quantizer, two_level, x, blocks, block, factor, shift):  # type: ignore[no-untyped-def]
+    """The rows of x, and where the accumulators of each block start."""
+    rows = pass_rows(mode)
+    values, scales = np.zeros((rows, blocks * block), np.int8), np.zeros((rows, blocks), np.float32)
     sums, starts = np.zeros((rows, blocks), np.int16), np.empty((rows, blocks), np.int32)
     factors, nothing = np.ones(rows, np.float32), np.empty(0, np.float32)
-    block = padded // blocks
-    left_rows(quantizer, x.reshape(-1), 0, x.shape[0], length, block, two_level, nothing, 0, 0, values, scales, factors, sums)  # noqa: E501
+    left_rows(quantizer, x.reshape(-1), 0, x.shape[0], x.shape[1], block, two_level, nothing, 0, 0, values, scales, factors, sums)  # noqa: E501
     for r in range(rows):
         factors[r] = factors[r] * factor
         for b in range(blocks):
             starts[r, b] = -shift * sums[r, b]
-    passes = (panels + at_once - 1) // at_once
-    ticket = np.zeros(1, np.int64)
-    for _thread in numba.prange(threads):
-        totals = np.empty((rows, at_once * 16), np.float32)
-        task = fetch_add(ticket.ctypes.data)
-        while task < passes:
-            panel = task * at_once
-            matvec_panels(
-                mode,
-                values.ctypes.data,
-                padded,
-                starts.ctypes.data,
-                scales.ctypes.data,
-                blocks * 4,
-                codes.ctypes.data + panel * padded * 8,
-                scale_bytes.ctypes.data + panel * blocks * 16,
-                blocks,
-                panels - panel,
-                totals.ctypes.data,
-                at_once * 64,
-            )
-            count = min(at_once * 16, out.shape[1] - panel * 16)
-            for r in range(out.shape[0]):
-                for c in range(count):
-                    out[r, panel * 16 + c] = totals[r, c] * factors[r]
-            task = fetch_add(ticket.ctypes.data)
-    keep(values)  # named after the last plain addresses into them were used
-    keep(scales)
-    keep(starts)
-    keep(ticket)
+    return values, scales, starts, factors
+
+
+@jit
+def _one_pass(mode, values, scales, starts, factors, codes, scale_bytes, task, totals, out):  # type: ignore[no-untyped-def]
+    """The columns of one pass's panels."""
+    (panels, blocks), at_once, padded = scale_bytes.shape[:2], pass_panels(mode), codes.shape[1] * 8
+    panel = task * at_once
+    matvec_panels(
+        mode,
+        values.ctypes.data,
+        padded,
+        starts.ctypes.data,
+        scales.ctypes.data,
+        blocks * 4,
+        codes.ctypes.data + panel * padded * 8,
+        scale_bytes.ctypes.data + panel * blocks * 16,
+        blocks,
+        panels - panel,
+        totals.ctypes.data,
+        at_once * 64,
+    )
+    count = min(at_once * 16, out.shape[1] - panel * 16)
+    for r in range(out.shape[0]):
+        for c in range(count):
+            out[r, panel * 16 + c] = totals[r, c] * factors[r]
+
+
+@pjit
+def _few_rows(mode, quantizer, two_level, x, codes, scale_bytes, factor, shift, threads, out):  # type: ignore[no-untyped-def]
+    """Every thread quantizes the rows of x for itself, multiplies its part of W, then helps with the others'.
+
+    Threads that share no cache wait long for what another has written; and a part of W that a thread reads at every
+    call stays in its own.
+    """
+    (panels, blocks), at_once = scale_bytes.shape[:2], pass_panels(mode)
+    passes, block = (panels + at_once - 1) // at_once, codes.shape[1] * 8 // blocks
+    tickets = np.empty((threads, 8), np.int64)  # a cache line each
+    for thread in range(threads):
+        tickets[thread, 0] = thread * passes // threads
+    for thread in numba.prange(threads):
+        left = _quantized(mode, quantizer, two_level, x, blocks, block, factor, shift)
+        totals = np.empty((pass_rows(mode), at_once * 16), np.float32)
+        for step in range(threads):
+            other = (thread + step) % threads
+            stop = (other + 1) * passes // threads
+            task = fetch_add(tickets.ctypes.data + other * 64)
+            while task < stop:
+                _one_pass(mode, *left, codes, scale_bytes, task, totals, out)
+                task = fetch_add(tickets.ctypes.data + other * 64)
+    keep(tickets)  # named after the last plain addresses into it were used

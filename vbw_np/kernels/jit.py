@@ -103,8 +103,13 @@ def leaf(function: Callable) -> Callable:
 
 
 def pjit(function: Callable) -> Callable:
-    """Compile `function` with `numba.prange` loops spread over threads, at its first call."""
-    return _njit(function, nogil=True, parallel=True)
+    """Compile `function` with its `numba.prange` loops spread over threads, at its first call, and nothing else.
+
+    Left to itself, numba also makes a parallel loop of every `np.zeros`, each of which starts all threads, and takes
+    long to compile what it then does not run in parallel.
+    """
+    others = "comprehension", "reduction", "inplace_binop", "setitem", "numpy", "stencil", "fusion"
+    return _njit(function, nogil=True, parallel=dict.fromkeys(others, False))
 
 
 def enabled() -> bool:
