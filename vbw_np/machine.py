@@ -97,12 +97,29 @@ def peak_memory_bytes() -> int | None:
                 return int(line.split()[1]) * 1024
     except (OSError, ValueError):
         pass
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
+    if sys.platform == "win32":
+        return _windows_peak()
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # kilobytes, but bytes on macOS
+
+
+def _windows_peak() -> int | None:
+    class Counters(ctypes.Structure):
+        _fields_ = (
+            ("size", ctypes.c_ulong),
+            ("page_faults", ctypes.c_ulong),
+            ("peak_working_set", ctypes.c_size_t),
+            *((name, ctypes.c_size_t) for name in ("working_set", "a", "b", "c", "d", "pagefile", "peak_pagefile")),
+        )
+
+    counters = Counters(size=ctypes.sizeof(Counters))
+    process = ctypes.windll.kernel32.GetCurrentProcess  # type: ignore[attr-defined]
+    process.restype = ctypes.c_void_p
+    ask = ctypes.windll.psapi.GetProcessMemoryInfo  # type: ignore[attr-defined]
+    done = ask(ctypes.c_void_p(process()), ctypes.byref(counters), counters.size)
+    return counters.peak_working_set if done else None
 
 
 def _loaded_libraries() -> Iterator[str]:
@@ -121,30 +138,34 @@ def _loaded_libraries() -> Iterator[str]:
             yield from sorted(map(str, folder.iterdir()))
 
 
+def _function(library: ctypes.CDLL, name: str) -> Any:
+    """A function of OpenBLAS, or None; NumPy's wheels rename them, so all known spellings are tried."""
+    for prefix in ("scipy_openblas", "openblas"):
+        for suffix in ("64_", "_64", "64", ""):
+            found = getattr(library, f"{prefix}_{name}{suffix}", None)
+            if found is not None:
+                return found
+    return None
+
+
 def _openblas(path: str) -> dict[str, Any] | None:
-    """What an OpenBLAS library says of itself. NumPy's wheels rename its functions; all known spellings are tried."""
+    """What an OpenBLAS library says of itself."""
     try:
         library = ctypes.CDLL(path)  # already loaded: this is only another handle to it
     except OSError:
         return None
-    for prefix in ("scipy_openblas", "openblas"):
-        for suffix in ("64_", "_64", "64", ""):
-            try:
-                core = getattr(library, f"{prefix}_get_corename{suffix}")
-                config = getattr(library, f"{prefix}_get_config{suffix}")
-                threads = getattr(library, f"{prefix}_get_num_threads{suffix}")
-            except AttributeError:
-                continue
-            core.restype = config.restype = ctypes.c_char_p
-            threads.restype = ctypes.c_int
-            return {
-                "library": "OpenBLAS",
-                "kernel": core().decode(errors="replace"),
-                "config": config().decode(errors="replace").strip(),
-                "threads": int(threads()),
-                "file": path,
-            }
-    return None
+    core, config, threads = (_function(library, f"get_{name}") for name in ("corename", "config", "num_threads"))
+    if None in (core, config, threads):
+        return None
+    core.restype = config.restype = ctypes.c_char_p
+    threads.restype = ctypes.c_int
+    return {
+        "library": "OpenBLAS",
+        "kernel": core().decode(errors="replace"),
+        "config": config().decode(errors="replace").strip(),
+        "threads": int(threads()),
+        "file": path,
+    }
 
 
 def blas_info() -> dict[str, Any]:
@@ -176,3 +197,16 @@ def blas_info() -> dict[str, Any]:
         "file": build.get("lib directory"),
         "variables": variables,
     }
+
+
+def set_blas_threads(count: int) -> bool:
+    """Let the BLAS behind NumPy's products use `count` threads from now on; whether it took the order.
+
+    Only OpenBLAS takes it: any other library keeps its own number.
+    """
+    path = blas_info()["file"]
+    setter = _function(ctypes.CDLL(path), "set_num_threads") if path is not None and os.path.isfile(path) else None
+    if setter is None:
+        return False
+    setter(ctypes.c_int(count))
+    return True

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from .. import machine
@@ -53,13 +51,8 @@ def prepare_process(threads: int | None = None) -> dict[str, str]:
 
 def _set_threads_late(threads: int) -> None:
     """Ask the libraries themselves, loaded as they are."""
-    path = machine.blas_info()["file"]
-    if path is None or not os.path.isfile(path):
+    if not machine.set_blas_threads(threads):
         raise UserError(f"--threads {threads}: NumPy is loaded already, and its BLAS takes no orders; start afresh")
-    library = ctypes.CDLL(path)
-    prefixes, ends = ("scipy_openblas", "openblas"), ("64_", "_64", "64", "")
-    names = [f"{prefix}_set_num_threads{end}" for prefix in prefixes for end in ends]
-    next(getattr(library, name) for name in names if hasattr(library, name))(threads)
     if "numba" in sys.modules:
         sys.modules["numba"].set_num_threads(threads)
 
@@ -94,43 +87,6 @@ class CompileClock:
     def __exit__(self, *exception: object) -> None:
         if self._events is not None:
             self._events.unregister("numba:compile", self._listener)
-
-
-# ----------------------------------------------------------------------------------------------------------- memory
-
-
-def peak_memory_bytes() -> int | None:
-    """The most memory this program has held so far (resident set), or None where the system does not tell.
-
-    Linux keeps `ru_maxrss` across exec, so a small program started by a large one reports the large one's; its
-    high-water mark in ``/proc`` starts afresh.
-    """
-    try:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError):
-        pass
-    if sys.platform == "win32":
-        return _windows_peak()
-    return machine.peak_memory_bytes()
-
-
-def _windows_peak() -> int | None:
-    class Counters(ctypes.Structure):
-        _fields_ = (
-            ("size", ctypes.c_ulong),
-            ("page_faults", ctypes.c_ulong),
-            ("peak_working_set", ctypes.c_size_t),
-            *((name, ctypes.c_size_t) for name in ("working_set", "a", "b", "c", "d", "pagefile", "peak_pagefile")),
-        )
-
-    counters = Counters(size=ctypes.sizeof(Counters))
-    process = ctypes.windll.kernel32.GetCurrentProcess  # type: ignore[attr-defined]
-    process.restype = ctypes.c_void_p
-    ask = ctypes.windll.psapi.GetProcessMemoryInfo  # type: ignore[attr-defined]
-    done = ask(ctypes.c_void_p(process()), ctypes.byref(counters), counters.size)
-    return counters.peak_working_set if done else None
 
 
 # ------------------------------------------------------------------------------------------------------ description

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import __version__
+from .. import __version__, machine
 from .. import kernels as _fast_twins  # noqa: F401  importing it puts the fast kernels in place
 from ..data import TOKENIZERS, TokenStream, batches, check_length, load_stream
 from ..device import Device, get_recipe
@@ -222,7 +222,7 @@ def measure(
     for recipe in settings.recipes:
         _train(settings, recipe, stream, floor, result, listener, trace)
     result["floor"].update(_floor_summary([p for run in result["runs"] for p in run["floor_passes_s"]], floor.flop))
-    result["peak_memory_bytes"] = environment.peak_memory_bytes()
+    result["peak_memory_bytes"] = machine.peak_memory_bytes()
     result["environment"] = environment.describe(taken_away)
     result["duration_s"] = time.perf_counter() - began
     listener.done(result)

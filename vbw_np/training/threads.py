@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 from functools import lru_cache
 
 import numpy as np
 
 from ..errors import UserError
-from ..machine import blas_info
+from ..machine import blas_info, set_blas_threads
 
 
 def set_threads(count: int) -> None:
@@ -20,23 +19,11 @@ def set_threads(count: int) -> None:
     """
     if count < 1:
         raise UserError(f"--threads {count} leaves nobody to compute; give 1 or more")
-    _set_blas_threads(count)
+    set_blas_threads(count)
     with contextlib.suppress(ImportError):
         from ..kernels.jit import numba
 
         numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
-
-
-def _set_blas_threads(count: int) -> None:
-    file = blas_info().get("file")
-    if file:
-        with contextlib.suppress(OSError):
-            library = ctypes.CDLL(file)
-            for prefix in ("scipy_openblas", "openblas"):
-                for suffix in ("64_", "_64", "64", ""):
-                    setter = getattr(library, f"{prefix}_set_num_threads{suffix}", None)
-                    if setter is not None:
-                        setter(ctypes.c_int(count))
 
 
 @lru_cache
@@ -45,9 +32,9 @@ def _blas_is_steady(threads: int) -> bool:
     rng = np.random.default_rng(0)
     x, w = (rng.standard_normal(shape, np.float32) for shape in ((1014, 64), (64, 1500)))
     shared_out = x @ w
-    _set_blas_threads(1)
+    set_blas_threads(1)
     alone = x @ w
-    _set_blas_threads(threads)
+    set_blas_threads(threads)
     return bool((shared_out == alone).all())
 
 
@@ -60,4 +47,4 @@ def steady_blas() -> None:
     """
     threads = blas_info().get("threads") or 1
     if threads > 1 and not _blas_is_steady(threads):
-        _set_blas_threads(1)
+        set_blas_threads(1)
