@@ -359,12 +359,12 @@ class _Trainer:
 
 
 def _warm_up(settings: Settings, recipe: str) -> dict[str, float]:
-    """Two steps of a tiny model with the same recipe: compiles (or loads) the kernels before anything is timed.
+    """Two steps of a small model with the same recipe: compiles (or loads) the kernels before anything is timed.
 
-    Its products are too small for the kernel of large ones, which is called by itself.
+    Its arrays are large enough for the kernels of large ones, but for those of products, which is called by itself.
     """
     width = math.lcm(settings.model.heads, nn.ShortestPathReflection.HEADS, 32)
-    config = dataclasses.replace(settings.model, vocab_size=64, d_model=width, hidden=64, layers=1)
+    config = dataclasses.replace(settings.model, vocab_size=1024, d_model=width, hidden=128, layers=1)
     rng = np.random.default_rng(0)
     start = time.perf_counter()
     with environment.CompileClock() as clock:
@@ -375,7 +375,7 @@ def _warm_up(settings: Settings, recipe: str) -> dict[str, float]:
         autograd.ops.matmul_arrays(*np.zeros((2, 128, 128), np.float32))
         for _ in range(2):
             optimizer.zero_grad()
-            model.loss(rng.integers(0, config.vocab_size, (2, 16))).backward()
+            model.loss(rng.integers(0, config.vocab_size, (8, 72))).backward()
             optimizer.step()
     return {"warm_up_s": time.perf_counter() - start, "warm_up_compile_s": clock.seconds}
 
