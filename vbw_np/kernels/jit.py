@@ -73,17 +73,18 @@ def _source_stamp(function: Callable) -> tuple:
 
 
 def _njit(function: Callable, **options: object) -> Callable:
+    """A kernel without numba's entry for callers in C, which nobody here is and which takes time to compile."""
     global _cache_problem
     if config.DISABLE_JIT:
         return function
     try:
-        kernel = numba.njit(cache=True, **options)(function)
+        kernel = numba.njit(cache=True, no_cfunc_wrapper=True, **options)(function)
         cache_file = getattr(kernel._cache, "_cache_file", None)
         if hasattr(cache_file, "_source_stamp"):
             cache_file._source_stamp = _source_stamp(function)
     except (RuntimeError, OSError) as error:  # "cannot cache function ...: no locator available for file ..."
         _cache_problem = str(error)
-        kernel = numba.njit(**options)(function)
+        kernel = numba.njit(no_cfunc_wrapper=True, **options)(function)
     KERNELS.append(kernel)
     return kernel
 
@@ -99,7 +100,9 @@ def leaf(function: Callable) -> Callable:
     It is not cached by itself, and LLVM must inline it: vectors then stay in registers, and arrays that are handed on
     cost no reference counts.
     """
-    return function if config.DISABLE_JIT else numba.njit(nogil=True, forceinline=True)(function)
+    if config.DISABLE_JIT:
+        return function
+    return numba.njit(nogil=True, forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
 
 
 def pjit(function: Callable) -> Callable:
