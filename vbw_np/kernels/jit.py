@@ -72,26 +72,29 @@ def _source_stamp(function: Callable) -> tuple:
     return tuple((file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files)
 
 
+_OPTIONS = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
+"""For all kernels: x / 0 is what it is in NumPy; no entry for callers in C, which would only take time to compile."""
+
+
 def _njit(function: Callable, **options: object) -> Callable:
-    """A kernel without numba's entry for callers in C, which nobody here is and which takes time to compile."""
     global _cache_problem
     if config.DISABLE_JIT:
         return function
     try:
-        kernel = numba.njit(cache=True, no_cfunc_wrapper=True, **options)(function)
+        kernel = numba.njit(cache=True, **_OPTIONS, **options)(function)
         cache_file = getattr(kernel._cache, "_cache_file", None)
         if hasattr(cache_file, "_source_stamp"):
             cache_file._source_stamp = _source_stamp(function)
     except (RuntimeError, OSError) as error:  # "cannot cache function ...: no locator available for file ..."
         _cache_problem = str(error)
-        kernel = numba.njit(no_cfunc_wrapper=True, **options)(function)
+        kernel = numba.njit(**_OPTIONS, **options)(function)
     KERNELS.append(kernel)
     return kernel
 
 
 def jit(function: Callable) -> Callable:
     """Compile `function` for one thread, at its first call. No fastmath: results must equal NumPy's bit for bit."""
-    return _njit(function, nogil=True)
+    return _njit(function)
 
 
 def leaf(function: Callable) -> Callable:
@@ -102,7 +105,7 @@ def leaf(function: Callable) -> Callable:
     """
     if config.DISABLE_JIT:
         return function
-    return numba.njit(nogil=True, forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
+    return numba.njit(forceinline=True, no_cpython_wrapper=True, **_OPTIONS)(function)
 
 
 def pjit(function: Callable) -> Callable:
@@ -112,7 +115,7 @@ def pjit(function: Callable) -> Callable:
     long to compile what it then does not run in parallel.
     """
     others = "comprehension", "reduction", "inplace_binop", "setitem", "numpy", "stencil", "fusion"
-    return _njit(function, nogil=True, parallel=dict.fromkeys(others, False))
+    return _njit(function, parallel=dict.fromkeys(others, False))
 
 
 def enabled() -> bool:
