@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from vbw_np import __version__, cli, doctor, files, machine
+from vbw_np.bench import environment
 from vbw_np.errors import UserError
 from vbw_np.progress import Progress, clock_text, use_color
 
@@ -255,6 +256,21 @@ def test_memory_is_in_bytes() -> None:
     assert all(1 << 26 < value < 1 << 50 for value in memory.values())
     peak = machine.peak_memory_bytes()
     assert peak is None or 1 << 24 < peak < 1 << 44
+
+
+def test_blas_takes_orders_about_threads_if_it_is_openblas(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = machine.blas_info()["threads"]
+    if before is not None:
+        try:
+            assert machine.set_blas_threads(1)
+            assert machine.blas_info()["threads"] == 1
+        finally:
+            assert machine.set_blas_threads(before)
+        assert machine.blas_info()["threads"] == before
+    monkeypatch.setattr(machine, "blas_info", lambda: {"library": "other", "file": str(Path(__file__).parent)})
+    assert not machine.set_blas_threads(1)
+    with pytest.raises(UserError, match="takes no orders"):
+        environment.prepare_process(1)
 
 
 # the progress line

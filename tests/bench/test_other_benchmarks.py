@@ -22,6 +22,19 @@ def test_functions_are_measured_in_turns() -> None:
     assert first < last, "b ran before the last of a"
 
 
+def test_slow_first_calls_do_not_make_a_measurement_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten calls that refill the caches take ten times as long as those that follow."""
+    clock, calls = [0.0], [0]
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
+
+    def function() -> None:
+        clock[0] += 1e-3 if calls[0] < 10 else 1e-4
+        calls[0] += 1
+
+    assert 400 <= timing.calls_for(function, 50e-3) <= 500
+    assert timing.calls_for(lambda: clock.__setitem__(0, clock[0] + 3), 50e-3) == 1
+
+
 def test_ratios_are_paired() -> None:
     assert timing.paired_ratio([2, 20, 200], [1, 10, 100]) == 2
 

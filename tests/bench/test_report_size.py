@@ -60,6 +60,15 @@ def test_the_data_is_the_standard_library(three: dict[str, Any]) -> None:
     assert 0 < data["unk_share"] < 0.02
 
 
+@pytest.mark.parametrize("recipe", ["seed-v6", "nvfp4-train"])
+def test_no_batch_compiles_anything(recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even where no kernel is on disk yet: all is compiled, and told apart, before."""
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    (run,) = bench("--recipe", recipe, "--data", "random", "--batches", "2")["runs"]
+    assert run["warm_up_compile_s"] > 1
+    assert run["compile_s"] == [0, 0]
+
+
 def test_memory_stays_below_3_gb() -> None:
     """Of the default run: one recipe."""
     assert bench("--batches", "3")["peak_memory_bytes"] < 3e9

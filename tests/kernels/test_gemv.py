@@ -5,11 +5,12 @@ from __future__ import annotations
 import ctypes
 
 import llvmlite.binding as llvm
+import numba
 import numpy as np
 import pytest
 from llvmlite import ir
 
-from vbw_np.kernels import cpu
+from vbw_np.kernels import cpu, jit
 from vbw_np.kernels.gemv import matvec, quantize_left_int8
 from vbw_np.kernels.intrinsics import I64, Emitter
 from vbw_np.kernels.intrinsics_tile import emit_decode
@@ -37,6 +38,23 @@ def test_every_path_gives_the_bits_of_the_reference(path: str, fmt: str) -> None
             expected = matmul_reference(left, right)
             assert np.array_equal(matvec(x, right, activations=activations, path=path), expected)
             assert np.array_equal(matmul(left, right, path=path), expected)
+
+
+@pytest.mark.skipif(not jit.enabled(), reason="the definition has one thread")
+def test_any_number_of_threads_multiplies_all_of_it() -> None:
+    """Fewer passes than threads, as many, and a number that does not divide by them."""
+    before = numba.get_num_threads()
+    try:
+        for columns in (5, 128, 150, 1000):
+            x, right = data((2, 96), 2), quantize_right(data((columns, 96), 1), "nvfp4")
+            for rows in (1, 2):
+                expected = matmul_reference(quantize_left_int8(x[:rows], "nvfp4"), right)
+                for threads in range(1, before + 1):
+                    numba.set_num_threads(threads)
+                    out = np.full((rows, columns), np.nan, np.float32)
+                    assert np.array_equal(matvec(x[:rows], right, out), expected)
+    finally:
+        numba.set_num_threads(before)
 
 
 @pytest.mark.parametrize("fmt", ["mxfp4", "nvfp4"])

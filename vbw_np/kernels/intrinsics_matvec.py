@@ -130,7 +130,7 @@ def _emit_unknown(e: Emitter, addresses: list[ir.Value], blocks: ir.Value, first
     """Whether a byte outside first .. last is among the 16 bytes a block that begin at each address."""
     tops = []
 
-    def largest(wide: int, count: ir.Value, start: ir.Value) -> None:
+    def look(wide: int, count: ir.Value, start: ir.Value) -> None:
         ty = vec(I8, wide)
 
         def one(i: ir.Value, tops: list[ir.Value]) -> list[ir.Value]:
@@ -142,8 +142,8 @@ def _emit_unknown(e: Emitter, addresses: list[ir.Value], blocks: ir.Value, first
             tops.append(e.call(f"llvm.vector.reduce.umax.v{wide}i8", I8, top))
 
     fours = e.b.udiv(blocks, e.int(4))
-    largest(64, fours, e.int(0))
-    largest(16, blocks, e.times(fours, 4))
+    look(64, fours, e.int(0))
+    look(16, blocks, e.times(fours, 4))
     found = e.int(0, I1)
     for top in tops:
         found = e.b.or_(found, e.b.icmp_unsigned(">", top, e.int(last - first, I8)))

@@ -111,8 +111,7 @@ def leaf(function: Callable) -> Callable:
 def pjit(function: Callable) -> Callable:
     """Compile `function` with its `numba.prange` loops spread over threads, at its first call, and nothing else.
 
-    Left to itself, numba also makes a parallel loop of every `np.zeros`, each of which starts all threads, and takes
-    long to compile what it then does not run in parallel.
+    Left to itself, numba also makes a parallel loop of every `np.zeros`, each of which starts all threads.
     """
     others = "comprehension", "reduction", "inplace_binop", "setitem", "numpy", "stencil", "fusion"
     return _njit(function, parallel=dict.fromkeys(others, False))
