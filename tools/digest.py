@@ -113,7 +113,7 @@ def report(part: str, label: str) -> None:
     if part == "definition":
         lines = [*quantized(formats.quantize), *profiles()]
     elif part == "kernels":
-        from vbw_np.kernels import quantize as kernel
+        from vbw_np.kernels.fp4 import quantize as kernel
 
         lines = quantized(getattr(kernel, "quantize", kernel))
     else:
@@ -124,10 +124,8 @@ def report(part: str, label: str) -> None:
 
 def instruction_sets() -> list[str]:
     """Names for VBW_KERNELS, as the doctor's module of the kernels knows them."""
-    try:
-        from vbw_np.kernels.simd import cpu
-    except ImportError:
-        from vbw_np.kernels import cpu
+    from vbw_np.kernels.simd import cpu
+
     return list(cpu.available() if hasattr(cpu, "available") else cpu.available_paths())
 
 

@@ -16,7 +16,7 @@ import numba
 import numpy as np
 
 from vbw_np.bench import timing
-from vbw_np.kernels import gemv, tensor_core
+from vbw_np.kernels.fp4 import gemv, tensor_core
 
 LENGTH, ROWS = 4096, 4096
 

@@ -81,7 +81,7 @@ def _cpu() -> dict[str, Any]:
 
 
 def _kernels() -> dict[str, Any]:
-    cpu = importlib.import_module("vbw_np.kernels.cpu")
+    cpu = importlib.import_module("vbw_np.kernels.simd.cpu")
     return {"path": cpu.choose_path(), "available": list(cpu.available_paths())}
 
 
@@ -90,8 +90,7 @@ def _numba_cache_folders() -> list[Path]:
     own = os.environ.get("NUMBA_CACHE_DIR")
     if own:
         return [Path(own)]
-    package = Path(__file__).parent
-    return [package / "kernels" / "__pycache__"]
+    return sorted({file.parent / "__pycache__" for file in (Path(__file__).parent / "kernels").rglob("*.py")})
 
 
 def _numba_cache_files() -> list[Path]:

@@ -8,7 +8,7 @@ import pytest
 
 from vbw_np import cli
 from vbw_np.bench import kernels, peers, scaling, timing
-from vbw_np.kernels import jit
+from vbw_np.kernels.simd import jit
 
 needs_jit = pytest.mark.skipif(not jit.enabled(), reason="kernels are switched off")
 

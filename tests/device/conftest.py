@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from vbw_np.engine import nn
-from vbw_np.kernels.jit import numba
+from vbw_np.kernels.simd.jit import numba
 from vbw_np.models.claude4 import Claude4, Claude4Config
 
 SMALL = Claude4Config(vocab_size=53, d_model=16, heads=4, hidden=32)

@@ -91,7 +91,7 @@ def run(arguments: argparse.Namespace) -> int:
 def measure(only: str | None = None, rounds: int = 9, quick: bool = False) -> dict[str, Any]:
     """All cases (whose group or name contains `only`), as plain data with raw samples in seconds."""
     from ..errors import UserError
-    from ..kernels import cpu, jit
+    from ..kernels.simd import cpu, jit
     from . import timing
     from .environment import describe
 
@@ -144,7 +144,8 @@ def measure(only: str | None = None, rounds: int = 9, quick: bool = False) -> di
 
 def machine_limits(quick: bool) -> dict[str, float]:
     """What this machine can do, measured now by small kernels of ours; see `LIMITS` for the names and units."""
-    from ..kernels import cpu, jit, peaks
+    from ..kernels import peaks
+    from ..kernels.simd import cpu, jit
 
     found = peaks.measure_peaks(jit.numba.get_num_threads(), quick)
     found["product"] = found["tile_gflops"] if cpu.choose_path() == "amx" else found["byte_dot_gops"]
@@ -174,8 +175,8 @@ def _quantize_cases(quick: bool) -> Iterator[Case]:
     import numpy as np
 
     from ..engine import autograd
-    from ..kernels.dequantize import dequantize
-    from ..kernels.quantize import quantize
+    from ..kernels.fp4.dequantize import dequantize
+    from ..kernels.fp4.quantize import quantize
 
     empty = autograd.memory.empty  # rows that begin at cache lines, as in training
     for rows, columns in ((4096, 4096), (50_000, 256)):
@@ -203,7 +204,7 @@ def _product_cases(quick: bool) -> Iterator[Case]:
     import numpy as np
 
     from ..engine import autograd
-    from ..kernels import tensor_core as tc
+    from ..kernels.fp4 import tensor_core as tc
 
     for n, k in ((1024, 1024), (4096, 4096), (50_000, 256)):
         m, n = _size(1024, quick), _size(n, quick)
@@ -241,7 +242,7 @@ def _fp32_cases(quick: bool) -> Iterator[Case]:
 def _vector_cases(quick: bool) -> Iterator[Case]:
     import numpy as np
 
-    from ..kernels import gemv, tensor_core
+    from ..kernels.fp4 import gemv, tensor_core
 
     size = _size(4096, quick)
     w = _normal(size, size)

@@ -109,7 +109,7 @@ def _work(size: int, has: set[str]) -> Iterator[tuple[str, float, Work]]:
 
 
 def _quantizers(w: Any, has: set[str]) -> Work:
-    from ..kernels.quantize import quantize as our_quantize
+    from ..kernels.fp4.quantize import quantize as our_quantize
 
     work: Work = {}
     for fmt in ("mxfp4", "nvfp4"):
@@ -147,8 +147,8 @@ def _quantizers(w: Any, has: set[str]) -> Work:
 def _dequantizers(w: Any, has: set[str]) -> Work:
 
     from ..engine import autograd
-    from ..kernels.dequantize import dequantize as our_dequantize
-    from ..kernels.quantize import quantize as our_quantize
+    from ..kernels.fp4.dequantize import dequantize as our_dequantize
+    from ..kernels.fp4.quantize import quantize as our_quantize
 
     work: Work = {}
     for fmt in ("mxfp4", "nvfp4"):
@@ -180,8 +180,8 @@ def _dequantizers(w: Any, has: set[str]) -> Work:
 def _products(w: Any, x: Any, has: set[str]) -> Work:
     import numpy as np
 
-    from ..kernels import gemv
-    from ..kernels import tensor_core as tc
+    from ..kernels.fp4 import gemv
+    from ..kernels.fp4 import tensor_core as tc
 
     out = np.empty((len(x), len(w)), np.float32)
     work: Work = {"numpy float32": lambda: np.matmul(x, w.T, out=out)}

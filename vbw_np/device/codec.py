@@ -5,9 +5,9 @@ from __future__ import annotations
 from numpy.typing import NDArray
 
 from ..formats import BlockFormat, FittedScales, PackedTensor
-from ..kernels.dequantize import dequantize
-from ..kernels.measure import relative_error
-from ..kernels.quantize import quantize
+from ..kernels.fp4.dequantize import dequantize
+from ..kernels.fp4.measure import relative_error
+from ..kernels.fp4.quantize import quantize
 
 __all__ = ["decode", "encode", "fit", "relative_error"]
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ..engine import F, autograd
 from ..formats import PackedTensor, get_format
-from ..kernels import gemv, relayout, tensor_core
+from ..kernels.fp4 import gemv, relayout, tensor_core
 from . import codec
 from .recipe import Operands, Recipe
 

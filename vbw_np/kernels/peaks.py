@@ -16,11 +16,11 @@ import numba
 import numpy as np
 from llvmlite import ir
 
-from . import cpu
-from .intrinsics import F32, I32, Emitter, path_intrinsic, vec
-from .intrinsics_amx import configure, release
-from .intrinsics_tile import ISAS, KernelPath
-from .jit import jit, pjit
+from .fp4.intrinsics_amx import configure, release
+from .fp4.intrinsics_tile import ISAS, KernelPath
+from .simd import cpu
+from .simd.intrinsics import F32, I32, Emitter, path_intrinsic, vec
+from .simd.jit import jit, pjit
 
 _CHAINS = 12
 """Independent chains of operations: enough to hide the latency of two units."""

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import formats
-from . import jit
+from .simd import jit
 
 VERBS = {"warmup": "compile every kernel now, and say what each one takes"}
 
@@ -49,7 +49,7 @@ def _run_twin(function: object) -> None:
 
 
 def _format_work() -> Iterator[tuple[str, Callable[[], object]]]:
-    from .quantize import dequantize, quantize
+    from .fp4.quantize import dequantize, quantize
 
     x = np.random.default_rng(0).normal(size=(33, 96)).astype(np.float32)
     for name in ("nvfp4", "fp4-row", "seed-v6"):
@@ -61,7 +61,7 @@ def _format_work() -> Iterator[tuple[str, Callable[[], object]]]:
 
 
 def _product_work() -> Iterator[tuple[str, Callable[[], object]]]:
-    from . import panels, tensor_core
+    from .fp4 import panels, tensor_core
 
     x = np.random.default_rng(0).normal(size=(48, 64)).astype(np.float32)
     for fmt in ("nvfp4", "mxfp4"):

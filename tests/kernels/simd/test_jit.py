@@ -1,0 +1,195 @@
+"""Compilation: none at import, none where there is no folder for it to be kept, none when numba is switched off."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vbw_np.kernels.simd import jit
+from vbw_np.kernels.warmup import Warmed, run, warmup
+
+ROOT = Path(__file__).resolve().parents[3]
+
+STEP = """
+import numpy as np
+from vbw_np.engine import autograd, nn, F, Tensor
+import vbw_np.kernels
+from vbw_np.kernels.simd import jit
+
+x = np.random.default_rng(0).normal(size=(3, 40)).astype(np.float32)
+t = Tensor(x, requires_grad=True)
+F.gelu(t).sum().backward()
+assert np.isfinite(t.grad).all()
+"""
+
+
+def python(code: str, root: Path = ROOT, **variables: str) -> str:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("NUMBA")} | variables
+    environment |= {"PYTHONPATH": str(root)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_importing_compiles_nothing():
+    code = """
+from numba.core import event
+recorder = event.RecordingListener()
+event.register("numba:compile", recorder)
+import vbw_np.kernels
+from vbw_np.kernels import warmup
+from vbw_np.kernels.fp4 import dequantize, quantize
+from vbw_np.kernels.simd import jit
+from vbw_np.engine import autograd
+assert autograd.functional.gelu.twin is not None
+print(jit.compiled_count(), len(recorder.buffer))
+"""
+    assert python(code).split() == ["0", "0"]
+
+
+def test_threads_are_calmed_unless_told_otherwise():
+    code = "import os, vbw_np.kernels; print(os.environ.get('OMP_WAIT_POLICY'), os.environ.get('GOMP_SPINCOUNT'))"
+    quiet = {k: v for k, v in os.environ.items() if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=quiet, capture_output=True, text=True)
+    assert done.stdout.split() == ["None", "6000"]
+    assert python(code, OMP_WAIT_POLICY="active").split()[0] == "active"
+
+
+@pytest.mark.skipif(not jit.enabled(), reason="numba is switched off")
+def test_only_prange_becomes_a_parallel_loop_and_division_is_numpys():
+    """In a process of its own, where nothing comes from the disk: loaded code has no diagnostics."""
+    code = """
+import numba, numpy as np
+from vbw_np.kernels.simd import jit
+
+def fill(n):
+    made, total = np.zeros(n), np.ones(n)
+    for i in numba.prange(n):
+        made[i] = i
+    total[:] = made + 1
+    return total[2] / (total[0] - 1)
+
+kernel = jit.pjit(fill)
+found = kernel(3)
+(compiled,) = kernel.overloads.values()
+print(compiled.metadata["parfor_diagnostics"].count_parfors(), found)
+"""
+    assert python(code).split() == ["1", "inf"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs folders that cannot be written")
+def test_read_only_package_without_a_cache_folder(tmp_path):
+    """The package on a read-only disk, and a home that cannot be written: compiled in memory, and it says why."""
+    for package in ("vbw_np", "autograd"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    # Even root cannot make a folder below a file, whatever the permissions.
+    for folder in {file.parent for file in (tmp_path / "vbw_np" / "kernels").rglob("*.py")}:
+        (folder / "__pycache__").write_text("in the way")
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    code = STEP + "print(jit.cache_problem() is not None, jit.compiled_count() > 0)"
+    home = str(blocked / "home")
+    out = python(code, tmp_path, HOME=home, XDG_CACHE_HOME=home, PYTHONDONTWRITEBYTECODE="1")
+    assert out.split() == ["True", "True"]
+
+
+def test_with_numba_switched_off():
+    """The definitions do the work; and the kernels themselves, run by the interpreter, give the same bits."""
+    code = STEP + """
+from vbw_np import formats
+from vbw_np.kernels.twins import elementwise, graph, losses, optimizer, rows
+from vbw_np.kernels.fp4 import dequantize as decoder, quantize as encoder
+assert autograd.functional.gelu.twin is None and jit.compiled_count() == 0 and not jit.enabled()
+
+y, (vjp,) = elementwise.gelu(x)
+assert np.abs(y - autograd.functional.gelu.reference(x)[0]).max() < 1e-6 and vjp(x).shape == x.shape
+assert np.abs(rows.softmax(x)[0].sum(axis=-1) - 1).max() < 1e-6
+assert np.array_equal(elementwise.dropout_by_key(x, p=0.5, key=(1, 2))[0],
+                      autograd.functional.dropout_by_key.reference(x, p=0.5, key=(1, 2))[0])
+assert np.array_equal(graph.shortest_paths(np.abs(x[:, :3])), autograd.graph.shortest_paths.reference(np.abs(x[:, :3])))
+assert abs(losses.cross_entropy(x, targets=np.array([1, 2, 39]))[0]
+           - autograd.functional.cross_entropy_rows.reference(x, targets=np.array([1, 2, 39]))[0]) < 1e-6
+
+encoder.enabled = decoder.enabled = lambda: True
+for name in ("nvfp4", "mxfp4-nested", "fp4-row"):
+    packed, expected = encoder.quantize(x, name), formats.quantize(x, name, measure=False)
+    assert np.array_equal(packed.codes, expected.codes) and np.array_equal(packed.scales, expected.scales)
+    assert np.array_equal(decoder.dequantize(packed), expected.dequantize())
+"""
+    python("import warnings; warnings.simplefilter('ignore')\n" + code, NUMBA_DISABLE_JIT="1")
+
+
+@pytest.mark.skipif(not jit.enabled(), reason="numba is switched off")
+def test_compile_time_is_counted_once():
+    @jit.jit
+    def inner(a):
+        return a + 1
+
+    @jit.jit
+    def outer(a):
+        return inner(a) * 2
+
+    import time
+
+    before, start = jit.compile_seconds(), time.perf_counter()
+    assert outer(np.float64(3)) == 8
+    counted, took = jit.compile_seconds() - before, time.perf_counter() - start
+    assert 0 < counted <= took
+    again = jit.compile_seconds()
+    outer(np.float64(4))
+    assert jit.compile_seconds() == again
+
+
+@pytest.mark.skipif(not jit.enabled(), reason="numba is switched off")
+def test_stale_code_is_not_loaded_when_a_used_file_changes(tmp_path):
+    """The stamp of a cached kernel covers the files of the functions that it calls."""
+    from vbw_np.kernels.twins import elementwise
+
+    names = [entry[0] for entry in jit._source_stamp(elementwise.exp.py_func)]
+    assert {"elementwise.py", "lanes.py", "jit.py"} <= set(names)
+
+
+def test_arguments_are_made_uniform():
+    x = np.arange(12, dtype=np.float32).reshape(3, 4)
+    assert np.shares_memory(jit.row(x), x) and jit.row(x).shape == (12,)
+    for odd in (x.T, np.broadcast_to(x[:1], (3, 4)), x[:, ::2]):
+        made = jit.rows(odd)
+        assert made.flags.c_contiguous and made.flags.writeable
+        np.testing.assert_array_equal(made, odd)
+
+
+def test_warmup_names_what_it_runs(capsys):
+    done = warmup(only="gelu")
+    assert [entry.name for entry in done] == (["twin of gelu"] if jit.enabled() else [])
+    assert all(isinstance(entry, Warmed) and entry.seconds >= 0 for entry in done)
+    assert run(argparse.Namespace(only="gelu")) == 0
+    assert "gelu" in capsys.readouterr().out or not jit.enabled()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not jit.enabled(), reason="numba is switched off")
+def test_warmup_runs_every_kernel():
+    names = {entry.name for entry in warmup()}
+    assert {"twin of gelu", "quantize to nvfp4", "dequantize seed-v6", "product of mxfp4 operands"} <= names
+    assert not [k for k in jit.KERNELS if k.targetoptions.get("parallel") and not k.signatures and own(k)]
+
+
+def own(kernel) -> bool:
+    """Whether a kernel belongs to the work that `warmup` knows."""
+    modules = ("elementwise", "rows", "losses", "optimizer", "graph", "quantize", "dequantize")
+    return kernel.py_func.__module__.rsplit(".", 1)[-1] in modules
+
+
+def test_an_intrinsic_belongs_to_the_file_that_generates_its_code():
+    """Else a change of that file would not make the kernels stale that were compiled from it."""
+    import vbw_np.kernels.fp4.relayout  # noqa: F401
+    from vbw_np.kernels.simd import jit
+
+    assert "vbw_np.kernels.fp4.intrinsics_relayout" in jit._modules_behind("vbw_np.kernels.fp4.relayout", set())

@@ -1,0 +1,1 @@
+"""The float32 product, whose sums run in one order."""

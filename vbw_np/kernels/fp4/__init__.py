@@ -1,0 +1,1 @@
+"""FP4: quantizing, dequantizing, operands in panels, and their products."""

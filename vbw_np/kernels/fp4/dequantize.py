@@ -1,0 +1,295 @@
+"""Decode packed rows to float32 or to bfloat16 bit patterns: the twin of `PackedTensor.dequantize`.
+
+An element is looked up in a table of sixteen, multiplied with its block's scale and then with the tensor's, each
+product rounded once, as in `formats.packed`. A nested fine tier adds index * step, which is exact. Large results go
+past the caches: they would only push out what is there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+from numba import prange
+from numpy.typing import NDArray
+
+from ... import formats
+from ...engine import autograd
+from ...formats.packed import nested_table
+from ..simd.jit import enabled, jit, leaf, pjit
+from ..simd.jit import row as jit_row
+from ..simd.lanes import (
+    WIDTH,
+    at,
+    bits,
+    fence,
+    floats,
+    keep,
+    load,
+    load_bits,
+    load_nibbles,
+    lookup,
+    pointer,
+    put,
+    select,
+    splat,
+    store_number,
+    stream_number,
+    to_float,
+    usplat,
+)
+from ..twins.elementwise import PIECE
+
+empty = autograd.memory.empty
+
+STREAM_FROM = 1 << 24
+"""Bytes of a result from which on it is written past the caches."""
+
+_INT4 = np.array([*range(8), *range(-8, 0)], np.float32)
+
+
+@leaf
+def _element(codes, c, fine, planes, table, step):
+    """Sixteen elements in units of their scale."""
+    code = load_nibbles(codes, c)
+    value = lookup(table, code)
+    if planes > 0:
+        value = value + to_float(load_nibbles(fine, c) >> (4 - planes)) * lookup(step, code)
+    return value
+
+
+@leaf
+def _scale(source, s):
+    """The decoded scale at place s."""
+    return at(source.values, at(source.scales, s)) if source.coded else at(source.wide, s)
+
+
+class Source(NamedTuple):
+    """What is decoded: arrays, inside a kernel pointers to them; those that a format does not have are empty."""
+
+    codes: NDArray  # uint8
+    fine: NDArray  # uint8
+    scales: NDArray  # uint8
+    wide: NDArray  # float32: scales that are not coded
+    values: NDArray  # float32: what each scale code means
+    table: NDArray  # float32 (16): what each element code means
+    step: NDArray  # float32 (16): what one step of the fine tier adds to each of them
+    coded: int  # whether scales are codes
+    planes: int  # bit planes of the fine tier that are used
+    block: int
+    per_scale: int  # blocks that one scale spans less one: 0, or all of a row
+
+
+@leaf
+def _decode_block(source, c, factor, scale, out, i, n, past, table, step):
+    """n elements (a multiple of 16) under one scale: from byte c on, to out[i ...]."""
+    for j in range(0, n, WIDTH):
+        v = _element(source.codes, c + j // 2, source.fine, source.planes, table, step) * scale * factor
+        if past:
+            stream_number(out, i + j, v)
+        else:
+            store_number(out, i + j, v)
+
+
+@leaf
+def _decode_row(source, c, s, factor, out, i, count, past, own, own_out):
+    """`count` elements: whole blocks, then what is left by way of a block of its own."""
+    block = source.block
+    table, step = load(source.table, 0), load(source.step, 0)
+    whole = count // block
+    for b in range(whole):
+        scale = splat(_scale(source, s if source.per_scale else s + b))
+        _decode_block(source, c + b * block // 2, factor, scale, out, i + b * block, block, past, table, step)
+    rest = count - whole * block
+    if rest:
+        from_code = c + whole * block // 2
+        for k in range((rest + 1) // 2):
+            put(own.codes, k, at(source.codes, from_code + k))
+            if source.planes:
+                put(own.fine, k, at(source.fine, from_code + k))
+        scale = splat(_scale(source, s if source.per_scale else s + whole))
+        _decode_block(own, 0, factor, scale, own_out, 0, block, False, table, step)
+        for k in range(rest):
+            put(out, i + whole * block + k, at(own_out, k))
+
+
+@jit
+def _decode_rows(source, factor, out, row, length, count, past, own, own_out):
+    """One row of `count` elements; rows are `length` apart."""
+    blocks = 1 if source.per_scale else (length + source.block - 1) // source.block
+    c, s = row * ((length + 1) // 2), row * blocks
+    _decode_row(source, c, s, splat(factor), out, row * length, count, past, own, own_out)
+
+
+@pjit
+def _decode(
+    codes, fine, scales, wide, values, table, step, coded, planes, block, per_scale, factors, out, length, past
+):  # fmt: skip
+    """Rows of `length` elements, the last maybe shorter; `factors` holds the second level's scale, one or one a row."""
+    for index in prange((len(out) + length - 1) // length):
+        row = np.int64(index)
+        source = Source(
+            pointer(codes), pointer(fine), pointer(scales), pointer(wide), pointer(values), pointer(table),
+            pointer(step), coded, planes, block, per_scale,
+        )  # fmt: skip
+        octets, numbers = np.zeros((2, 32), np.uint8), np.empty(32, out.dtype)
+        own_codes, own_fine = octets[0], octets[1]
+        own = Source(
+            pointer(own_codes), pointer(own_fine), pointer(scales), pointer(wide), pointer(values), pointer(table),
+            pointer(step), coded, planes, block, per_scale,
+        )  # fmt: skip
+        count = min(length, len(out) - row * length)
+        factor = factors[row if len(factors) > 1 else 0]
+        _decode_rows(source, factor, pointer(out), row, length, count, past, own, pointer(numbers))
+        keep(octets)
+        keep(numbers)
+        if past:
+            fence()
+
+
+# ------------------------------------------------------------------------------------------------------- two tiers
+
+
+@leaf
+def _quantile_lanes(source, signs, codes, c, codebook, scale, fine_on, int4):
+    """Sixteen elements of `seed-v6`: a level with a sign, and the residual on top."""
+    level = lookup(codebook, load_nibbles(codes, c))
+    value = floats(bits(level) ^ select(load_bits(signs, c // 4), usplat(0x80000000), 0))
+    if fine_on:
+        value = value + lookup(int4, load_nibbles(source, c)) * scale
+    return value
+
+
+@pjit
+def _decode_quantiles(codes, signs, fine, row_scales, codebook, int4, fine_on, out, length):
+    """Rows of `length` elements, a multiple of 16."""
+    for index in prange(len(out) // length):
+        row = np.int64(index)
+        levels, residuals = load(codebook, 0), load(int4, 0)
+        scale = splat(row_scales[row])
+        for j in range(0, length, WIDTH):
+            i = row * length + j
+            store_number(out, i, _quantile_lanes(fine, signs, codes, i // 2, levels, scale, fine_on, residuals))
+
+
+# ------------------------------------------------------------------------------------------------------- from Python
+
+_NO_FLOATS, _NO_BYTES = np.zeros(WIDTH, np.float32), np.zeros(WIDTH, np.uint8)
+
+
+def _is_known(fmt: formats.BlockFormat, planes: int) -> bool:
+    return (
+        enabled()
+        and isinstance(fmt.element, formats.ElementFormat | formats.Codebook)
+        and len(fmt.element.table) == WIDTH
+        and not fmt.flat
+        and fmt.decode_order == "multiply"
+        and (fmt.block is None or (fmt.block % WIDTH == 0 and fmt.block <= 32))
+        and (planes == 0 or fmt.fine.kind == "nested")
+    )
+
+
+def dequantize(
+    packed: formats.PackedTensor,
+    planes: int | None = None,
+    *,
+    out: NDArray | None = None,
+    dtype: np.dtype | type = np.float32,
+    tensor_scale: bool = True,
+) -> NDArray:
+    """Twin of `PackedTensor.dequantize`.
+
+    Parameters
+    ----------
+    packed : PackedTensor
+    planes : int, optional
+        Bit planes of a nested fine tier to use; all that are present by default.
+    out : float32 or uint16 array of the tensor's shape, C-contiguous, optional
+        Written to and returned. Otherwise an array from the pool.
+    dtype : float32 or uint16
+        uint16: bit patterns of bfloat16, rounded to nearest even. An FP4 value times its block scale is exact in
+        bfloat16, so without a fine tier and with ``tensor_scale=False`` nothing is lost.
+    tensor_scale : bool
+        False leaves the second level's scale to the caller.
+
+    Raises
+    ------
+    FormatError, ShapeError, DtypeError
+        More planes than there are; an `out` of another shape, or of neither type.
+    """
+    out = _checked_out(packed, out, dtype)
+    planes = packed.planes if planes is None else planes
+    fmt = packed.format
+    if not 0 <= planes <= packed.planes:
+        raise formats.FormatError(f"{planes} bit planes asked for; this tensor has {packed.planes}")
+    if fmt.quantile_codebook and enabled() and planes in (0, 4) and packed.shape[-1] % WIDTH == 0:
+        _run_quantiles(packed, planes, out)
+    elif fmt.element is not None and _is_known(fmt, planes):
+        _run(packed, planes, out, tensor_scale)
+    else:
+        _by_numpy(packed, planes, out, tensor_scale)
+    return out
+
+
+def _checked_out(packed: formats.PackedTensor, out: NDArray | None, dtype: np.dtype | type) -> NDArray:
+    if out is None:
+        out = empty(packed.shape, dtype)
+    if out.dtype not in (np.float32, np.uint16):
+        raise formats.DtypeError(f"out is {out.dtype.name}; decoding gives float32, or bfloat16 patterns as uint16")
+    if out.shape != packed.shape or not out.flags.c_contiguous:
+        raise formats.ShapeError(f"out must be a C-contiguous array of shape {packed.shape}; it has shape {out.shape}")
+    return out
+
+
+def _by_numpy(packed: formats.PackedTensor, planes: int, out: NDArray, tensor_scale: bool) -> None:
+    if not tensor_scale and packed.tensor_scale is not None:
+        packed = dataclasses.replace(packed, tensor_scale=np.ones_like(packed.tensor_scale))
+    values = packed.dequantize(planes)
+    if out.dtype == np.float32:
+        out[...] = values
+    else:
+        words = np.ascontiguousarray(values).view(np.uint32)
+        out[...] = (words + (((words >> np.uint32(16)) & np.uint32(1)) + np.uint32(0x7FFF))) >> np.uint32(16)
+
+
+def _run(packed: formats.PackedTensor, planes: int, out: NDArray, tensor_scale: bool) -> None:
+    fmt, length = packed.format, packed.shape[-1]
+    scale_element = fmt.rule.scale_element
+    block = fmt.block or WIDTH
+    level = packed.tensor_scale if tensor_scale and packed.tensor_scale is not None else np.float32(1)
+    factors = jit_row(np.asarray(level, np.float32).reshape(-1))
+    table, step = fmt.element.table, _NO_FLOATS
+    if planes:
+        cells = nested_table(fmt.fine.top, planes)
+        table, step = cells[:, 0], cells[:, 1] - cells[:, 0]
+    scales = jit_row(packed.scales)
+    if len(factors) == 1 and fmt.block is not None and length % block == 0:
+        length = PIECE
+    flat = out.reshape(-1)
+    past = out.dtype == np.float32 and out.nbytes >= STREAM_FROM and flat.ctypes.data % 64 == 0 and length % WIDTH == 0
+    _decode(
+        jit_row(packed.codes),
+        jit_row(packed.fine) if planes else _NO_BYTES,
+        scales if scale_element else _NO_BYTES,
+        _NO_FLOATS if scale_element else scales,
+        jit_row(scale_element.table) if scale_element else _NO_FLOATS,
+        jit_row(table),
+        jit_row(step),
+        int(scale_element is not None),
+        planes,
+        block,
+        int(fmt.block is None),
+        factors,
+        flat,
+        length,
+        int(past),
+    )
+
+
+def _run_quantiles(packed: formats.PackedTensor, planes: int, out: NDArray) -> None:
+    fine = jit_row(packed.fine) if planes else _NO_BYTES
+    _decode_quantiles(
+        jit_row(packed.codes), jit_row(packed.signs), fine, jit_row(packed.scales), jit_row(packed.codebook), _INT4,
+        int(planes > 0), out.reshape(-1), out.shape[-1],
+    )  # fmt: skip

@@ -1,0 +1,199 @@
+"""Products of few rows, straight from packed bytes: what generating text one token at a time needs.
+
+    y[r] = W x[r],   W (N, K) FP4 panels,   x (R, K) float32 with R small
+
+Such a product is bound by reading W, so W is read once, in 4 bits, and decoded in registers. The activations become
+FP4 (`activations="fp4"`: the tensor core's own product) or 8-bit integers under a power-of-two scale a block
+(`"int8"`, the idea of MXINT8: below one percent of error instead of ten). Scales that are powers of two keep every
+scaled block dot exact in float32, so here, too, all instruction paths and NumPy's `matmul_reference` agree bit for bit.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numba
+import numpy as np
+
+from ..simd import cpu
+from ..simd.intrinsics import fetch_add
+from ..simd.jit import block, jit, pjit
+from ..simd.lanes import keep
+from .intrinsics_matvec import matvec_panels, pass_panels, pass_rows
+from .intrinsics_tile import ISAS, KernelPath
+from .panels import FORMATS, RULES, LeftOperand, RightOperand, empty_left, left_rows, quantize_left
+from .tensor_core import matmul, matmul_reference
+
+FEW_ROWS = 8
+"""Rows of one pass over W."""
+
+ACTIVATIONS = ("int8", "fp4")
+
+
+def quantize_left_int8(x: np.ndarray, fmt: str) -> LeftOperand:
+    """A left operand of 8-bit integers for weights of a format: blocks of its length, power-of-two scales.
+
+    The scale is the least power of two not below amax / 127 (2**-126 at least); values are rounded to nearest even.
+
+    Parameters
+    ----------
+    x : float32 (R, K), C-contiguous
+    fmt : {"mxfp4", "nvfp4"}
+        The weights' format, which sets the block length.
+    """
+    if not isinstance(x, np.ndarray) or x.dtype != np.float32 or x.ndim != 2 or not x.flags.c_contiguous:
+        found = f"{getattr(x, 'dtype', type(x).__name__)} {getattr(x, 'shape', '')}"
+        raise ValueError(f"x must be a C-contiguous float32 matrix, got {found}: np.ascontiguousarray(x, np.float32)")
+    left = empty_left(*x.shape, fmt)
+    block, blocks = left.block, left.scales.shape[1]
+    padded = np.zeros((x.shape[0], blocks * block), np.float32)
+    padded[:, : x.shape[1]] = x
+    parts = padded.reshape(x.shape[0], blocks, block)
+    with np.errstate(invalid="ignore"):
+        scales = _scale_int8(np.abs(parts).max(axis=2))
+        values = np.clip(np.rint(parts * (np.float32(1) / scales)[:, :, None]), -127, 127)
+    left.scales[: x.shape[0]] = scales
+    left.values[: x.shape[0]] = np.nan_to_num(values).reshape(x.shape[0], -1).astype(np.int8)
+    left.sums[: x.shape[0]] = left.values[: x.shape[0]].reshape(parts.shape).sum(axis=2)
+    return left
+
+
+def _scale_int8(amax: np.ndarray) -> np.ndarray:
+    """The least power of two not below amax / 127, at least 2**-126; NaN where amax is not finite."""
+    bits = (amax / np.float32(127)).astype(np.float32).view(np.int32)
+    exponent = np.clip((bits + 0x7FFFFF) >> 23, 1, 254).astype(np.int32)
+    scales = (exponent << 23).view(np.float32)
+    return np.where(np.isfinite(amax), scales, np.float32(np.nan))
+
+
+def matvec(
+    x: np.ndarray,
+    right: RightOperand,
+    out: np.ndarray | None = None,
+    *,
+    activations: str = "int8",
+    path: str | None = None,
+) -> np.ndarray:
+    """The product of a few float32 rows with a packed weight: `x @ W.T`.
+
+    Parameters
+    ----------
+    x : float32 (K,) or (R, K), C-contiguous; any R works, up to about 16 it pays
+    right : RightOperand (N, K)
+    out : float32 (N,) or (R, N), C-contiguous, optional
+    activations : {"int8", "fp4"}
+    path : str, optional
+        An instruction path; AMX has none for this and takes `avx512vnni`.
+
+    Returns
+    -------
+    float32 (N,) or (R, N)
+    """
+    if activations not in ACTIVATIONS:
+        raise ValueError(f"unknown activations {activations!r}; choose one of {', '.join(ACTIVATIONS)}")
+    if not isinstance(x, np.ndarray) or x.dtype != np.float32 or x.ndim not in (1, 2) or not x.flags.c_contiguous:
+        found = f"{getattr(x, 'dtype', type(x).__name__)} {getattr(x, 'shape', '')}"
+        raise ValueError(
+            f"x must be C-contiguous float32 (K,) or (R, K), got {found}: np.ascontiguousarray(x, np.float32)"
+        )
+    if x.shape[-1] != right.shape[1]:
+        raise ValueError(f"x has {x.shape[-1]} columns, W is {right.shape}: the lengths of the reduction differ")
+    shape = (*x.shape[:-1], right.shape[0])
+    if out is None:
+        out = np.empty(shape, np.float32)
+    elif out.shape != shape or out.dtype != np.float32 or not out.flags.c_contiguous:
+        raise ValueError(f"out must be C-contiguous float32 {shape}, got {out.dtype} {out.shape}")
+    rows, result = block(x).reshape(-1, right.shape[1]), out.reshape(-1, right.shape[0])
+    path, by_definition = cpu.vector_path(path), cpu.jit_disabled()
+    if by_definition or path not in ISAS:
+        quantize = quantize_left if activations == "fp4" else quantize_left_int8
+        left = quantize(rows, right.fmt)
+        if by_definition:
+            result[...] = matmul_reference(left, right)
+        else:
+            matmul(left, right, result, path=path)
+        return out
+    quantizer, two_level = _quantizer(activations, right.fmt)
+    weight = right.codes, right.scales, right.factor, ISAS[path].offset, numba.get_num_threads()
+    for first in range(0, rows.shape[0], FEW_ROWS):
+        some = rows[first : first + FEW_ROWS]
+        mode = _mode(path, right.fmt, FEW_ROWS if some.shape[0] > 1 else 1)  # two loops to compile, not eight
+        _few_rows(mode, quantizer, two_level, some, *weight, result[first : first + FEW_ROWS])
+    return out
+
+
+@cache
+def _quantizer(activations: str, fmt: str) -> tuple[KernelPath, bool]:
+    """What quantizes the activations, by the rule `int8` or the format's first; whether rows have a second scale."""
+    rule = "int8" if activations == "int8" else RULES[fmt][0]
+    return KernelPath(rule, FORMATS[fmt]), rule == "te"
+
+
+@cache
+def _mode(path: str, fmt: str, rows: int) -> KernelPath:
+    return KernelPath(f"{path}+{fmt}+{rows}", FORMATS[fmt])
+
+
+@jit
+def _quantized(mode, quantizer, two_level, x, blocks, block, factor, shift):  # type: ignore[no-untyped-def]
+    """The rows of x, and where the accumulators of each block start."""
+    rows = pass_rows(mode)
+    values, scales = np.zeros((rows, blocks * block), np.int8), np.zeros((rows, blocks), np.float32)
+    sums, starts = np.zeros((rows, blocks), np.int16), np.empty((rows, blocks), np.int32)
+    factors, nothing = np.ones(rows, np.float32), np.empty(0, np.float32)
+    left_rows(quantizer, x.reshape(-1), 0, x.shape[0], x.shape[1], block, two_level, nothing, 0, 0, values, scales, factors, sums)  # noqa: E501
+    for r in range(rows):
+        factors[r] = factors[r] * factor
+        for b in range(blocks):
+            starts[r, b] = -shift * sums[r, b]
+    return values, scales, starts, factors
+
+
+@jit
+def _one_pass(mode, values, scales, starts, factors, codes, scale_bytes, task, totals, out):  # type: ignore[no-untyped-def]
+    """The columns of one pass's panels."""
+    (panels, blocks), at_once, padded = scale_bytes.shape[:2], pass_panels(mode), codes.shape[1] * 8
+    panel = task * at_once
+    matvec_panels(
+        mode,
+        values.ctypes.data,
+        padded,
+        starts.ctypes.data,
+        scales.ctypes.data,
+        blocks * 4,
+        codes.ctypes.data + panel * padded * 8,
+        scale_bytes.ctypes.data + panel * blocks * 16,
+        blocks,
+        panels - panel,
+        totals.ctypes.data,
+        at_once * 64,
+    )
+    count = min(at_once * 16, out.shape[1] - panel * 16)
+    for r in range(out.shape[0]):
+        for c in range(count):
+            out[r, panel * 16 + c] = totals[r, c] * factors[r]
+
+
+@pjit
+def _few_rows(mode, quantizer, two_level, x, codes, scale_bytes, factor, shift, threads, out):  # type: ignore[no-untyped-def]
+    """Every thread quantizes the rows of x for itself, multiplies its part of W, then helps with the others'.
+
+    Threads that share no cache wait long for what another has written; and a part of W that a thread reads at every
+    call stays in its own.
+    """
+    (panels, blocks), at_once = scale_bytes.shape[:2], pass_panels(mode)
+    passes, block = (panels + at_once - 1) // at_once, codes.shape[1] * 8 // blocks
+    tickets = np.empty((threads, 8), np.int64)  # a cache line each
+    for thread in range(threads):
+        tickets[thread, 0] = thread * passes // threads
+    for thread in numba.prange(threads):
+        left = _quantized(mode, quantizer, two_level, x, blocks, block, factor, shift)
+        totals = np.empty((pass_rows(mode), at_once * 16), np.float32)
+        for step in range(threads):
+            other = (thread + step) % threads
+            stop = (other + 1) * passes // threads
+            task = fetch_add(tickets.ctypes.data + other * 64)
+            while task < stop:
+                _one_pass(mode, *left, codes, scale_bytes, task, totals, out)
+                task = fetch_add(tickets.ctypes.data + other * 64)
+    keep(tickets)  # named after the last plain addresses into it were used

@@ -1,0 +1,701 @@
+"""The inner loops of the virtual tensor core: one output tile, all blocks of the reduction, per instruction set.
+
+A tile multiplies `rows` rows of the left operand (int8 values, row-major) with the columns of one or two panels
+of the right operand (`[K/4][16][4]` bytes: 4 consecutive k of 16 columns). For every block of the reduction it
+
+1. forms the exact integer dot products,
+2. converts them to float32 (exact: at most 13 bits),
+3. adds `dot * (left scale * right scale)` to the float32 accumulators.
+
+The scaled dot product has at most 20 significant bits, so it is exact however it is formed, and the addition is the
+only rounding: every instruction set, and NumPy, gets the same bits. How it is formed is a matter of speed
+(`Multiplied`, `ByExponent`, `ByTable`): on AVX-512 a multiplication waits for the two units that also do the byte dot
+products, while `vscalefps` (x * 2**n), additions and permutations run beside them.
+
+Byte dot instructions of x86 multiply *unsigned* by signed bytes. There the right operand's values are stored as
+value + 12 (0..24) and every block's accumulator starts at -12 * (sum of the left block), which the caller
+precomputes, so that the correction costs nothing: the accumulator must start somewhere.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import NativeValue, models, register_model, typeof_impl, unbox
+
+from ..simd import cpu
+from ..simd.intrinsics import F32, I8, I16, I32, I64, Emitter, path_intrinsic, vec
+
+TILE_ARGUMENTS = (
+    "a",  # left values: int8
+    "a_stride",  # bytes from one row to the next
+    "words",  # int32 [blocks][2][rows]: where accumulators start; a scale, as `DotIsa.scaling` wants it
+    "b",  # right values: the first panel, bytes [K/4][16][4]
+    "b_stride",  # bytes from one panel to the next
+    "b_scales",  # four bytes each, [blocks][16], the first panel's
+    "b_scales_stride",  # bytes from one panel's scales to the next
+    "blocks",  # how many blocks
+    "sums",  # float32 accumulators
+    "sums_stride",  # bytes from one row to the next
+    "fresh",  # 1: accumulators start at zero; 0: they continue from `sums`
+    "finish",  # 0: they go back to `sums`; else `STORE`, `ADD` or `STREAM`: times the rows' factors into `out`
+    "factors",  # float32, one a row
+    "out",  # float32
+    "out_stride",  # bytes from one row to the next
+)
+"""The arguments of every tile loop, all int64; addresses unless said otherwise."""
+
+STORE, ADD, STREAM = 1, 2, 3
+"""What a finished tile does to `out`: overwrites it, is added to it, overwrites it past the caches (64-aligned)."""
+
+
+@lru_cache(maxsize=2)
+def half_scales(fmt: str) -> np.ndarray:
+    """Half the value of every scale byte, float32 (256,): E8M0 for mxfp4, E4M3 for nvfp4 (0x7F and 0xFF: NaN)."""
+    codes = np.arange(256)
+    if fmt == "mxfp4":
+        table = np.ldexp(1.0, codes - 128)
+        table[255] = np.nan
+    else:
+        exponent, mantissa = (codes >> 3) & 15, codes & 7
+        table = np.where(exponent == 0, mantissa * 2.0**-10, np.ldexp(8.0 + mantissa, exponent - 11))
+        table = np.where(codes >= 128, -table, table)
+        table[[127, 255]] = np.nan
+    table = table.astype(np.float32)
+    table.setflags(write=False)
+    return table
+
+
+class Multiplied:
+    """Scales as float32 numbers: total += dot * (left * right), with one fma."""
+
+    words = "numbers"
+
+    def right(self, e: Emitter, ty: ir.VectorType, address: ir.Value) -> ir.Value:
+        """The scales of a vector of columns."""
+        return e.load(ty, address)
+
+    def left(self, e: Emitter, lanes: int, address: ir.Value) -> ir.Value:
+        """The scale of a row."""
+        return e.splat(e.load(F32, address), lanes)
+
+    def add(self, e: Emitter, dot: ir.Value, left: ir.Value, right: ir.Value, total: ir.Value) -> ir.Value:
+        """The accumulators with a block's scaled dot products added."""
+        return e.fma(dot, e.b.fmul(left, right), total)
+
+
+def _scalef(e: Emitter, x: ir.Value, n: ir.Value) -> ir.Value:
+    """x * 2**floor(n), sixteen lanes: AVX-512's `vscalefps`."""
+    all_lanes, present_rounding = ir.Constant(I16, -1), ir.Constant(I32, 4)
+    return e.call("llvm.x86.avx512.mask.scalef.ps.512", x.type, x, n, x, all_lanes, present_rounding)
+
+
+class ByExponent(Multiplied):
+    """E8M0 scales as their exponents, float32: total += dot * 2**(left + right).
+
+    Equal to the multiplication while no scale and no product leaves float32's normal range: see `tensor_core.fits`.
+    """
+
+    words = "exponents"
+
+    def add(self, e: Emitter, dot: ir.Value, left: ir.Value, right: ir.Value, total: ir.Value) -> ir.Value:
+        return e.b.fadd(total, _scalef(e, dot, e.b.fadd(left, right)))
+
+
+class ByTable(Multiplied):
+    """E4M3 scales, whose product is looked up: total += dot * product.
+
+    A left scale is the place of its row in a table: its products with the sixteen signed significands that an E4M3
+    number can have, times 2**7. A right scale is one word: in its four lowest bits its significand's place in such a
+    row, in its upper half how much its exponent, 7 at most, is below 7, where the upper half of a float32 has its
+    exponent. Such a product has 8 significant bits, so its lower half is zero; one permutation and one subtraction of
+    16-bit halves give the product of two scales. The subtraction stops at 0, which makes a scale of 0 right; but it
+    knows no NaN: see `tensor_core.fits` and `fill_left_words`.
+    """
+
+    words = "places"
+
+    def left(self, e: Emitter, lanes: int, address: ir.Value) -> ir.Value:
+        module, name = e.b.module, "vbw_e4m3_products"
+        if name not in module.globals:
+            values = product_table().reshape(-1)
+            ty = ir.ArrayType(F32, values.size)
+            table = ir.GlobalVariable(module, ty, name)
+            table.initializer = ir.Constant(ty, [ir.Constant(F32, float(v)) for v in values])
+            table.linkage, table.global_constant, table.align = "internal", True, 64
+        first = e.b.ptrtoint(module.globals[name], I64)
+        return e.load(vec(F32, lanes), e.at(first, e.b.zext(e.load(I32, address), I64)))
+
+    def add(self, e: Emitter, dot: ir.Value, left: ir.Value, right: ir.Value, total: ir.Value) -> ir.Value:
+        places = e.b.bitcast(right, vec(I32, 16))
+        product = e.call("llvm.x86.avx512.permvar.sf.512", left.type, left, places)
+        halves = vec(I16, 32)
+        lowered = e.call("llvm.usub.sat.v32i16", halves, e.b.bitcast(product, halves), e.b.bitcast(right, halves))
+        return e.fma(dot, e.b.bitcast(lowered, left.type), total)
+
+
+SIGNIFICANDS = np.array([(8 + i) / 8 for i in range(8)] + [-(8 + i) / 8 for i in range(8)], np.float32)
+"""The signed significands of E4M3 numbers, in the order of `ByTable`'s rows."""
+
+
+@lru_cache(maxsize=1)
+def product_table() -> np.ndarray:
+    """2**7 times half of each E4M3 number times each significand, float32 (256, 16); a zero is +0."""
+    return np.multiply.outer(half_scales("nvfp4") * np.float32(128), SIGNIFICANDS) + np.float32(0)
+
+
+@lru_cache(maxsize=8)
+def right_words(fmt: str, words: str) -> np.ndarray:
+    """What `Multiplied.right` wants for every scale byte of a format, as float32 (256,).
+
+    NaN scales are NaN, but for "places".
+
+    Parameters
+    ----------
+    fmt : {"mxfp4", "nvfp4"}
+    words : {"numbers", "exponents", "places"}
+    """
+    scales = half_scales(fmt)
+    if words == "numbers":
+        return scales
+    known = np.where(np.isnan(scales), np.float32(1), scales)
+    significand, exponent = np.frexp(known)  # significand in [1/2, 1)
+    if words == "exponents":
+        return np.where(np.isnan(scales), scales, exponent - 1).astype(np.float32)
+    place = (np.abs(significand) * 16 - 8).astype(np.uint32) & 7 | np.signbit(known) * np.uint32(8)
+    lowered = np.where(known == 0, 0xFFFF, (7 - (exponent - 1)) << 7).astype(np.uint32)
+    return (lowered << 16 | place).astype(np.uint32).view(np.float32)
+
+
+def emit_half_scales(e: Emitter, fmt: str, lanes: int, address: ir.Value) -> ir.Value:
+    """Half the value of each of `lanes` scale bytes, float32, NaN and signs included: the twin of `half_scales`."""
+    int_ty, float_ty = vec(I32, lanes), vec(F32, lanes)
+    stored = e.load(vec(I8, lanes), address)
+
+    def number(value: float) -> ir.Constant:
+        return e.const(float_ty, value)
+
+    if fmt == "nvfp4":  # E4M3's fields in float32's places; the multiplication moves the bias, subnormals too
+        shifted = e.b.shl(e.b.sext(stored, int_ty), e.const(int_ty, 20))
+        fields = e.b.and_(shifted, e.const(int_ty, -0x78100000))
+        value = e.b.fmul(e.b.bitcast(fields, float_ty), number(2.0**119))
+        largest = e.const(int_ty, 0x07F00000)
+        bad = e.b.icmp_signed("==", e.b.and_(fields, largest), largest)
+    else:  # 2**(code - 127) by its exponent, or for code 0 by the mantissa of a subnormal; halved
+        exponent = e.b.shl(e.b.zext(stored, int_ty), e.const(int_ty, 23))
+        least = e.const(int_ty, 0x00400000)
+        whole = e.b.select(e.b.icmp_unsigned(">", exponent, least), exponent, least)
+        value = e.b.fmul(e.b.bitcast(whole, float_ty), number(0.5))
+        bad = e.b.icmp_signed("==", exponent, e.const(int_ty, 0x7F800000))
+    return e.b.select(bad, e.b.bitcast(e.const(int_ty, 0x7FC00000), float_ty), value)
+
+
+PLAIN_SCALES = {"mxfp4": (1, 254, 2.0**-1), "nvfp4": (0, 126, 2.0**119)}
+"""The scale bytes that `emit_plain_scales` knows, first and last, and what it leaves to be multiplied with."""
+
+
+def emit_plain_scales(e: Emitter, fmt: str, lanes: int, address: ir.Value) -> ir.Value:
+    """As `emit_half_scales` in two instructions, for the bytes and up to the factor in `PLAIN_SCALES`.
+
+    What NaN, signs and (mxfp4) the one subnormal cost in every block pays only for the rare weight that has them.
+    """
+    int_ty = vec(I32, lanes)
+    stored = e.b.zext(e.load(vec(I8, lanes), address), int_ty)
+    places = e.const(int_ty, 20 if fmt == "nvfp4" else 23)
+    return e.b.bitcast(e.b.shl(stored, places), vec(F32, lanes))
+
+
+def emit_right_words(e: Emitter, fmt: str, words: str, address: ir.Value) -> ir.Value:
+    """The words of sixteen scale bytes: the twin of `right_words`, for "places" without NaN."""
+    int_ty, float_ty = vec(I32, 16), vec(F32, 16)
+    if words == "exponents":
+        code = e.b.zext(e.load(vec(I8, 16), address), int_ty)
+        exponent = e.b.sitofp(e.b.sub(code, e.const(int_ty, 128)), float_ty)
+        nan = e.b.icmp_signed("==", code, e.const(int_ty, 255))
+        return e.b.select(nan, e.b.bitcast(e.const(int_ty, 0x7FC00000), float_ty), exponent)
+    scale = emit_half_scales(e, fmt, 16, address)
+    if words == "numbers":
+        return scale
+    bits = e.b.bitcast(scale, int_ty)
+
+    def field(shift: int, mask: int) -> ir.Value:
+        return e.b.and_(e.b.lshr(bits, e.const(int_ty, shift)), e.const(int_ty, mask))
+
+    exponent = e.b.and_(bits, e.const(int_ty, 0x7F800000))  # lowered: 7 - exponent, where float32 has its exponent
+    zero = e.b.icmp_signed("==", exponent, e.const(int_ty, 0))
+    lowered = e.b.select(zero, e.const(int_ty, -0x10000), e.b.sub(e.const(int_ty, (127 + 7) << 23), exponent))
+    return e.b.bitcast(e.b.or_(lowered, e.b.or_(field(20, 7), field(28, 8))), float_ty)
+
+
+def _emit_finish(e: Emitter, tile: list, totals: list, lanes: int, sums, sums_stride, finish, factors, out, out_stride) -> None:  # type: ignore[no-untyped-def]  # noqa: E501
+    """Accumulators, by (row, vector of columns), to where `finish` says."""
+    b = e.b
+    rows = sorted({r for r, _ in tile})
+    after = b.append_basic_block("after")
+
+    def scaled(r: int, total: ir.Value) -> ir.Value:
+        return b.fmul(total, e.splat(e.load(F32, e.at(factors, 4 * r)), lanes))
+
+    def to_sums() -> None:
+        at = {r: e.at(sums, e.times(sums_stride, r)) for r in rows}
+        for (r, v), total in zip(tile, totals, strict=True):
+            e.store(total, e.at(at[r], v * lanes * 4))
+
+    def to_out(write: Callable[[ir.Value, ir.Value], None]) -> None:
+        at = {r: e.at(out, e.times(out_stride, r)) for r in rows}
+        for (r, v), total in zip(tile, totals, strict=True):
+            write(scaled(r, total), e.at(at[r], v * lanes * 4))
+
+    def add(value: ir.Value, address: ir.Value) -> None:
+        e.store(b.fadd(e.load(value.type, address), value), address)
+
+    ways = {
+        0: to_sums,
+        STORE: lambda: to_out(e.store),
+        ADD: lambda: to_out(add),
+        STREAM: lambda: to_out(lambda value, address: e.stream(value, address, align=lanes * 4)),
+    }
+    blocks = {number: b.append_basic_block(f"finish{number}") for number in ways}
+    choice = b.switch(finish, blocks[0])
+    for number in (STORE, ADD, STREAM):
+        choice.add_case(e.int(number), blocks[number])
+    for number, way in ways.items():
+        b.position_at_end(blocks[number])
+        way()
+        b.branch(after)
+    b.position_at_end(after)
+
+
+@dataclass(frozen=True)
+class DotIsa:
+    """One instruction set: its shape of tile and its byte dot product."""
+
+    name: str
+    lanes: int  # int32 lanes of a vector
+    rows: int  # rows of a tile
+    vectors: int  # vectors of columns of a tile
+    offset: int  # what is added to the right operand's values (12 where the instruction wants them unsigned)
+    dot: Callable[[Emitter, ir.Value, ir.Value, ir.Value], ir.Value]  # (accumulator, right, left) -> accumulator
+    wide: bool = True  # int32 accumulators; False: int16 within a block
+    scaling: Callable[[int], Multiplied] = lambda block: Multiplied()
+
+    @property
+    def panels(self) -> int:
+        """Panels (of 16 columns) that one tile covers."""
+        return self.vectors * self.lanes // 16
+
+
+def _dot_vpdpbusd(bits: int) -> Callable:
+    name = f"llvm.x86.avx512.vpdpbusd.{bits}"
+    return lambda e, acc, right, left: e.call(name, acc.type, acc, right, left)
+
+
+def _dot_maddubs(e: Emitter, acc: ir.Value, right: ir.Value, left: ir.Value) -> ir.Value:
+    bytes_ty = vec(I8, 32)
+    pairs = e.call(
+        "llvm.x86.avx2.pmadd.ub.sw", vec(I16, 16), e.b.bitcast(right, bytes_ty), e.b.bitcast(left, bytes_ty)
+    )
+    return e.b.add(acc, pairs)  # |a lane| <= 4 * 2 * 24 * 127 = 24384 before it is widened: no overflow
+
+
+def _dot_sdot(e: Emitter, acc: ir.Value, right: ir.Value, left: ir.Value) -> ir.Value:
+    bytes_ty = vec(I8, 16)
+    return e.call(
+        "llvm.aarch64.neon.sdot.v4i32.v16i8",
+        acc.type,
+        acc,
+        e.b.bitcast(right, bytes_ty),
+        e.b.bitcast(left, bytes_ty),
+    )
+
+
+class Dots:
+    """Integer dot products under way, in 32 bits; where the instruction has 16, widened every 16 elements."""
+
+    def __init__(self, e: Emitter, isa: DotIsa, starts: dict):
+        self.e, self.isa, self.total = e, isa, dict(starts)
+        self.short = {key: ir.Constant(vec(I16, isa.lanes * 2), None) for key in starts}
+
+    def add(self, key: object, right: ir.Value, left: ir.Value) -> None:
+        """Add the products of 4 consecutive k."""
+        sums = self.total if self.isa.wide else self.short
+        sums[key] = self.isa.dot(self.e, sums[key], right, left)
+
+    def widen(self, group: int) -> None:
+        """After every group of 4 k of all keys."""
+        if self.isa.wide or group % 4 != 3:
+            return
+        e, ones = self.e, self.e.const(vec(I16, self.isa.lanes * 2), 1)
+        for key, short in self.short.items():
+            pairs = e.call("llvm.x86.avx2.pmadd.wd", vec(I32, self.isa.lanes), short, ones)
+            self.total[key] = e.b.add(self.total[key], pairs)
+            self.short[key] = ir.Constant(short.type, None)
+
+
+def start_of(e: Emitter, isa: DotIsa, address: ir.Value) -> ir.Value:
+    """What the accumulators of a row start a block with."""
+    if not isa.offset:
+        return ir.Constant(vec(I32, isa.lanes), None)
+    return e.splat(e.load(I32, address), isa.lanes)
+
+
+ISAS = {
+    "avx512vnni": DotIsa(
+        "avx512vnni", 16, 6, 2, 12, _dot_vpdpbusd(512), scaling=lambda block: ByTable() if block == 16 else ByExponent()
+    ),
+    "avxvnni": DotIsa("avxvnni", 8, 3, 2, 12, _dot_vpdpbusd(256)),
+    "avx2": DotIsa("avx2", 8, 3, 2, 12, _dot_maddubs, wide=False),
+    "neon": DotIsa("neon", 4, 4, 4, 0, _dot_sdot),
+}
+
+
+def emit_tile(isa: DotIsa, block: int) -> Callable[..., None]:
+    """The code generator of one tile loop on vectors."""
+    lanes, rows, vectors, scaling = isa.lanes, isa.rows, isa.vectors, isa.scaling(block)
+    int_ty, float_ty = vec(I32, lanes), vec(F32, lanes)
+    tile = [(r, v) for r in range(rows) for v in range(vectors)]
+
+    def emit(e: Emitter, a, a_stride, words, b, b_stride, b_scales, bs_stride,  # type: ignore[no-untyped-def]
+             blocks, sums_at, sums_stride, fresh, *finish):  # fmt: skip
+        places = [e.at(sums_at, e.times(sums_stride, r), v * lanes * 4) for r, v in tile]
+        a_stride, b_stride, bs_stride = (e.opaque(stride) for stride in (a_stride, b_stride, bs_stride))
+        firsts = range(0, rows, 3)  # three rows share a base: base, base + stride, base + 2 * stride
+        bases = [e.at(a, e.times(a_stride, r)) for r in firsts]
+
+        def column(base, stride, v):  # type: ignore[no-untyped-def]
+            panel, lane = divmod(v * lanes, 16)
+            return e.at(base, e.times(stride, panel), lane * 4) if panel else e.at(base, lane * 4)
+
+        def one_block(i: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
+            sums, pointers = carried[: len(tile)], [e.opaque(p) for p in carried[len(tile) :]]
+            words_at, b_at, scales_at, *bases = pointers
+            a_rows = [e.at(bases[r // 3], e.times(a_stride, r % 3)) if r % 3 else bases[r // 3] for r in range(rows)]
+            starts = [start_of(e, isa, e.at(words_at, 4 * r)) for r in range(rows)]
+            dots = Dots(e, isa, {(r, v): starts[r] for r, v in tile})
+            for group in range(block // 4):
+                right = [e.load(int_ty, e.at(column(b_at, b_stride, v), group * 64)) for v in range(vectors)]
+                for r in range(rows):
+                    left = e.splat(e.load(I32, e.at(a_rows[r], group * 4), align=1), lanes)
+                    for v in range(vectors):
+                        dots.add((r, v), right[v], left)
+                dots.widen(group)
+            right_scales = [scaling.right(e, float_ty, column(scales_at, bs_stride, v)) for v in range(vectors)]
+            left_scales = [scaling.left(e, lanes, e.at(words_at, 4 * (rows + r))) for r in range(rows)]
+            steps = 8 * rows, block * 16, 64, *[block] * len(bases)
+            return [
+                scaling.add(e, e.b.sitofp(dots.total[r, v], float_ty), left_scales[r], right_scales[v], total)
+                for (r, v), total in zip(tile, sums, strict=True)
+            ] + [e.at(p, step) for p, step in zip(pointers, steps, strict=True)]
+
+        is_fresh = e.b.icmp_signed("!=", fresh, e.int(0))
+        zero = ir.Constant(float_ty, None)
+        sums = [e.b.select(is_fresh, zero, e.load(float_ty, place)) for place in places]
+        done = e.loop(blocks, [*sums, words, b, b_scales, *bases], one_block)
+        _emit_finish(e, tile, done[: len(tile)], lanes, sums_at, sums_stride, *finish)
+
+    return emit
+
+
+_SHUFFLE = {64: "llvm.x86.avx512.pshuf.b.512", 32: "llvm.x86.avx2.pshuf.b", 16: "llvm.aarch64.neon.tbl1.v16i8"}
+_PERMUTE = "llvm.x86.avx512.permvar.qi.512"  # looks up by the low six bits of each byte and ignores the others
+
+
+def register_decoder(
+    e: Emitter, n_bytes: int, offset: int
+) -> Callable[[ir.Value], tuple[ir.Value, ir.Value]]:
+    """A function from a vector of code bytes to two of values (+ offset): low nibbles, high nibbles."""
+    magnitudes = (0, 1, 2, 3, 4, 6, 8, 12)
+    values = [m + offset for m in magnitudes] + [offset - m for m in magnitudes]
+    ty, short_ty = vec(I8, n_bytes), vec(I16, n_bytes // 2)
+    table = e.const(ty, [v & 0xFF for v in values] * (n_bytes // 16))
+    low_mask, four = e.const(ty, 15), e.const(short_ty, 4)
+
+    def halves(codes: ir.Value) -> tuple[ir.Value, ir.Value]:
+        return codes, e.b.bitcast(e.b.lshr(e.b.bitcast(codes, short_ty), four), ty)
+
+    def permuted(codes: ir.Value) -> tuple[ir.Value, ir.Value]:
+        low, high = (e.call(_PERMUTE, ty, table, x) for x in halves(codes))
+        return low, high
+
+    def shuffled(codes: ir.Value) -> tuple[ir.Value, ir.Value]:
+        low, high = (e.call(_SHUFFLE[n_bytes], ty, table, e.b.and_(x, low_mask)) for x in halves(codes))
+        return low, high
+
+    # the table four times over needs no mask: whatever stands above a nibble is ignored or finds the same value
+    return permuted if n_bytes == 64 and "avx512vbmi" in cpu.features() else shuffled
+
+
+def emit_decode(isa_lanes: int, offset: int) -> Callable[..., None]:
+    """Decode panels: `count` times 64 bytes of codes become 128 bytes of values (+ offset): low nibbles, high."""
+    n_bytes = isa_lanes * 4
+
+    def emit(e: Emitter, source: ir.Value, target: ir.Value, count: ir.Value) -> None:
+        decoder = register_decoder(e, n_bytes, offset)
+
+        def body(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+            for part in range(64 // n_bytes):
+                halves = decoder(e.load(vec(I8, n_bytes), e.at(source, e.times(i, 64), part * n_bytes)))
+                for half, decoded in enumerate(halves):
+                    e.store(decoded, e.at(target, e.times(i, 128), half * 64 + part * n_bytes))
+            return []
+
+        e.loop(count, [], body)
+
+    return emit
+
+
+def emit_tile_portable(block: int, rows: int = 4) -> Callable[..., None]:
+    """The code generator of a tile loop in plain vector IR, for any CPU: right values are int8 `[K][16]`.
+
+    Products of 16 k are summed in 16 bits (|sum| <= 16 * 12 * 127), so a register holds twice the lanes.
+    """
+    short_ty, float_ty = vec(I16, 16), vec(F32, 16)
+
+    def emit(e: Emitter, a, a_stride, words, b, b_stride, b_scales, bs_stride,  # type: ignore[no-untyped-def]
+             blocks, sums_at, sums_stride, fresh, *finish):  # fmt: skip
+        a_rows = [e.at(a, e.times(a_stride, r)) for r in range(rows)]
+        places = [e.at(sums_at, e.times(sums_stride, r)) for r in range(rows)]
+
+        def one_block(i: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
+            def one_k(k: ir.Value, dots: list[ir.Value]) -> list[ir.Value]:
+                right = e.b.sext(e.load(vec(I8, 16), e.at(b, e.times(k, 16))), short_ty)
+                lefts = [e.b.sext(e.load(I8, e.at(row, k)), I16) for row in a_rows]
+                return [e.b.add(d, e.b.mul(e.splat(x, 16), right)) for d, x in zip(dots, lefts, strict=True)]
+
+            dots = None
+            for part in range(0, block, 16):
+                first = e.at(e.times(i, block), part)
+                zeros = [ir.Constant(short_ty, None)] * rows
+                sums16 = e.loop(e.at(first, 16), zeros, one_k, start=first)
+                wide = [e.b.sext(d, vec(I32, 16)) for d in sums16]
+                dots = wide if dots is None else [e.b.add(x, y) for x, y in zip(dots, wide, strict=True)]
+            right = e.load(float_ty, e.at(b_scales, e.times(i, 64)))
+            words_at = e.at(words, e.times(i, 8 * rows))
+            lefts = [e.splat(e.load(F32, e.at(words_at, 4 * (rows + r))), 16) for r in range(rows)]
+            return [
+                e.fma_exact(e.b.sitofp(d, float_ty), e.b.fmul(x, right), y)
+                for d, x, y in zip(dots, lefts, sums, strict=True)
+            ]
+
+        is_fresh = e.b.icmp_signed("!=", fresh, e.int(0))
+        zero = ir.Constant(float_ty, None)
+        sums = [e.b.select(is_fresh, zero, e.load(float_ty, place)) for place in places]
+        tile = [(r, 0) for r in range(rows)]
+        _emit_finish(e, tile, e.loop(blocks, sums, one_block), 16, sums_at, sums_stride, *finish)
+
+    return emit
+
+
+def emit_decode_portable(e: Emitter, source: ir.Value, target: ir.Value, count: ir.Value) -> None:
+    """Decode panels to int8 `[K][16]` by arithmetic: |value| = max(m, 2m - 4, 4m - 16) of the 3-bit magnitude m."""
+    ty = vec(I8, 64)
+
+    def largest(x: ir.Value, y: ir.Value) -> ir.Value:
+        return e.b.select(e.b.icmp_signed(">", x, y), x, y)
+
+    def body(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+        codes = e.load(ty, e.at(source, e.times(i, 64)))
+        for half, nibbles in enumerate((codes, e.b.lshr(codes, e.const(ty, 4)))):
+            m = e.b.and_(nibbles, e.const(ty, 7))
+            twice = e.b.sub(e.b.add(m, m), e.const(ty, 4))
+            fourfold = e.b.sub(e.b.shl(m, e.const(ty, 2)), e.const(ty, 16))
+            magnitude = largest(largest(m, twice), fourfold)
+            negative = e.b.icmp_signed("!=", e.b.and_(nibbles, e.const(ty, 8)), ir.Constant(ty, None))
+            value = e.b.select(negative, e.b.sub(ir.Constant(ty, None), magnitude), magnitude)
+            for k in range(4):  # [16][4] -> [4][16]
+                mask = e.const(vec(I32, 16), [4 * lane + k for lane in range(16)])
+                part = e.b.shuffle_vector(value, ir.Constant(ty, ir.Undefined), mask)
+                e.store(part, e.at(target, e.times(i, 128), half * 64 + k * 16))
+        return []
+
+    e.loop(count, [], body)
+
+
+# ---- one name for all instruction sets: the first argument's *type* picks the code ---------------------------
+
+
+@dataclass(frozen=True)
+class KernelPath:
+    """Which instructions (a path of `cpu.PATHS`) and which block length a kernel is compiled for.
+
+    (AMX has loops of its own, in `intrinsics_amx`; they too are told the block by this type.)
+
+    numba compiles a kernel once for every type of argument, and every KernelPath has its own type; so one source
+    function serves every path, without a branch in the machine code.
+    """
+
+    path: str
+    block: int
+
+    @cached_property
+    def _numba_type_(self) -> KernelPathType:
+        """The type, where numba's dispatcher looks for it first: by `typeof_impl` alone a call costs 1 us more."""
+        return _type_of(self.path, self.block)
+
+    @property
+    def tile_rows(self) -> int:
+        """Rows of one tile."""
+        return ISAS[self.path].rows if self.path in ISAS else 4
+
+    @property
+    def tile_panels(self) -> int:
+        """Panels of one tile."""
+        return ISAS[self.path].panels if self.path in ISAS else 1
+
+    @property
+    def offset(self) -> int:
+        """What is added to the right operand's values."""
+        return ISAS[self.path].offset if self.path in ISAS else 0
+
+    @property
+    def words(self) -> str:
+        """In which form the tile loop wants scales: `numbers`, `exponents` or `places` (see `right_words`)."""
+        return ISAS[self.path].scaling(self.block).words if self.path in ISAS else Multiplied.words
+
+    def emitters(self) -> tuple[Callable, Callable]:
+        """The code generators of the tile loop and of the decoder."""
+        if self.path == "portable":
+            return emit_tile_portable(self.block), emit_decode_portable
+        isa = ISAS[self.path]
+        return emit_tile(isa, self.block), emit_decode(isa.lanes, isa.offset)
+
+
+def _source_digest() -> int:
+    """A checksum of the code generators: numba's disk cache only watches the file of the function it compiled."""
+    here = Path(__file__).parent
+    return zlib.crc32(b"".join(f.read_bytes() for f in sorted(here.glob("intrinsics*.py"))))
+
+
+_DIGEST = _source_digest()
+
+
+class KernelPathType(types.Type):
+    """numba's type of one `KernelPath`."""
+
+    def __init__(self, path: str, block: int, digest: int = _DIGEST):
+        self.kernel_path = KernelPath(path, block)
+        super().__init__(name=f"KernelPath({path}, {block}, {digest:08x})")
+
+
+register_model(KernelPathType)(models.OpaqueModel)
+
+
+_type_of = lru_cache(KernelPathType)
+
+
+@typeof_impl.register(KernelPath)
+def _typeof_kernel_path(value: KernelPath, context: object) -> KernelPathType:
+    return _type_of(value.path, value.block)
+
+
+@unbox(KernelPathType)
+def _unbox_kernel_path(typ, obj, c):  # type: ignore[no-untyped-def]
+    return NativeValue(c.context.get_dummy_value())
+
+
+def _emit_tile_of(kp: KernelPath, e: Emitter, *args: ir.Value) -> None:
+    kp.emitters()[0](e, *args)
+
+
+def _emit_decode_of(kp: KernelPath, e: Emitter, *args: ir.Value) -> None:
+    kp.emitters()[1](e, *args)
+
+
+tile = path_intrinsic(len(TILE_ARGUMENTS), _emit_tile_of)
+"""`tile(kernel_path, *TILE_ARGUMENTS)`: one output tile."""
+
+decode = path_intrinsic(3, _emit_decode_of)
+"""`decode(kernel_path, source, target, count)`: `count` x 64 code bytes to 128 bytes of what `tile` reads."""
+
+
+def _constant_of(attribute: str) -> Callable:
+    return path_intrinsic(0, lambda kp, e: e.int(getattr(kp, attribute)))
+
+
+tile_rows, tile_panels, block_length, offset_of = (
+    _constant_of(name) for name in ("tile_rows", "tile_panels", "block", "offset")
+)
+
+
+def _emit_right_words_of(kp: KernelPath, e: Emitter, stored: ir.Value, count: ir.Value, target: ir.Value) -> None:
+    fmt = "nvfp4" if kp.block == 16 else "mxfp4"
+
+    def body(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+        e.store(emit_right_words(e, fmt, kp.words, e.at(stored, e.times(i, 16))), e.at(target, e.times(i, 64)))
+        return []
+
+    e.loop(count, [], body)
+
+
+fill_right_words = path_intrinsic(3, _emit_right_words_of)
+"""`fill_right_words(kernel_path, scale bytes, count, target)`: `count` x 16 scale bytes to `right_words`."""
+
+
+def _emit_left_words_of(kp: KernelPath, e: Emitter, sums, scales, blocks, words) -> ir.Value:  # type: ignore[no-untyped-def]
+    """One row: where its accumulators start, and its scales in the form that the tile loop wants."""
+    b, step = e.b, 8 * kp.tile_rows
+
+    def some(lanes: int) -> Callable[[ir.Value, list[ir.Value]], list[ir.Value]]:
+        """The loop body for `lanes` blocks at a time."""
+        short_ty, int_ty = vec(I16, lanes), vec(I32, lanes)
+
+        def body(i: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
+            target = e.at(words, e.times(i, step * lanes))
+
+            def spread(values: ir.Value, offset: int) -> None:
+                for lane in range(lanes):
+                    e.store(b.extract_element(values, e.int(lane, I32)), e.at(target, offset + lane * step))
+
+            if kp.offset:
+                total = b.sext(e.load(short_ty, e.at(sums, e.times(i, 2 * lanes))), int_ty)
+                spread(b.mul(total, e.const(int_ty, -kp.offset)), 0)
+            scale = e.load(int_ty, e.at(scales, e.times(i, 4 * lanes)))
+            spread(_scale_word(e, scale, kp.words), 4 * kp.tile_rows)
+            magnitude = b.and_(scale, e.const(int_ty, 0x7FFFFFFF))
+            nan = b.icmp_signed(">", magnitude, e.const(int_ty, 0x7F800000))
+            any_nan = b.icmp_signed("!=", b.bitcast(nan, ir.IntType(lanes)), ir.Constant(ir.IntType(lanes), 0))
+            return [b.or_(carried[0], b.zext(any_nan, I64))]
+
+        return body
+
+    sixteens = b.lshr(blocks, e.int(4))
+    found = e.loop(sixteens, [e.int(0)], some(16))
+    return e.loop(blocks, found, some(1), start=e.times(sixteens, 16))[0]
+
+
+def _scale_word(e: Emitter, bits: ir.Value, words: str) -> ir.Value:
+    """Left scales, half their decoded values as float32 bits, in the form that a tile loop wants."""
+    b, int_ty, float_ty = e.b, bits.type, vec(F32, bits.type.count)
+
+    def number(value: int) -> ir.Constant:
+        return e.const(int_ty, value)
+
+    def real(value: float) -> ir.Constant:
+        return e.const(float_ty, value)
+
+    if words == "numbers":
+        return bits
+    magnitude = b.and_(bits, number(0x7FFFFFFF))
+    exponent = b.lshr(magnitude, number(23))
+    if words == "exponents":
+        return b.bitcast(b.sitofp(b.sub(exponent, number(127)), float_ty), int_ty)
+    whole = b.fmul(b.bitcast(magnitude, float_ty), real(2.0))
+    nan = b.icmp_signed(">", magnitude, number(0x7F800000))
+    subnormal = b.fptosi(b.fmul(b.select(nan, real(0.0), whole), real(512.0)), int_ty)
+    normal = b.sub(b.lshr(b.bitcast(whole, int_ty), number(20)), number(960))
+    code = b.select(b.icmp_signed("<", exponent, number(120)), subnormal, normal)
+    code = b.select(nan, number(127), code)  # E4M3's code of the whole scale: its row in `product_table`
+    return b.or_(b.shl(code, number(6)), b.and_(b.lshr(bits, number(18)), number(0x2000)))
+
+
+fill_left_words = path_intrinsic(4, _emit_left_words_of)
+"""`fill_left_words(kernel_path, sums, scales, blocks, words)`: a row's `words` from its blocks' sums and half scales.
+
+Returns 1 if one of the scales is NaN, else 0."""

@@ -1,0 +1,160 @@
+"""From packed rows to the tensor core's panels, of the matrix or of its transpose, without touching a value.
+
+A weight with square scale tiles (16 x 16, 32 x 32) quantizes to the same codes along both axes. So the two products of
+a training step that read it, y = x W^T and dx = g W, see one and the same quantized weight; only the layout differs.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from ...formats import BlockFormat, PackedTensor, pack_nibbles
+from ..simd import cpu
+from ..simd.jit import leaf, pjit
+from .intrinsics_relayout import to_panel, to_transposed_panel
+from .panels import RightOperand, empty_right, right_from_packed
+
+_KINDS = {("e2m1", "e4m3", 16): "nvfp4", ("e2m1", "e8m0", 32): "mxfp4"}
+
+
+def _key(fmt: BlockFormat) -> tuple[str, str, int | None]:
+    scale = fmt.rule.scale_element
+    return fmt.element.name if fmt.element is not None else "", scale.name if scale is not None else "", fmt.block
+
+
+def is_known(fmt: BlockFormat) -> bool:
+    """Whether the tensor core multiplies matrices of this format."""
+    return _key(fmt) in _KINDS and fmt.tensor_level in ("none", "tensor")
+
+
+def family(packed: PackedTensor) -> str:
+    """The tensor core's name for the packed tensor's kind: "nvfp4" or "mxfp4".
+
+    Raises
+    ------
+    ValueError
+        Its blocks are not those of the tensor core, or it has a fine tier.
+    """
+    fmt = packed.format
+    if packed.planes:
+        raise ValueError(f"the tensor core multiplies one tier: pass the coarse one, packed.coarse(), of {packed!r}")
+    if not is_known(fmt) or len(packed.shape) != 2:
+        raise ValueError(
+            f"the tensor core multiplies matrices of E2M1 with E4M3 scales per 16 or E8M0 scales per 32, "
+            f"not {fmt.name} of shape {packed.shape}"
+        )
+    return _KINDS[_key(fmt)]
+
+
+def right_operand(packed: PackedTensor) -> RightOperand:
+    """Panels of a packed matrix (N, K), for products that sum over K."""
+    kind = family(packed)
+    factor = np.float32(1 if packed.tensor_scale is None else packed.tensor_scale)
+    rows, length = packed.shape
+    if cpu.jit_disabled():
+        return right_from_packed(packed.codes, packed.scales, kind, float(factor), length=length)
+    right = empty_right(rows, length, kind)
+    words = _words(packed.codes, rows)
+    target = right.codes.view(np.uint32)[..., 0]  # (N/16, K/8, 16)
+    target[:, words.shape[1] :] = 0
+    _to_panels(words, target)
+    _scales_to_panels(packed.scales, right.scales)
+    return RightOperand(right.codes, right.scales, factor, right.shape, kind)
+
+
+def transposed_right_operand(packed: PackedTensor) -> RightOperand:
+    """Panels of the transpose (K, N) of a packed matrix (N, K) with square tiles, for products that sum over N."""
+    kind = family(packed)
+    fmt = packed.format
+    if fmt.block_rows != fmt.block:
+        raise ValueError(
+            f"{fmt.name} has a scale per {fmt.block_rows} x {fmt.block}: its transpose is not in the same format; "
+            "quantize the transpose from the float32 weight, or use square tiles"
+        )
+    factor = np.float32(1 if packed.tensor_scale is None else packed.tensor_scale)
+    rows, length = packed.shape
+    tile_scales = np.ascontiguousarray(packed.scales[:: fmt.block].T)  # (K / tile, N / tile)
+    scales = np.repeat(tile_scales, fmt.block, axis=0)[:length]  # (K, N / tile)
+    if cpu.jit_disabled():
+        codes = pack_nibbles(np.ascontiguousarray(packed.unpacked_codes().T))
+        return right_from_packed(codes, scales, kind, float(factor), length=rows)
+    right = empty_right(length, rows, kind)
+    words = _words(packed.codes, -(-rows // 8) * 8)
+    target = right.codes.view(np.uint32)[..., 0]  # (K/16, N/8, 16)
+    target[:, words.shape[0] // 8 :] = 0
+    _to_transposed_panels(words, target)
+    _scales_to_panels(scales, right.scales)
+    return RightOperand(right.codes, right.scales, factor, right.shape, kind)
+
+
+# Eight codes are one 32-bit word of packed rows and one 32-bit word of a panel; only their nibbles stand differently
+# (`intrinsics_relayout`, which moves sixteen words at once; here is what is left over).
+
+
+@leaf
+def _spread(nibbles: np.uint32) -> np.uint32:
+    """Four nibbles in the low half of a word to the low nibbles of its four bytes."""
+    pairs = (nibbles | (nibbles << np.uint32(8))) & np.uint32(0x00FF00FF)
+    return (pairs | (pairs << np.uint32(4))) & np.uint32(0x0F0F0F0F)
+
+
+@pjit
+def _to_panels(words: NDArray, panels: NDArray) -> None:
+    """Words of packed rows (N, K/8) to (N/16, K/8, 16)."""
+    rows, groups = words.shape
+    for p in numba.prange(panels.shape[0]):
+        first = np.int64(16 * p)
+        done = 0
+        if first + 16 <= rows:
+            sixteens = groups // 16
+            to_panel(words.ctypes.data + first * groups * 4, groups * 4, sixteens, panels[p].ctypes.data)
+            done = sixteens * 16
+        for c in range(min(16, rows - first)):
+            for g in range(done, groups):
+                word = words[first + c, g]
+                low, high = word & np.uint32(0xFFFF), word >> np.uint32(16)
+                panels[p, g, c] = _spread(low) | (_spread(high) << np.uint32(4))
+
+
+@pjit
+def _to_transposed_panels(words: NDArray, panels: NDArray) -> None:
+    """Words of packed rows (N, K/8), N a multiple of 8, to the panels (K/16, N/8, 16) of the transpose."""
+    rows, groups = words.shape
+    for p in numba.prange(panels.shape[0]):
+        done = 0
+        if 2 * p + 2 <= groups:
+            done = rows // 8
+            to_transposed_panel(words.ctypes.data + 8 * p, groups * 4, done, panels[p].ctypes.data)
+        for g in range(done, rows // 8):
+            for half in range(min(2, groups - 2 * np.int64(p))):
+                column = 2 * np.int64(p) + half
+                for c in range(8):
+                    shift = np.uint32(4 * c)
+                    word = np.uint32(0)
+                    for i in range(4):
+                        low = (words[8 * g + i, column] >> shift) & np.uint32(15)
+                        high = (words[8 * g + 4 + i, column] >> shift) & np.uint32(15)
+                        word |= (low | (high << np.uint32(4))) << np.uint32(8 * i)
+                    panels[p, g, 8 * half + c] = word
+
+
+def _words(codes: NDArray, rows: int) -> NDArray:
+    """Packed rows as 32-bit words, with `rows` rows; filled up with zero codes where they do not come out even."""
+    bytes_a_row = -(-codes.shape[1] // 4) * 4
+    if codes.shape != (rows, bytes_a_row) or not codes.flags.c_contiguous:
+        padded = np.zeros((rows, bytes_a_row), np.uint8)
+        padded[: codes.shape[0], : codes.shape[1]] = codes
+        codes = padded
+    return codes.view("<u4")
+
+
+@pjit
+def _scales_to_panels(scales: NDArray, panels: NDArray) -> None:
+    """(N, blocks) to (N/16, blocks, 16); rows beyond N get scale byte 0."""
+    for p in numba.prange(panels.shape[0]):
+        for b in range(panels.shape[1]):
+            for c in range(16):
+                n = 16 * p + c
+                panels[p, b, c] = scales[n, b] if n < scales.shape[0] else 0

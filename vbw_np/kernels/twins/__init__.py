@@ -1,0 +1,1 @@
+"""Twins of autograd's operations: elementwise, along rows, losses, shortest paths, the optimizer's step."""

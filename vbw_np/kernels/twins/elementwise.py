@@ -1,0 +1,364 @@
+"""Elementwise twins: GELU, dropout, sigmoid, tanh, the GRU's gates; and the exponential that all of them share.
+
+Large arrays are cut into pieces of a fixed size, which threads share out; no sum runs over a piece, so the results
+depend on nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import prange
+from numpy.typing import NDArray
+
+from ...engine import autograd
+from ..simd.jit import jit, leaf, pjit
+from ..simd.jit import row as jit_row
+from ..simd.lanes import WIDTH, absolute, bits, floats, load, load_part, places, select, splat, store, store_part
+
+empty = autograd.memory.empty
+
+PIECE = 1 << 14
+"""Elements that one thread takes at a time: 64 KiB of float32, so that a few arrays of it fit a core's own cache."""
+
+_LOG2E = 1.4426950408889634
+_LN2_HIGH = 0.693359375
+"""ln 2 in 12 bits: an integer up to 2**11 times it is exact in float32 (Cody and Waite's splitting)."""
+_LN2_LOW = -2.12194440054690583e-4
+_ROUND = 12582912.0
+"""1.5 * 2**23: added to a number below 2**22 it leaves the nearest integer in the low bits of the sum."""
+
+
+@leaf
+def exp(x):
+    """e ** x in sixteen lanes: x = n ln 2 + r, a polynomial in r, and n into the exponent. About 1 ulp.
+
+    0 below -87.33, where float32 would become subnormal; not meant for x above 88.
+    """
+    shifted = x * _LOG2E + _ROUND
+    n = shifted - _ROUND
+    r = (x - n * _LN2_HIGH) - n * _LN2_LOW
+    p = r * 0.0013814596391471547 + 0.008368717091201391
+    p = p * r + 0.0416683880925438
+    p = p * r + 0.16666520629435538
+    p = p * r + 0.49999993447560775
+    p = (p * r) * r + r + 1.0
+    power = floats((bits(shifted) << 23) + 0x3F800000)
+    return select(x < -87.33, 0.0, p * power)
+
+
+@leaf
+def normal_tail(a, density):
+    """1 - Phi(a) for a >= 0: density = exp(-a a / 2) times a polynomial in 1 / (1 + 0.328125 a).
+
+    The polynomial is a least-maximum fit of the Mills ratio on 0 to 14, relative error 1.3e-8.
+    """
+    t = 1.0 / (a * 0.328125 + 1.0)
+    p = t * -0.025300875023821865 + 0.14762480783773418
+    p = p * t + -0.32617499003235495
+    p = p * t + 0.3029792827915458
+    p = p * t + -0.11526156546824437
+    p = p * t + 0.15041039796273722
+    p = p * t + 0.10182316951603718
+    p = p * t + 0.13318780764575258
+    p = p * t + 0.13070450164513603
+    p = p * t + 7.46923280958993e-06
+    return density * p
+
+
+@leaf
+def gelu_lanes(x):
+    """x Phi(x)"""
+    density = exp(x * x * -0.5)
+    tail = normal_tail(absolute(x), density)
+    return x * select(x < 0.0, tail, 1.0 - tail)
+
+
+@leaf
+def gelu_slope(x):
+    """The derivative of x Phi(x): Phi(x) + x phi(x)"""
+    density = exp(x * x * -0.5)
+    tail = normal_tail(absolute(x), density)
+    return select(x < 0.0, tail, 1.0 - tail) + x * (density * 0.3989422804014327)
+
+
+@jit
+def _gelu_piece(x, y, start, stop):
+    whole = stop - (stop - start) % WIDTH
+    for i in range(start, whole, WIDTH):
+        store(y, i, gelu_lanes(load(x, i)))
+    if whole < stop:
+        n = stop - whole
+        store_part(y, whole, n, gelu_lanes(load_part(x, whole, n, 0.0)))
+
+
+@pjit
+def _gelu(x, y):
+    for piece in prange((len(x) + PIECE - 1) // PIECE):
+        _gelu_piece(x, y, piece * PIECE, min((piece + 1) * PIECE, len(x)))
+
+
+@jit
+def _gelu_vjp_piece(x, g, gradient, start, stop):
+    whole = stop - (stop - start) % WIDTH
+    for i in range(start, whole, WIDTH):
+        store(gradient, i, load(g, i) * gelu_slope(load(x, i)))
+    if whole < stop:
+        n = stop - whole
+        store_part(gradient, whole, n, load_part(g, whole, n, 0.0) * gelu_slope(load_part(x, whole, n, 0.0)))
+
+
+@pjit
+def _gelu_vjp(x, g, gradient):
+    for piece in prange((len(x) + PIECE - 1) // PIECE):
+        _gelu_vjp_piece(x, g, gradient, piece * PIECE, min((piece + 1) * PIECE, len(x)))
+
+
+# ------------------------------------------------------------------------------------------------- sigmoid and tanh
+
+
+@leaf
+def sigmoid_lanes(x):
+    """1 / (1 + e ** -x), from e ** -abs(x), which cannot overflow"""
+    e = exp(absolute(x) * -1.0)
+    upper = 1.0 / (e + 1.0)
+    return select(x < 0.0, e * upper, upper)
+
+
+@leaf
+def tanh_lanes(x):
+    """tanh x: an odd polynomial up to 0.625, above 1 - 2 / (1 + e ** 2 abs(x)) with the sign of x"""
+    a = absolute(x)
+    s = x * x
+    p = s * 0.0021475368627702257 + -0.008182673858465384
+    p = p * s + 0.021702967104561342
+    p = p * s + -0.05394720426895081
+    p = p * s + 0.1333320976379
+    p = p * s + -0.33333330906671443
+    near = p * s * x + x
+    e = exp(a * -2.0)
+    far = floats(bits((1.0 - e) / (e + 1.0)) | (bits(x) & 0x80000000))
+    return select(a < 0.625, near, far)
+
+
+@jit
+def _sigmoid_piece(x, y, start, stop):
+    whole = stop - (stop - start) % WIDTH
+    for i in range(start, whole, WIDTH):
+        store(y, i, sigmoid_lanes(load(x, i)))
+    if whole < stop:
+        n = stop - whole
+        store_part(y, whole, n, sigmoid_lanes(load_part(x, whole, n, 0.0)))
+
+
+@pjit
+def _sigmoid(x, y):
+    for piece in prange((len(x) + PIECE - 1) // PIECE):
+        _sigmoid_piece(x, y, piece * PIECE, min((piece + 1) * PIECE, len(x)))
+
+
+@jit
+def _sigmoid_vjp_piece(y, g, gradient, start, stop):
+    whole = stop - (stop - start) % WIDTH
+    for i in range(start, whole, WIDTH):
+        v = load(y, i)
+        store(gradient, i, load(g, i) * v * (1.0 - v))
+    if whole < stop:
+        n = stop - whole
+        v = load_part(y, whole, n, 0.0)
+        store_part(gradient, whole, n, load_part(g, whole, n, 0.0) * v * (1.0 - v))
+
+
+@pjit
+def _sigmoid_vjp(y, g, gradient):
+    for piece in prange((len(y) + PIECE - 1) // PIECE):
+        _sigmoid_vjp_piece(y, g, gradient, piece * PIECE, min((piece + 1) * PIECE, len(y)))
+
+
+# ----------------------------------------------------------------------------------------------------------- dropout
+
+
+@leaf
+def mix(h):
+    """Wellons' lowbias32 on sixteen words, as `autograd.random.mix`."""
+    h = (h ^ (h >> 16)) * 0x7FEB352D
+    h = (h ^ (h >> 15)) * 0x846CA68B
+    return h ^ (h >> 16)
+
+
+@jit
+def _dropout_piece(x, y, start, stop, first_key, second_key, least, scale):
+    for i in range(start, stop, WIDTH):
+        n = min(WIDTH, stop - i)
+        word = mix(mix((places() + i) ^ first_key) + second_key)
+        kept = select(word >= least, splat(1.0), 0.0)
+        if n == WIDTH:
+            store(y, i, load(x, i) * kept * scale)
+        else:
+            store_part(y, i, n, load_part(x, i, n, 0.0) * kept * scale)
+
+
+@pjit
+def _dropout(x, y, first_key, second_key, least, scale):
+    for piece in prange((len(x) + PIECE - 1) // PIECE):
+        stop = min((piece + 1) * PIECE, len(x))
+        _dropout_piece(x, y, piece * PIECE, stop, first_key, second_key, least, scale)
+
+
+# --------------------------------------------------------------------------------------------------- the GRU's gates
+
+
+@leaf
+def _get(x, i, n):
+    """x[i : i + n]: a plain load where n is all sixteen, which the compiler knows for whole stretches."""
+    return load(x, i) if n == WIDTH else load_part(x, i, n, 0.0)
+
+
+@leaf
+def _put(x, i, n, v):
+    if n == WIDTH:
+        store(x, i, v)
+    else:
+        store_part(x, i, n, v)
+
+
+@leaf
+def _gru_lanes(from_input, from_state, state, gates, new, i, at, width, n):
+    """Lanes i ... i + n of one row: gates r, z, n are kept for the gradient."""
+    r = sigmoid_lanes(_get(from_input, at, n) + _get(from_state, at, n))
+    z = sigmoid_lanes(_get(from_input, at + width, n) + _get(from_state, at + width, n))
+    c = tanh_lanes(_get(from_input, at + 2 * width, n) + r * _get(from_state, at + 2 * width, n))
+    _put(gates, at, n, r)
+    _put(gates, at + width, n, z)
+    _put(gates, at + 2 * width, n, c)
+    _put(new, i, n, (1.0 - z) * c + z * _get(state, i, n))
+
+
+@jit
+def _gru_row(from_input, from_state, state, gates, new, row, width):
+    whole = width - width % WIDTH
+    for j in range(0, whole, WIDTH):
+        _gru_lanes(from_input, from_state, state, gates, new, row * width + j, 3 * row * width + j, width, WIDTH)
+    if whole < width:
+        i, at = row * width + whole, 3 * row * width + whole
+        _gru_lanes(from_input, from_state, state, gates, new, i, at, width, width - whole)
+
+
+@pjit
+def _gru(from_input, from_state, state, gates, new, width):
+    for row in prange(len(state) // width):
+        _gru_row(from_input, from_state, state, gates, new, row, width)
+
+
+@leaf
+def _gru_vjp_lanes(g, gates, from_state, state, to_input, to_state, to_old, i, at, width, n):
+    r, z, c, v = _get(gates, at, n), _get(gates, at + width, n), _get(gates, at + 2 * width, n), _get(g, i, n)
+    to_n = v * (1.0 - z) * (1.0 - c * c)
+    to_r = to_n * _get(from_state, at + 2 * width, n) * r * (1.0 - r)
+    to_z = v * (_get(state, i, n) - c) * z * (1.0 - z)
+    _put(to_input, at, n, to_r)
+    _put(to_state, at, n, to_r)
+    _put(to_input, at + width, n, to_z)
+    _put(to_state, at + width, n, to_z)
+    _put(to_input, at + 2 * width, n, to_n)
+    _put(to_state, at + 2 * width, n, to_n * r)
+    _put(to_old, i, n, v * z)
+
+
+@jit
+def _gru_vjp_row(g, gates, from_state, state, to_input, to_state, to_old, row, width):
+    whole = width - width % WIDTH
+    for j in range(0, whole, WIDTH):
+        i, at = row * width + j, 3 * row * width + j
+        _gru_vjp_lanes(g, gates, from_state, state, to_input, to_state, to_old, i, at, width, WIDTH)
+    if whole < width:
+        i, at = row * width + whole, 3 * row * width + whole
+        _gru_vjp_lanes(g, gates, from_state, state, to_input, to_state, to_old, i, at, width, width - whole)
+
+
+@pjit
+def _gru_vjp(g, gates, from_state, state, to_input, to_state, to_old, width):
+    for row in prange(len(state) // width):
+        _gru_vjp_row(g, gates, from_state, state, to_input, to_state, to_old, row, width)
+
+
+# ------------------------------------------------------------------------------------------------------------- twins
+
+
+def _is_plain(*arrays: NDArray) -> bool:
+    return all(array.dtype == np.float32 for array in arrays)
+
+
+def _run(parallel: Callable, piece: Callable, *arrays: NDArray) -> None:
+    """Over all elements of arrays of one size: by threads, or right here where one piece is all there is."""
+    if arrays[0].size <= PIECE:
+        piece(*arrays, 0, arrays[0].size)
+    else:
+        parallel(*arrays)
+
+
+def gelu(x: NDArray) -> Any:
+    """Twin of `autograd.functional.gelu`: nothing is kept but x; the gradient computes Phi again."""
+    if not _is_plain(x):
+        return NotImplemented
+    flat, y = jit_row(x), empty(x.shape)
+    _run(_gelu, _gelu_piece, flat, y.reshape(-1))
+
+    def vjp(g: NDArray) -> NDArray:
+        gradient = empty(x.shape)
+        _run(_gelu_vjp, _gelu_vjp_piece, flat, jit_row(g), gradient.reshape(-1))
+        return gradient
+
+    return y, (vjp,)
+
+
+def sigmoid(x: NDArray) -> Any:
+    """Twin of `autograd.ops.sigmoid`."""
+    if not _is_plain(x):
+        return NotImplemented
+    y = empty(x.shape)
+    _run(_sigmoid, _sigmoid_piece, jit_row(x), y.reshape(-1))
+
+    def vjp(g: NDArray) -> NDArray:
+        gradient = empty(x.shape)
+        _run(_sigmoid_vjp, _sigmoid_vjp_piece, y.reshape(-1), jit_row(g), gradient.reshape(-1))
+        return gradient
+
+    return y, (vjp,)
+
+
+def dropout_by_key(x: NDArray, *, p: float, key: tuple[int, int]) -> Any:
+    """Twin of `autograd.functional.dropout_by_key`: the bits are made again for the gradient."""
+    if not _is_plain(x):
+        return NotImplemented
+    settings = (np.uint32(key[0]), np.uint32(key[1]), np.uint32(p * 2**32), np.float32(1 / (1 - p)))
+
+    def masked(v: NDArray) -> NDArray:
+        y = empty(v.shape)
+        flat = jit_row(v)
+        if v.size <= PIECE:
+            _dropout_piece(flat, y.reshape(-1), 0, v.size, *settings)
+        else:
+            _dropout(flat, y.reshape(-1), *settings)
+        return y
+
+    return masked(x), (masked,)
+
+
+def gru_gates(from_input: NDArray, from_state: NDArray, state: NDArray) -> Any:
+    """Twin of `autograd.nn.rnn.gru_gates`."""
+    if not _is_plain(from_input, from_state, state) or state.size == 0:
+        return NotImplemented
+    width = state.shape[-1]
+    inputs, states, old = jit_row(from_input), jit_row(from_state), jit_row(state)
+    gates, new = empty(from_input.shape), empty(state.shape)
+    _gru(inputs, states, old, gates.reshape(-1), new.reshape(-1), width)
+
+    def vjp(g: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+        gradients = empty(from_input.shape), empty(from_input.shape), empty(state.shape)
+        _gru_vjp(jit_row(g), gates.reshape(-1), states, old, *(v.reshape(-1) for v in gradients), width)
+        return gradients
+
+    return new, vjp
