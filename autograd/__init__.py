@@ -8,7 +8,7 @@ Read in this order: `tensor` (the tape and the backward pass), `primitive` (how 
 `functional`, then `nn`. Imports nothing but NumPy. This is vbw-np's package, not HIPS/autograd; `__vbw__` marks it.
 """
 
-from . import functional, graph, nn, ops, optim
+from . import functional, nn, ops, optim
 from .gradcheck import gradcheck
 from .primitive import REGISTRY, Primitive, primitive
 from .random import Generator
@@ -28,7 +28,6 @@ __all__ = [
     "detect_anomaly",
     "functional",
     "gradcheck",
-    "graph",
     "is_grad_enabled",
     "nn",
     "no_grad",

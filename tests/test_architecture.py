@@ -23,13 +23,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "progress": set(),
     "engine": {"autograd"},
     "formats": set(),
-    "kernels": {"formats", "engine", "machine"},
+    "layers": {"engine"},
+    "kernels": {"formats", "engine", "layers", "machine"},  # graphs and experts have kernels
     "device": {"formats", "kernels", "engine", "machine"},
     "checkpoints": {"formats", "progress"},
-    "models": {"formats", "kernels", "device", "engine", "checkpoints"},
+    "models": {"formats", "kernels", "device", "engine", "layers", "checkpoints"},
     "data": {"formats", "kernels", "device", "engine"},
     "training": {"formats", "kernels", "device", "engine", "models", "data", "machine", "progress"},
-    "bench": {"formats", "kernels", "device", "engine", "models", "data", "machine", "progress"},
+    "bench": {"formats", "kernels", "device", "engine", "layers", "models", "data", "machine", "progress"},
     "viz": {"formats", "kernels", "device", "engine", "models", "data"},
 }
 TOP = {"cli", "doctor", "teach", "__main__", "__init__"}  # may import everything below

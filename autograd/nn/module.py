@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..tensor import Parameter, Tensor
-
-_path = threading.local()
-
-
-def module_path() -> str:
-    """Where the forward computation of this thread is now, such as ``Claude4/Block/Linear``."""
-    return "/".join(getattr(_path, "names", []))
 
 
 class Buffer:
@@ -45,12 +37,7 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        names = _path.__dict__.setdefault("names", [])
-        names.append(type(self).__name__)
-        try:
-            return self.forward(*args, **kwargs)
-        finally:
-            names.pop()
+        return self.forward(*args, **kwargs)
 
     # -- what it is made of
 
@@ -216,16 +203,3 @@ class Sequential(ModuleList):
         for module in self:
             x = module(x)
         return x
-
-
-class Lambda(Module):
-    """A function as a module, without state."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor], name: str) -> None:
-        self._function, self._name = function, name
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self._function(x)
-
-    def extra_repr(self) -> str:
-        return self._name

@@ -17,8 +17,9 @@ import numpy as np
 
 from vbw_np import viz
 from vbw_np.device import RECIPES, place
-from vbw_np.engine import F, Tensor, autograd, nn, no_grad
+from vbw_np.engine import F, Tensor, nn, no_grad
 from vbw_np.formats import fake_quantize, sqnr_db
+from vbw_np.layers import MixtureOfExperts, Threshold, TriVeinAttention, graph
 from vbw_np.models.claude4 import Claude4, Claude4Config
 from vbw_np.teach import check, claim, hint, predict, solution
 
@@ -43,7 +44,7 @@ Change the seed; switch `causal` off; write another sentence. Where do the share
 # %%
 seed, causal = 0, True
 
-layer = nn.TriVeinAttention(32, 1, 4, nn.Threshold(), causal=causal, rng=seed)
+layer = TriVeinAttention(32, 1, 4, Threshold(), causal=causal, rng=seed)
 words = "the cat sat on the mat and slept".split()
 rows = Tensor(3 * np.random.default_rng(seed).normal(size=(1, len(words), 32)).astype(f32))
 with no_grad():
@@ -235,7 +236,7 @@ A recipe can say which layers it leaves alone: `keep` holds patterns for their n
 import dataclasses
 
 careful = dataclasses.replace(RECIPES["nvfp4"], name="gates in full", keep=("*gate*",))
-mixture = nn.Sequential(nn.MixtureOfExperts(64, 128, 8, dropout=0.0, rng=0))
+mixture = nn.Sequential(MixtureOfExperts(64, 128, 8, dropout=0.0, rng=0))
 device = place(mixture, careful, mode="inference")
 held = {
     name: (card.format.name if card.format else "float32")
@@ -259,8 +260,7 @@ The picture shows the length of the shortest path from each row's token to each 
 """
 
 # %%
-graph = autograd.graph
-_, open_shares = nn.TriVeinAttention(32, 1, 4, nn.Threshold(), causal=False, rng=0)(rows)
+_, open_shares = TriVeinAttention(32, 1, 4, Threshold(), causal=False, rng=0)(rows)
 attention = open_shares.data
 distances = graph.shortest_paths(-np.log(attention + 1e-10))[0, 0]
 print("tokens that hang together with each:", graph.component_sizes(attention, 0.1)[0, 0])
@@ -291,7 +291,7 @@ Now sixty-four sentences instead of one. Put the attention on cards with NVFP4, 
 """
 
 # %%
-reader = nn.TriVeinAttention(32, 1, 4, nn.Threshold(), causal=False, rng=0)
+reader = TriVeinAttention(32, 1, 4, Threshold(), causal=False, rng=0)
 sentences = Tensor(3 * np.random.default_rng(0).normal(size=(64, 8, 32)).astype(f32))
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from vbw_np.device import RECIPES, place, release
-from vbw_np.engine import Tensor, autograd, no_grad, optim
+from vbw_np.engine import Tensor, no_grad, optim
 from vbw_np.errors import UserError
+from vbw_np.layers import graph
 from vbw_np.models.claude4 import Claude4, Claude4Config
 from vbw_np.models.generation import Generation, PathRows, ReachRows, Reader, generate, parting
 
@@ -90,7 +91,7 @@ def test_shortest_paths_row_by_row_are_those_of_the_whole_bit_for_bit(dtype: typ
     rng = np.random.default_rng(2)
     distances = rng.exponential(size=(2, 3, 19, 19)).astype(dtype)
     distances = np.where(np.tri(19, dtype=bool), distances, dtype(np.inf))
-    expected = autograd.graph.shortest_paths(distances)
+    expected = graph.shortest_paths(distances)
     rows = PathRows(2, 3, 19, np.dtype(dtype))
     pieces = [rows.extend(distances[:, :, a:b, :b]) for a, b in ((0, 1), (1, 2), (2, 9), (9, 19))]
     for piece, (a, b) in zip(pieces, ((0, 1), (1, 2), (2, 9), (9, 19))):
@@ -100,7 +101,7 @@ def test_shortest_paths_row_by_row_are_those_of_the_whole_bit_for_bit(dtype: typ
 def test_reach_row_by_row_is_that_of_the_whole() -> None:
     rng = np.random.default_rng(2)
     attention = np.tril(rng.random((2, 3, 17, 17)) * (rng.random((2, 3, 17, 17)) < 0.3))
-    expected = autograd.graph.past_reach(attention, 0.1)
+    expected = graph.past_reach(attention, 0.1)
     reach = ReachRows(2, 3, 17)
     found = [reach.extend(attention[:, :, a:b, :b], 0.1) for a, b in ((0, 3), (3, 4), (4, 17))]
     np.testing.assert_array_equal(np.concatenate(found, axis=-1), expected)

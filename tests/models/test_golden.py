@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vbw_np.engine import F, Tensor, autograd, nn, optim
+from vbw_np.engine import F, Tensor, nn, optim
+from vbw_np.layers import graph
 from vbw_np.models.claude4 import Claude4, Claude4Config
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "claude4_tiny.npz")
@@ -77,7 +78,7 @@ def test_graph(model: Claude4) -> None:
     attention = GOLDEN["in/attention"]
     reflection = model.blocks[2].reflection
     close("reflection/shortest_distances", reflection.shortest_path_reflection.shortest_distances(attention))
-    close("reflection/connectivity", autograd.graph.component_sizes(attention, 0.1) / (attention.shape[-1] + 1e-8))
+    close("reflection/connectivity", graph.component_sizes(attention, 0.1) / (attention.shape[-1] + 1e-8))
 
 
 def test_shortest_path_reflection(model: Claude4) -> None:

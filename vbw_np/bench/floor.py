@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..engine import nn
+from ..layers import ShortestPathReflection, TriVeinAttention
 from ..models.claude4 import Claude4
 
 PARTS = ("head", "experts", "reflection", "attention")
@@ -87,10 +88,10 @@ def step_products(model: Claude4, batch_size: int, seq_len: int) -> list[Product
                 rows = batch_size * (seq_len - 1) if path == "output_head" else tokens
                 found.append(Product(path, _part(path), rows, module.in_features, module.out_features))
         elif isinstance(module, nn.GRU):
-            found += _gru(path, module, nn.ShortestPathReflection.NEAREST * tokens)
+            found += _gru(path, module, ShortestPathReflection.NEAREST * tokens)
         elif isinstance(module, nn.MultiheadAttention):
             found += _multihead(path, module, batch_size, seq_len)
-        elif isinstance(module, nn.TriVeinAttention):
+        elif isinstance(module, TriVeinAttention):
             found += _tri_vein(path, module, batch_size, seq_len)
     return found
 
@@ -108,7 +109,7 @@ def _multihead(path: str, attention: nn.MultiheadAttention, batch: int, length: 
     yield from _attend(path, "reflection", batch * heads, length, width // heads)
 
 
-def _tri_vein(path: str, attention: nn.TriVeinAttention, batch: int, length: int) -> Iterator[Product]:
+def _tri_vein(path: str, attention: TriVeinAttention, batch: int, length: int) -> Iterator[Product]:
     heads, (head_dim, rank) = attention.heads, attention.subspace.U.shape
     rows = batch * heads * length
     for vein in "qkv":

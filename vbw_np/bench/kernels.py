@@ -268,6 +268,7 @@ def _step_cases(quick: bool) -> Iterator[Case]:
 
     from ..engine import F, autograd, nn, optim
     from ..kernels import peaks
+    from ..layers import graph, mix_experts
 
     rng = np.random.default_rng(0)
     rows, classes = _size(1016, quick), _size(50_000, quick)
@@ -293,7 +294,7 @@ def _step_cases(quick: bool) -> Iterator[Case]:
         (F.softmax, (_normal(8, 4, 128, 128),), {"axis": -1}),
         (F.dropout_by_key, (_normal(tokens, width),), {"p": 0.1, "key": (1, 2)}),
         (nn.gru_gates, (_normal(tokens, 3 * width), _normal(tokens, 3 * width), _normal(tokens, width)), {}),
-        (nn.mix_experts, (_normal(tokens, 4), *(_normal(tokens, width) for _ in range(4))), {}),
+        (mix_experts, (_normal(tokens, 4), *(_normal(tokens, width) for _ in range(4))), {}),
         (autograd.ops.take_rows, (_normal(classes, width),), {"rows": rng.integers(0, classes, tokens)}),
     )
     for primitive, inputs, static in table:
@@ -307,8 +308,8 @@ def _step_cases(quick: bool) -> Iterator[Case]:
     distances = rng.exponential(size=(32, 128, 128)).astype(np.float32)
     yield Case(
         "rest of a step", "shortest paths, 32 graphs of 128", "GFLOP", 2e-9 * 32 * 128**3,
-        lambda: autograd.graph.shortest_paths.run(distances),
-        lambda: autograd.graph.shortest_paths.reference(distances), None, "speedup", "fp32",
+        lambda: graph.shortest_paths.run(distances),
+        lambda: graph.shortest_paths.reference(distances), None, "speedup", "fp32",
     )  # fmt: skip
 
 

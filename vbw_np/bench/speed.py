@@ -24,9 +24,10 @@ from .. import __version__, machine
 from .. import kernels as _fast_twins  # noqa: F401  importing it puts the fast kernels in place
 from ..data import TOKENIZERS, TokenStream, batches, check_length, load_stream
 from ..device import Device, get_recipe
-from ..engine import Tensor, autograd, nn, optim
+from ..engine import Tensor, autograd, optim
 from ..errors import UserError
 from ..formats import NonFiniteError
+from ..layers import ShortestPathReflection
 from ..models.claude4 import Claude4, Claude4Config
 from . import environment
 from .floor import PARTS, Floor, flop_by_part, step_products
@@ -86,7 +87,7 @@ class Settings:
             raise UserError(f"a run of {self.n_batches} batches measures nothing; give --batches 1 or more")
         if self.batch_size < 1:
             raise UserError(f"a batch of {self.batch_size} windows is empty; give --batch-size 1 or more")
-        nearest = nn.ShortestPathReflection.NEAREST
+        nearest = ShortestPathReflection.NEAREST
         if self.seq_len < nearest:
             raise UserError(
                 f"windows of {self.seq_len} tokens are too short: the model's reflection reads the {nearest} nearest "
@@ -363,7 +364,7 @@ def _warm_up(settings: Settings, recipe: str) -> dict[str, float]:
 
     Its arrays are large enough for the kernels of large ones, but for those of products, which is called by itself.
     """
-    width = math.lcm(settings.model.heads, nn.ShortestPathReflection.HEADS, 32)
+    width = math.lcm(settings.model.heads, ShortestPathReflection.HEADS, 32)
     config = dataclasses.replace(settings.model, vocab_size=1024, d_model=width, hidden=128, layers=1)
     rng = np.random.default_rng(0)
     start = time.perf_counter()

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import numpy as np
 
 from ..engine import autograd
+from ..layers import graph as graphs
+from ..layers import mix_experts
 from .fp32 import product
 from .simd import jit
 from .twins import elementwise, graph, losses, optimizer, rows
@@ -123,13 +125,7 @@ def _nearest_samples(rng: np.random.Generator) -> Arguments:
 
 
 def _table() -> list[tuple[object, Callable, Callable]]:
-    functional, ops, optim, graphs, nn = (
-        autograd.functional,
-        autograd.ops,
-        autograd.optim,
-        autograd.graph,
-        autograd.nn,
-    )
+    functional, ops, optim, nn = autograd.functional, autograd.ops, autograd.optim, autograd.nn
     gates = [_normal((n, 3 * width), (n, 3 * width), (n, width)) for n, width in ((33, 21), (70, 256))]
     norms = [_normal((3, 150, width), (width,), (width,), eps=1e-5) for width in (256, 21)]
     masks = [_normal((7, 33), p=0.3, key=(5, 6)), _normal((3, 9001), p=0.1, key=(2**31 + 7, 2**32 - 1))]
@@ -145,7 +141,7 @@ def _table() -> list[tuple[object, Callable, Callable]]:
         (functional.sum_of_rows, rows.sum_of_rows, _each(_normal((700, 256)), _normal((800, 93)))),
         (ops.take_rows, rows.take_rows, _take_rows_samples),
         (ops.matmul_arrays, product.matmul_arrays, _product_samples),
-        (nn.moe.mix_experts, rows.mix_experts, _normal((9, 13, 4), *[(9, 13, 37)] * 4)),
+        (mix_experts, rows.mix_experts, _normal((9, 13, 4), *[(9, 13, 37)] * 4)),
         (functional.cross_entropy_rows, losses.cross_entropy, _cross_entropy_samples),
         (functional.cross_entropy_into_gradient, losses.cross_entropy_into_gradient, _into_gradient_samples),
         (functional.dense_linear_cross_entropy, losses.linear_cross_entropy, _linear_cross_entropy_samples),

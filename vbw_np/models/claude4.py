@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from ..engine import F, Tensor, autograd, nn, no_grad
+from ..layers import MixtureOfExperts, Reflection, ShortestPathReflection, Threshold, TriVeinAttention
 
 IMAGE_FEATURES = 1024
 AUDIO_FEATURES = 512
@@ -69,7 +70,7 @@ class Claude4Config:
                 raise ValueError(f"{name} must be a positive integer, not {value!r}")
         if self.d_model % self.heads:
             raise ValueError(f"d_model {self.d_model} is not a multiple of heads {self.heads}")
-        path_heads = nn.ShortestPathReflection.HEADS
+        path_heads = ShortestPathReflection.HEADS
         if self.d_model % path_heads:
             raise ValueError(
                 f"d_model {self.d_model} is not a multiple of {path_heads}, the heads of the reflection's attention"
@@ -138,7 +139,7 @@ class Block(nn.Module):
         self,
         config: Claude4Config,
         reflects: bool,
-        tau_module: nn.Threshold,
+        tau_module: Threshold,
         *,
         generator: autograd.Generator,
         rng: np.random.Generator,
@@ -146,17 +147,17 @@ class Block(nn.Module):
     ) -> None:
         width = config.d_model
         self.token_shift = config.token_shift
-        self.attn = nn.TriVeinAttention(
+        self.attn = TriVeinAttention(
             width, config.heads, config.rank, tau_module, causal=config.causal, rng=rng, dtype=dtype
         )
-        self.ffn = nn.MixtureOfExperts(
+        self.ffn = MixtureOfExperts(
             width, config.hidden, config.experts, config.dropout, generator=generator, rng=rng, dtype=dtype
         )
         self.norm1 = nn.LayerNorm(width, dtype=dtype)
         self.norm2 = nn.LayerNorm(width, dtype=dtype)
-        self.reflection: nn.Reflection | None = None
+        self.reflection: Reflection | None = None
         if reflects:
-            self.reflection = nn.Reflection(
+            self.reflection = Reflection(
                 width,
                 dropout=config.dropout,
                 causal=config.causal,
@@ -207,7 +208,7 @@ class Claude4(nn.Module):
         rng = np.random.default_rng(seed)
         self.generator = autograd.Generator(seed)
         self.encoder = OmniEncoder(config.vocab_size, config.d_model, rng=rng, dtype=dtype)
-        self.tau_module = nn.Threshold(dtype)
+        self.tau_module = Threshold(dtype)
         self.blocks = nn.ModuleList(
             Block(
                 config,
@@ -265,7 +266,7 @@ class Claude4(nn.Module):
         ids, image, audio
             See `OmniEncoder`; at least one.
         load_factor : float
-            Lowers tau when above 1 (see `autograd.nn.Threshold`).
+            Lowers tau when above 1 (see `vbw_np.layers.Threshold`).
         reflection_attention : mapping of int to ndarray, optional
             For block i, attention (B, any heads, T, T) that its reflection reads instead of the block's own.
         return_metrics : bool

@@ -26,11 +26,12 @@ from numpy.typing import NDArray
 
 from ..engine import F, Tensor, autograd, nn, no_grad
 from ..errors import UserError
+from ..layers import Reflection, ShortestPathReflection, graph
 from .claude4 import Block, Claude4, sample
 
-graph, ops = autograd.graph, autograd.ops
+ops = autograd.ops
 split_heads, merge_heads = nn.attention.split_heads, nn.attention.merge_heads
-NEAREST = nn.ShortestPathReflection.NEAREST
+NEAREST = ShortestPathReflection.NEAREST
 
 
 @contextlib.contextmanager
@@ -132,9 +133,9 @@ class PathRows:
 
 
 class ReflectionReader:
-    """What `nn.Reflection` computes, for new rows only."""
+    """What `Reflection` computes, for new rows only."""
 
-    def __init__(self, reflection: nn.Reflection, batch: int, heads: int, capacity: int, dtype: np.dtype) -> None:
+    def __init__(self, reflection: Reflection, batch: int, heads: int, capacity: int, dtype: np.dtype) -> None:
         self._layer = reflection
         attention = reflection.shortest_path_reflection.path_attn
         width, path_heads = attention.embed_dim, attention.num_heads

@@ -1,6 +1,6 @@
 """Graph twins: components and reach on bit sets, the min-plus closure, the nearest nodes. One graph a thread.
 
-All of them give the same bits as the readable definitions in `autograd.graph`.
+All of them give the same bits as the readable definitions in `vbw_np.layers.graph`.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ def _graphs(array: NDArray) -> NDArray:
 
 
 def component_sizes(attention: NDArray, threshold: float) -> Any:
-    """Twin of `autograd.graph.component_sizes`."""
+    """Twin of `vbw_np.layers.graph.component_sizes`."""
     if attention.dtype != np.float32 or attention.ndim < 2 or attention.size == 0:
         return NotImplemented
     graphs = _graphs(attention)
@@ -175,7 +175,7 @@ def component_sizes(attention: NDArray, threshold: float) -> Any:
 
 
 def past_reach(attention: NDArray, threshold: float) -> Any:
-    """Twin of `autograd.graph.past_reach`."""
+    """Twin of `vbw_np.layers.graph.past_reach`."""
     if attention.dtype != np.float32 or attention.ndim < 2 or attention.size == 0:
         return NotImplemented
     graphs = _graphs(attention)
@@ -185,7 +185,7 @@ def past_reach(attention: NDArray, threshold: float) -> Any:
 
 
 def shortest_paths(distances: NDArray) -> Any:
-    """Twin of `autograd.graph.shortest_paths`."""
+    """Twin of `vbw_np.layers.graph.shortest_paths`."""
     if distances.dtype != np.float32 or distances.ndim < 2 or distances.size == 0:
         return NotImplemented
     paths = np.array(distances, order="C")
@@ -194,7 +194,7 @@ def shortest_paths(distances: NDArray) -> Any:
 
 
 def nearest_nodes(distances: NDArray, count: int) -> Any:
-    """Twin of `autograd.graph.nearest_nodes`."""
+    """Twin of `vbw_np.layers.graph.nearest_nodes`."""
     if distances.dtype != np.float32 or distances.size == 0 or not 1 <= count <= distances.shape[-1]:
         return NotImplemented
     lines = block(distances).reshape(-1, distances.shape[-1])

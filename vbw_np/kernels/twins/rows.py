@@ -309,7 +309,7 @@ def _mix_expert_vjp(gates, expert, output, g, to_gates, gradient, step):
 
 
 def mix_experts(gates: NDArray, *outputs: NDArray) -> Any:
-    """Twin of `autograd.nn.moe.mix_experts`."""
+    """Twin of `vbw_np.layers.mix_experts`."""
     if gates.dtype != np.float32 or gates.size == 0 or outputs[0].size == 0:
         return NotImplemented
     shape = outputs[0].shape

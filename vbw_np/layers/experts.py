@@ -5,16 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from .. import functional as F
-from ..primitive import primitive
-from ..random import Generator
-from ..tensor import Tensor
-from . import init
-from .linear import GELU, Dropout, Linear, check_sizes
-from .module import Module, ModuleList, Sequential
+from ..engine import F, Tensor, autograd, nn
 
 
-@primitive(samples=lambda rng: [(tuple(rng.normal(size=s) for s in ((2, 4, 3), (2, 4, 5), (2, 4, 5), (2, 4, 5))), {})])
+@autograd.primitive(
+    samples=lambda rng: [(tuple(rng.normal(size=s) for s in ((2, 4, 3), (2, 4, 5), (2, 4, 5), (2, 4, 5))), {})]
+)
 def mix_experts(gates, *outputs):
     """sum_j gates[..., j] * outputs[j]: gates (..., E), each output (..., D)"""
     mixed = outputs[0] * gates[..., :1]
@@ -27,7 +23,7 @@ def mix_experts(gates, *outputs):
     return mixed, (vjp_gates, *((lambda g, j=j: g * gates[..., j : j + 1]) for j in range(len(outputs))))
 
 
-class MixtureOfExperts(Module):
+class MixtureOfExperts(nn.Module):
     """sum_j softmax(gate(x))_j * expert_j(x), then dropout; an expert is Linear, exact GELU, Linear."""
 
     def __init__(
@@ -37,22 +33,22 @@ class MixtureOfExperts(Module):
         experts: int = 4,
         dropout: float = 0.1,
         *,
-        generator: Generator | None = None,
-        rng: np.random.Generator | int | None = None,
+        generator: autograd.Generator | None = None,
+        rng: np.random.autograd.Generator | int | None = None,
         dtype: DTypeLike = np.float32,
     ) -> None:
-        check_sizes(d_model=d_model, hidden=hidden, experts=experts)
-        rng = init.generator(rng)
-        self.experts = ModuleList(
-            Sequential(
-                Linear(d_model, hidden, rng=rng, dtype=dtype),
-                GELU(),
-                Linear(hidden, d_model, rng=rng, dtype=dtype),
+        nn.linear.check_sizes(d_model=d_model, hidden=hidden, experts=experts)
+        rng = nn.init.generator(rng)
+        self.experts = nn.ModuleList(
+            nn.Sequential(
+                nn.Linear(d_model, hidden, rng=rng, dtype=dtype),
+                nn.GELU(),
+                nn.Linear(hidden, d_model, rng=rng, dtype=dtype),
             )
             for _ in range(experts)
         )
-        self.gate = Linear(d_model, experts, bias=False, rng=rng, dtype=dtype)
-        self.dropout = Dropout(dropout, generator)
+        self.gate = nn.Linear(d_model, experts, bias=False, rng=rng, dtype=dtype)
+        self.dropout = nn.Dropout(dropout, generator)
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., D) to (..., D)"""

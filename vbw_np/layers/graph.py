@@ -9,7 +9,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from .twin import procedure
+from ..engine import autograd
+
+procedure = autograd.procedure
 
 
 def _attention_samples(rng: np.random.Generator) -> list[tuple[tuple, dict]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import vbw_np.device
+import vbw_np.layers  # noqa: F401  they declare some
 from autograd import PROCEDURES, REGISTRY, gradcheck
 
 

@@ -1,7 +1,7 @@
 """Reflection: a layer that reads the attention as a graph and feeds what it sees back into the stream.
 
 Three readings of the same tokens, concatenated and fused: how connected each token is, what lies on the shortest paths
-around it, and how the sequence compares with its mirror image. The graph itself (`autograd.graph`) is counts and
+around it, and how the sequence compares with its mirror image. The graph itself (`vbw_np.layers.graph`) is counts and
 choices; gradients flow through the tokens, not through it.
 
 With `causal=True` no reading looks ahead: see each class for its rule.
@@ -12,18 +12,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from .. import graph, ops
-from ..random import Generator
-from ..tensor import Tensor
-from . import init
-from .attention import MultiheadAttention, causal_mask
-from .linear import GELU, Dropout, Linear, ReLU, Sigmoid
-from .module import Module, ModuleList, Sequential
-from .norm import LayerNorm
-from .rnn import GRU
+from ..engine import Tensor, autograd, nn
+from . import graph
+
+ops = autograd.ops
 
 
-class ConnectivityAnalyzer(Module):
+class ConnectivityAnalyzer(nn.Module):
     """Weighs each token by the share of tokens that hang together with it.
 
     The score of a token is the size of its component (`graph.component_sizes`, edges where attention > 0.1), divided
@@ -37,7 +32,7 @@ class ConnectivityAnalyzer(Module):
 
     def __init__(self, d_model: int, *, causal: bool, rng: np.random.Generator, dtype: DTypeLike) -> None:
         self.causal = causal
-        self.connectivity_proj = Linear(d_model, 1, rng=rng, dtype=dtype)
+        self.connectivity_proj = nn.Linear(d_model, 1, rng=rng, dtype=dtype)
 
     def scores(self, attention: NDArray) -> NDArray:
         """(B, H, T, T) to (B, T, 1)"""
@@ -53,7 +48,7 @@ class ConnectivityAnalyzer(Module):
         return x * scores, scores
 
 
-class ShortestPathReflection(Module):
+class ShortestPathReflection(nn.Module):
     """Reads, for every token, the tokens nearest to it in the attention graph.
 
     Distances are -log(attention + 1e-10), closed under min-plus and averaged over heads. The rows of the 5 nearest
@@ -69,8 +64,8 @@ class ShortestPathReflection(Module):
         self, d_model: int, *, causal: bool, through_device: bool, rng: np.random.Generator, dtype: DTypeLike
     ) -> None:
         self.causal = causal
-        self.path_encoder = GRU(d_model, d_model, rng=rng, dtype=dtype)
-        self.path_attn = MultiheadAttention(
+        self.path_encoder = nn.GRU(d_model, d_model, rng=rng, dtype=dtype)
+        self.path_attn = nn.MultiheadAttention(
             d_model, self.HEADS, causal=causal, through_device=through_device, rng=rng, dtype=dtype
         )
 
@@ -78,7 +73,7 @@ class ShortestPathReflection(Module):
         """Per head, all-pairs shortest path lengths: (B, H, T, T)"""
         distances = -np.log(attention + attention.dtype.type(1e-10))
         if self.causal:
-            distances = np.where(causal_mask(attention.shape[-1]), distances, attention.dtype.type(np.inf))
+            distances = np.where(nn.attention.causal_mask(attention.shape[-1]), distances, attention.dtype.type(np.inf))
         return graph.shortest_paths(distances)
 
     def forward(self, x: Tensor, attention: NDArray) -> Tensor:
@@ -91,7 +86,7 @@ class ShortestPathReflection(Module):
         return self.path_attn(x, features.reshape(batch, length, width))
 
 
-class MirrorComplexity(Module):
+class MirrorComplexity(nn.Module):
     """Weighs each token by a score in (0, 1) of three mirror readings of the sequence.
 
     A mirror is the mean of a projection and its reverse in time. Causal: the mean of a projection and that of the
@@ -102,12 +97,14 @@ class MirrorComplexity(Module):
 
     def __init__(self, d_model: int, *, causal: bool, rng: np.random.Generator, dtype: DTypeLike) -> None:
         self.causal = causal
-        self.mirror_projs = ModuleList(Linear(d_model, d_model, rng=rng, dtype=dtype) for _ in range(self.MIRRORS))
-        self.complexity_scorer = Sequential(
-            Linear(self.MIRRORS * d_model, d_model, rng=rng, dtype=dtype),
-            ReLU(),
-            Linear(d_model, 1, rng=rng, dtype=dtype),
-            Sigmoid(),
+        self.mirror_projs = nn.ModuleList(
+            nn.Linear(d_model, d_model, rng=rng, dtype=dtype) for _ in range(self.MIRRORS)
+        )
+        self.complexity_scorer = nn.Sequential(
+            nn.Linear(self.MIRRORS * d_model, d_model, rng=rng, dtype=dtype),
+            nn.ReLU(),
+            nn.Linear(d_model, 1, rng=rng, dtype=dtype),
+            nn.Sigmoid(),
         )
 
     def mirror(self, p: Tensor) -> Tensor:
@@ -120,7 +117,7 @@ class MirrorComplexity(Module):
         return x * scores, scores
 
 
-class Reflection(Module):
+class Reflection(nn.Module):
     """x + gate * fused, where `fused` comes from connectivity, shortest paths and mirrors of x."""
 
     def __init__(
@@ -130,24 +127,24 @@ class Reflection(Module):
         dropout: float = 0.1,
         causal: bool = False,
         through_device: bool = False,
-        generator: Generator | None = None,
-        rng: np.random.Generator | int | None = None,
+        generator: autograd.Generator | None = None,
+        rng: np.random.autograd.Generator | int | None = None,
         dtype: DTypeLike = np.float32,
     ) -> None:
-        rng = init.generator(rng)
+        rng = nn.init.generator(rng)
         self.connectivity_analyzer = ConnectivityAnalyzer(d_model, causal=causal, rng=rng, dtype=dtype)
         self.shortest_path_reflection = ShortestPathReflection(
             d_model, causal=causal, through_device=through_device, rng=rng, dtype=dtype
         )
         self.mirror_complexity = MirrorComplexity(d_model, causal=causal, rng=rng, dtype=dtype)
-        self.fusion = Sequential(
-            Linear(3 * d_model, d_model, rng=rng, dtype=dtype),
-            LayerNorm(d_model, dtype=dtype),
-            GELU(),
-            Dropout(dropout, generator),
-            Linear(d_model, d_model, rng=rng, dtype=dtype),
+        self.fusion = nn.Sequential(
+            nn.Linear(3 * d_model, d_model, rng=rng, dtype=dtype),
+            nn.LayerNorm(d_model, dtype=dtype),
+            nn.GELU(),
+            nn.Dropout(dropout, generator),
+            nn.Linear(d_model, d_model, rng=rng, dtype=dtype),
         )
-        self.feedback_gate = Sequential(Linear(d_model, d_model, rng=rng, dtype=dtype), Sigmoid())
+        self.feedback_gate = nn.Sequential(nn.Linear(d_model, d_model, rng=rng, dtype=dtype), nn.Sigmoid())
 
     def forward(self, x: Tensor, attention: NDArray) -> tuple[Tensor, dict[str, NDArray]]:
         """Reflect on x (B, T, D) with attention weights (B, any number of heads, T, T).
