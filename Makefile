@@ -32,6 +32,7 @@ oracles:  ## build the golden arrays anew from the real libraries (torch and mor
 	"$(PYTHON)" -m venv "$(ORACLE_VENV)"
 	"$(ORACLE_VENV)/bin/python" -m pip install --quiet --disable-pip-version-check -r tools/oracles/requirements.txt
 	"$(ORACLE_VENV)/bin/python" tools/oracles/build.py
+	"$(ORACLE_VENV)/bin/python" tools/oracles/mixed.py
 
 peers:  ## the same work in torch, torchao, bitsandbytes, gguf and ml_dtypes, in an environment of their own
 	"$(PYTHON)" -m venv "$(PEERS_VENV)"

@@ -54,6 +54,7 @@ IN_WORK = {
     "vbw_np.formats.blocks",
     "vbw_np.formats.codec",
     "vbw_np.formats.explain",
+    "vbw_np.formats.mixed",
     "vbw_np.formats.packed",
     "vbw_np.formats.profiles",
     "vbw_np.teach.catalog",

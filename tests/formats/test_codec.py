@@ -55,7 +55,7 @@ def lossy(fmt) -> float:
 @pytest.mark.parametrize("shape", [(32, 64), (33, 50), (17,), (2, 3, 40), (1, 1), (2, 2, 16, 32), (5, 129)])
 def test_any_shape_packs_and_decodes(fmt, shape):
     if fmt.block_rows > 1 and len(shape) == 1:
-        with pytest.raises(ShapeError, match="16 rows"):
+        with pytest.raises(ShapeError, match=f"{fmt.block_rows} rows"):
             quantize(np.ones(shape, np.float32), fmt)
         return
     x = normal(*shape)
@@ -64,7 +64,7 @@ def test_any_shape_packs_and_decodes(fmt, shape):
     assert decoded.shape == x.shape and decoded.dtype == np.float32 and decoded.flags.c_contiguous
     length = x.size if fmt.flat else shape[-1]
     lead = () if fmt.flat else shape[:-1]
-    assert packed.codes.dtype == np.uint8 and packed.codes.shape == (*lead, -(-length // 2))
+    assert packed.codes.dtype == np.uint8 and packed.codes.shape == (*lead, -(-length * fmt.code_bits // 8))
     assert packed.scales.shape == (*lead, fmt.blocks(length))
     assert packed.bits_per_value == 8 * packed.nbytes / x.size
     if x.size > 100:
@@ -100,7 +100,7 @@ def test_row_scaled_rows_are_independent():
 @pytest.mark.parametrize("fmt", ALL, **NAMED)
 def test_zeros_decode_to_zeros(fmt):
     packed = quantize(np.zeros((16, 32), np.float32), fmt, nonfinite="producer")
-    if fmt.name in ("torchao-0.18-nvfp4", "modelopt-nvfp4"):
+    if fmt.name in ("torchao-0.18-nvfp4", "modelopt-nvfp4", "modelopt-fp8-tensor"):
         assert np.isnan(packed.dequantize()).all()  # what the libraries do with an all-zero tensor
     elif fmt.name == "mxfp4-nested":  # the cell's centre, times the least scale
         assert (packed.dequantize() == np.float32(2.0**-127 * 0.015625)).all()
@@ -125,6 +125,9 @@ def test_encode_with_fitted_scales_is_quantize(fmt):
     np.testing.assert_array_equal(whole.codes, halves.codes)
     np.testing.assert_array_equal(whole.dequantize(), halves.dequantize())
     reused = quantize(x, fmt, reuse=whole)
+    if fmt.rule.affine is not None:  # these encode with a scale that is rounded only after, to be stored
+        assert np.mean(reused.unpacked_codes() != whole.unpacked_codes()) < 0.01
+        return
     np.testing.assert_array_equal(reused.codes, whole.codes)
     np.testing.assert_array_equal(reused.dequantize(), whole.dequantize())
 

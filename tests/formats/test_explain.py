@@ -46,7 +46,10 @@ def test_explanations_say_what_the_bytes_say(fmt):
         assert e.data["code"] == codes[index] and np.float32(e.data["decoded"]) == decoded[index]
         byte = packed.codes.reshape(-1)[e.data["byte_address"]]
         assert e.data["byte"] == byte
-        assert (byte >> 4 if e.data["nibble"] == "high" else byte & 15) == codes[index]
+        if fmt.code_bits == 4:
+            assert (byte >> 4 if e.data["nibble"] == "high" else byte & 15) == codes[index]
+        kept = codes[index] & ((1 << min(8 - e.data["bit"], fmt.code_bits)) - 1)  # the part of the code in that byte
+        assert byte >> e.data["bit"] & ((1 << fmt.code_bits) - 1) == kept
         assert e.data["error"] == pytest.approx(float(decoded[index]) - float(x[index]), abs=1e-12)
         if "low" in e.data:
             assert e.data["low"] <= e.data["quotient"] <= e.data["high"] or "saturates" in e.data["reason"]

@@ -149,6 +149,22 @@ def edges() -> np.ndarray:
     return np.stack(rows)
 
 
+def mixed_edges() -> np.ndarray:
+    """Finite rows of 128, each a tensor for itself: zeros, ties, one number, subnormal, huge, one-sided."""
+    ramp = np.linspace(-1, 1, COLUMNS // 8)
+    rows = [
+        0 * ramp, ramp, np.abs(ramp) + 0.5, -np.abs(ramp) - 0.5, ramp * 1e-40, ramp * 3e37, ramp * 1e-30,
+        np.round(ramp * 15) / 2, np.round(ramp * 127) + 0.5, np.where(ramp == ramp[5], 1.0, 0.0),
+        np.where(ramp > 0.9, 448.0, ramp), np.where(ramp < -0.9, -0.0, np.maximum(ramp, 0)), ramp * 464, ramp * 57344,
+    ]  # fmt: skip
+    return np.stack(rows).astype(np.float32)
+
+
+def one_nan(values: np.ndarray) -> np.ndarray:
+    """The same numbers, every NaN with the same bits."""
+    return np.where(np.isnan(values), np.float32(np.nan), values)
+
+
 def digests(array: np.ndarray) -> np.ndarray:
     """The first 8 bytes of SHA-256 of every `CHUNK_ROWS` rows: uint8 (chunks, 8)."""
     array = np.ascontiguousarray(array).view(np.uint8)

@@ -13,6 +13,7 @@ import pytest
 
 from vbw_np.formats import PROFILES, quantize, swizzle_scales, unswizzle_scales
 from vbw_np.formats.double_quant import double_quantize, dynamic_map
+from vbw_np.formats.mixed import PRODUCERS
 from vbw_np.formats.packing import pack_nibbles
 
 HERE = Path(__file__).parent
@@ -106,7 +107,7 @@ def test_edge_tensors_equal_the_librarys(library, profile):
 
 
 def test_every_executable_profile_has_its_oracle():
-    checked = {profile for _, profile, _ in recorded()}
+    checked = {profile for _, profile, _ in recorded()} | {fmt.name for _, fmt, _, _ in PRODUCERS}  # test_mixed.py
     assert {p.name for p in PROFILES.values() if p.checked != "source"} == checked
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..formats.elements import E2M1, E2M3, E3M2, E4M3, E5M2, E8M0
 from ..formats.ggml import BY_NAME, decode_blocks
-from ..formats.packing import unpack_nibbles
+from ..formats.packing import unpack_codes, unpack_nibbles
 from .errors import CheckpointError
 from .mapped import MappedFile
 
@@ -126,14 +126,8 @@ class StoredTensor:
         if self.dtype == "F4":
             return unpack_nibbles(self.bytes(), self.size).reshape(self.shape)
         if self.dtype in ("F6_E2M3", "F6_E3M2"):
-            return unpack_six(self.bytes(), self.size).reshape(self.shape)
+            return unpack_codes(self.bytes(), self.size, 6).reshape(self.shape)
         return self.array()
 
     def __repr__(self) -> str:
         return f"StoredTensor({self.name}: {self.dtype} {list(self.shape)}, {self.nbytes:,} bytes)"
-
-
-def unpack_six(packed: np.ndarray, length: int) -> np.ndarray:
-    """6-bit codes that follow each other without gaps, lowest bits first: uint8 (length,)."""
-    bits = np.unpackbits(packed, count=6 * length, bitorder="little").reshape(length, 6)
-    return np.packbits(bits, axis=-1, bitorder="little")[:, 0]

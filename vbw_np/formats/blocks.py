@@ -11,8 +11,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from .codebooks import BNB_FP4, NF4
-from .elements import E2M1, INT4, Codebook, ElementFormat
+from .affine import OFFSET_8, Q4_0, Q4_1, Q8_0, ZERO_POINT, decode_only
+from .codebooks import BNB_FP4, IQ4_NL, NF4
+from .elements import E2M1, E2M3, E3M2, E4M3, E5M2, INT4, INT4_OFFSET, INT8, UINT4, Codebook, ElementFormat
 from .errors import FormatError, unknown_name
 from .scales import (
     MX_CEIL,
@@ -23,6 +24,7 @@ from .scales import (
     TE_ONE_LEVEL,
     ScaleRule,
     absmax_rule,
+    e8m0_floor,
     e8m0_rceil,
     mx_rule,
     te_rule,
@@ -90,6 +92,10 @@ class BlockFormat:
     decode_order : {"multiply", "scale-first", "divide"}
         `multiply`: (element * s) * t. `scale-first`: element * (s * t). `divide`: element * (s / g), with the
         stored reciprocal g.
+    offset : {"none", "zero", "minimum"}
+        `zero`: a zero point a block, (element - z) * s. `minimum`: element * s + m.
+    stored_bits : float, optional
+        Bits a value of the container, where scales are kept wider in memory than in it.
     """
 
     name: str
@@ -110,6 +116,8 @@ class BlockFormat:
     quantile_codebook: bool = False
     decode_order: str = "multiply"
     source: str = ""
+    offset: str = "none"
+    stored_bits: float | None = None
 
     def block_length(self, length: int) -> int:
         """Elements a scale along a last axis of that length."""
@@ -120,8 +128,15 @@ class BlockFormat:
         return -(-length // self.block_length(length))
 
     @property
+    def code_bits(self) -> int:
+        """Bits of a code."""
+        return self.element.bits if self.element is not None else 4
+
+    @property
     def bits(self) -> float | None:
         """Bits a value: element, fine tier and block scales, without what is counted per row or per tensor."""
+        if self.stored_bits is not None:
+            return self.stored_bits
         element = 5.0 if self.quantile_codebook else float(self.element.bits if self.element else 4)
         if self.block is not None:
             element += (8 if self.rule.scale_element else 32) / self.block
@@ -135,7 +150,7 @@ class BlockFormat:
         """Pickle a known record by its name (its rule holds functions, which do not travel)."""
         from .profiles import PROFILES
 
-        if FORMATS.get(self.name) is self:
+        if FORMATS.get(self.name) is self or READ_ONLY.get(self.name) is self:
             return known_format, (self.name,)
         if self.name in PROFILES and PROFILES[self.name].format is self:
             return known_format, (self.name,)
@@ -150,6 +165,81 @@ class BlockFormat:
 
 _MX = dict(element=E2M1, block=32, source="OCP Microscaling Formats (MX) v1.0, section 6.3")
 _NV = dict(element=E2M1, block=16, signed_zero="drop", source="arXiv:2509.25149 appendix B; TransformerEngine")
+
+_GGML = dict(block=32, nibble_order="split_half", source="ggml: ggml-quants.c")
+
+
+def mx_floor(emax: int) -> ScaleRule:
+    """The OCP rule for elements whose largest power of two is 2**emax."""
+    return mx_rule(f"mx-floor-{emax}", lambda amax: e8m0_floor(amax, emax), "exponent of amax (OCP MX v1.0)")
+
+
+_MIXED = (
+    BlockFormat("mxfp8-e4m3", "E4M3, E8M0 scale per 32, floor rule", rule=mx_floor(8), **{**_MX, "element": E4M3}),
+    BlockFormat("mxfp8-e5m2", "E5M2, E8M0 scale per 32, floor rule", rule=mx_floor(15), **{**_MX, "element": E5M2}),
+    BlockFormat("mxfp6-e2m3", "E2M3, E8M0 scale per 32, floor rule", rule=mx_floor(2), **{**_MX, "element": E2M3}),
+    BlockFormat("mxfp6-e3m2", "E3M2, E8M0 scale per 32, floor rule", rule=mx_floor(4), **{**_MX, "element": E3M2}),
+    BlockFormat("fp8-tensor", "E4M3, one fp32 scale a tensor (amax / 448)", E4M3, absmax_rule(448), None, flat=True),
+    BlockFormat("fp8-row", "E4M3, one fp32 scale a row (amax / 448)", E4M3, absmax_rule(448), block=None),
+    BlockFormat(
+        "fp8-128x128",
+        "E4M3, one fp32 scale per 128 x 128 tile (amax / 448)",
+        E4M3,
+        absmax_rule(448),
+        block=128,
+        block_rows=128,
+        stored_bits=8 + 32 / 128**2,
+        source="DeepSeek-V3, arXiv:2412.19437 section 3.3",
+    ),
+    BlockFormat("int8-tensor", "INT8 in -127..127, one fp32 scale a tensor", INT8, absmax_rule(127), None, flat=True),
+    BlockFormat("int8-row", "INT8 in -127..127, one fp32 scale a row (amax / 127)", INT8, absmax_rule(127), block=None),
+    *(
+        BlockFormat(
+            f"int4-zero-g{block}",
+            f"UINT4 less a zero point, fp32 scale per {block}: ((max - min) / 15)",
+            UINT4,
+            ZERO_POINT,
+            block=block,
+            offset="zero",
+            stored_bits=4 + 20 / block,
+            source="compressed-tensors, AWQ, GPTQ",
+        )
+        for block in (32, 64, 128)
+    ),
+    *(
+        BlockFormat(
+            f"int4-offset8-g{block}",
+            f"INT4 in -8..7 stored + 8, fp32 scale per {block} (amax / 7.5)",
+            INT4_OFFSET,
+            OFFSET_8,
+            block=block,
+            stored_bits=4 + 16 / block,
+            source="compressed-tensors pack-quantized",
+        )
+        for block in (32, 64, 128)
+    ),
+    BlockFormat("q4_0", "INT4 in -8..7, signed fp16 scale per 32", INT4_OFFSET, Q4_0, stored_bits=4.5, **_GGML),
+    BlockFormat(
+        "q4_1", "UINT4, fp16 scale and minimum per 32", UINT4, Q4_1, offset="minimum", stored_bits=5.0, **_GGML
+    ),
+    BlockFormat("q8_0", "INT8 in -127..127, fp16 scale per 32", INT8, Q8_0, stored_bits=8.5, **_GGML),
+)
+
+_READ_ONLY = (
+    BlockFormat(
+        "q4_k",
+        "UINT4, scale and minimum per 32, in 6 bits under two fp16 per 256",
+        UINT4,
+        decode_only("Q4_K"),
+        offset="minimum",
+        stored_bits=4.5,
+        **_GGML,
+    ),
+    BlockFormat(
+        "iq4_nl", "16 uneven levels, fp16 scale per 32", IQ4_NL, decode_only("IQ4_NL"), stored_bits=4.5, **_GGML
+    ),
+)
+"""Formats that files hold and whose encoders are searches of their producers', not reproduced here."""
 
 _RECORDS = (
     BlockFormat("mxfp4", "E2M1, E8M0 scale per 32, floor rule", rule=MX_FLOOR, **_MX),
@@ -288,7 +378,8 @@ _RECORDS = (
     ),
 )
 
-FORMATS: dict[str, BlockFormat] = {record.name: record for record in _RECORDS}
+FORMATS: dict[str, BlockFormat] = {record.name: record for record in (*_RECORDS, *_MIXED)}
+READ_ONLY: dict[str, BlockFormat] = {record.name: record for record in _READ_ONLY}
 
 
 def get_format(name: str | BlockFormat) -> BlockFormat:
@@ -301,6 +392,8 @@ def get_format(name: str | BlockFormat) -> BlockFormat:
     """
     if isinstance(name, BlockFormat):
         return name
+    if name in READ_ONLY:
+        return READ_ONLY[name]
     if name not in FORMATS:
         raise unknown_name("format", name, FORMATS)
     return FORMATS[name]
@@ -308,8 +401,8 @@ def get_format(name: str | BlockFormat) -> BlockFormat:
 
 def known_format(name: str) -> BlockFormat:
     """A format by its own name or a profile's."""
-    if name in FORMATS:
-        return FORMATS[name]
+    if name in FORMATS or name in READ_ONLY:
+        return get_format(name)
     from .profiles import PROFILES
 
     if name not in PROFILES:

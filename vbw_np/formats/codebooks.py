@@ -38,6 +38,10 @@ BNB_FP4 = Codebook(
 )
 """bitsandbytes' own 4-bit float: codes are not monotone, the subnormal is 1/192 of the largest value."""
 
+IQ4_NL_LEVELS = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+IQ4_NL = Codebook("iq4-nl", IQ4_NL_LEVELS)
+"""ggml's non-linear 4-bit levels (`kvalues_iq4nl`), to be multiplied by a block scale."""
+
 
 def normal_float_levels(offset: float = 0.9677083) -> np.ndarray:
     """NF4's levels from the quantiles of N(0, 1), as QLoRA makes them: float64 (16,), ascending.

@@ -33,7 +33,7 @@ from .packed import (
     scale_shape,
     to_blocks,
 )
-from .packing import pack_bits, pack_nibbles
+from .packing import pack_bits, pack_codes, pack_nibbles
 from .profiles import Profile, get_profile
 from .random_bits import random_bits
 
@@ -55,6 +55,8 @@ class FittedScales:
     stored, tensor : the tensor-level number as stored, and as multiplier; None for one level
     codebook : float32 (16,) for `seed-v6`, else None
     fine, fine_tensor : scales of a fine tier that has its own, else None
+    offsets : float32 zero points or minimums of an affine rule, else None
+    inner : what an affine rule encodes with (scales, offsets), before they are rounded to what is stored
     """
 
     block: np.ndarray
@@ -63,6 +65,8 @@ class FittedScales:
     codebook: np.ndarray | None = None
     fine: np.ndarray | None = None
     fine_tensor: np.float32 | None = None
+    offsets: np.ndarray | None = None
+    inner: tuple[np.ndarray, np.ndarray | None] | None = None
 
     @classmethod
     def of(cls, packed: PackedTensor) -> FittedScales:
@@ -74,6 +78,8 @@ class FittedScales:
             packed.codebook,
             packed.fine_scales,
             packed.fine_tensor_scale,
+            packed.offsets,
+            (packed.scales, packed.offsets) if packed.format.rule.affine is not None else None,
         )
 
 
@@ -116,6 +122,9 @@ def fit_scales(x: np.ndarray, format: str | BlockFormat, *, nonfinite: str = "ra
     x = _checked_input(x, fmt, nonfinite)
     if fmt.quantile_codebook:
         return _fit_quantile(x)
+    if fmt.rule.affine is not None:
+        block, offsets, *inner = fmt.rule.affine.fit(to_blocks(x, fmt))
+        return FittedScales(block, offsets=offsets, inner=tuple(inner))
     scales = _fit_block_scales(x, fmt, nonfinite)
     return _fit_own_fine(x, fmt, scales) if fmt.fine is not None and fmt.fine.kind == "own" else scales
 
@@ -282,6 +291,9 @@ def encode(
 def _encode_blocks(
     x: np.ndarray, fmt: BlockFormat, scales: FittedScales, random: np.ndarray | None, nonfinite: str
 ) -> PackedTensor:
+    if fmt.rule.affine is not None:
+        codes = from_blocks(fmt.rule.affine.encode(to_blocks(x, fmt), *scales.inner), x.shape, fmt)
+        return PackedTensor(_pack(codes, fmt), scales.block, x.shape, fmt, offsets=scales.offsets)
     q = quotients(x, fmt, scales)
     codes = fmt.element.encode(q, fmt.ties, random=random, signed_zero=fmt.signed_zero, nan_code=fmt.nan_code)
     packed = PackedTensor(
@@ -298,7 +310,7 @@ def _encode_blocks(
     fine = _fine_codes(x, q, codes, packed, scales)
     return replace(
         packed,
-        fine=_pack(fine, fmt),
+        fine=_pack_fine(fine, fmt),
         planes=PLANES,
         fine_scales=scales.fine,
         fine_tensor_scale=scales.fine_tensor,
@@ -306,7 +318,11 @@ def _encode_blocks(
 
 
 def _pack(codes: np.ndarray, fmt: BlockFormat) -> np.ndarray:
-    return pack_nibbles(codes.reshape(layout_shape(codes.shape, fmt)))
+    return pack_codes(codes.reshape(layout_shape(codes.shape, fmt)), fmt.code_bits)
+
+
+def _pack_fine(fine: np.ndarray, fmt: BlockFormat) -> np.ndarray:
+    return pack_nibbles(fine.reshape(layout_shape(fine.shape, fmt)))
 
 
 def _fine_codes(
@@ -361,7 +377,7 @@ def _encode_quantile(w: np.ndarray, fmt: BlockFormat, scales: FittedScales) -> P
         scales=scales.block,
         shape=w.shape,
         format=fmt,
-        fine=_pack(int4_nibbles(residual / safe), fmt),
+        fine=_pack_fine(int4_nibbles(residual / safe), fmt),
         planes=PLANES,
         signs=pack_bits(negative),
         codebook=scales.codebook,
@@ -446,7 +462,7 @@ def _checked_input(x: object, fmt: BlockFormat, nonfinite: str) -> np.ndarray:
         raise unknown_name("non-finite policy", nonfinite, NONFINITE)
     x = as_float32(x)
     check_shape(x.shape, fmt)
-    refuse = nonfinite == "raise" or fmt.quantile_codebook or fmt.fine is not None
+    refuse = nonfinite == "raise" or fmt.quantile_codebook or fmt.fine is not None or fmt.rule.affine is not None
     if refuse and not np.isfinite(x).all():
         where = first_index(~np.isfinite(x))
         why = "" if nonfinite == "raise" else f" ({fmt.name} has no policy but raise)"
@@ -469,6 +485,8 @@ def _check_fitted(scales: FittedScales, shape: tuple[int, ...], fmt: BlockFormat
         raise DtypeError(f"the scales have dtype {scales.block.dtype.name}; {fmt.name} needs {np.dtype(dtype).name}")
     if (scales.stored is None) != (fmt.tensor_level == "none"):
         raise ScaleError(f"{fmt.name} and the scales disagree about a tensor-level scale; fit them with this format")
+    if fmt.rule.affine is not None and scales.inner is None:
+        raise ScaleError(f"{fmt.name} needs scales that were fitted for it; fit them with this format")
     if fmt.quantile_codebook and scales.codebook is None:
         raise ScaleError(f"{fmt.name} needs a codebook; fit the scales with this format")
     if fmt.fine is not None and fmt.fine.kind == "own" and scales.fine is None:

@@ -269,7 +269,9 @@ def quantize_report(x: np.ndarray, packed: PackedTensor, detailed: bool) -> dict
     }
     if packed.tensor_scale is not None and np.size(packed.tensor_scale) == 1:
         report["tensor_scale"] = float(np.asarray(packed.tensor_scale).reshape(()))
-    report["code_histogram"] = np.bincount(packed.unpacked_codes().reshape(-1), minlength=16).tolist()
+    report["code_histogram"] = np.bincount(
+        packed.unpacked_codes().reshape(-1), minlength=1 << packed.format.code_bits
+    ).tolist()
     return report
 
 

@@ -176,6 +176,7 @@ _PARTS = (
     "codebook",
     "planes",
     "allow_nan",
+    "offsets",
 )
 
 

@@ -107,7 +107,7 @@ def _pick_thresholds(low: np.ndarray, high: np.ndarray, ties: str, high_even: np
 def _count_thresholds(x: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     """How many ascending thresholds are <= x, as uint8. NaN counts as 0 for short tables."""
     if len(thresholds) > 16:
-        return np.searchsorted(thresholds, x, side="right").astype(np.uint8)
+        return np.searchsorted(thresholds, x, side="right").astype(np.uint8 if len(thresholds) < 256 else np.uint16)
     index = np.zeros(x.shape, np.uint8)
     for threshold in thresholds:
         index += x >= threshold
@@ -147,9 +147,14 @@ class ElementFormat:
         return int(self.signed) + self.exponent_bits + self.mantissa_bits
 
     @property
+    def code_dtype(self) -> type:
+        """What a code is kept in: uint8, or uint16 for the 16-bit floats."""
+        return np.uint8 if self.bits <= 8 else np.uint16
+
+    @property
     def codes(self) -> np.ndarray:
-        """Every code, ascending, as uint8."""
-        return np.arange(1 << self.bits, dtype=np.uint8)
+        """Every code, ascending, as `code_dtype`."""
+        return np.arange(1 << self.bits, dtype=self.code_dtype)
 
     @property
     def sign_mask(self) -> int:
@@ -253,7 +258,7 @@ class ElementFormat:
 
         Returns
         -------
-        uint8 array of x's shape.
+        array of `code_dtype`, of x's shape.
 
         Raises
         ------
@@ -292,7 +297,7 @@ class ElementFormat:
             negative &= code != 0
         elif rule == "negative":
             negative |= x == 0
-        return negative.astype(np.uint8) * np.uint8(self.sign_mask)
+        return negative.astype(self.code_dtype) * self.code_dtype(self.sign_mask)
 
     def _place_nans(self, x: np.ndarray, code: np.ndarray, nan_code: int | None) -> np.ndarray:
         is_nan = np.isnan(x)
@@ -302,7 +307,7 @@ class ElementFormat:
             code[is_nan] = nan_code
         elif self.nan_code is not None:
             signs = np.signbit(x[is_nan]) & self.signed
-            code[is_nan] = np.uint8(self.nan_code) | signs.astype(np.uint8) * np.uint8(self.sign_mask)
+            code[is_nan] = self.nan_code | signs.astype(self.code_dtype) * self.code_dtype(self.sign_mask)
         else:
             raise NonFiniteError(
                 f"x{list(first_index(is_nan))} is NaN and {self.name} has no code for NaN; "
@@ -498,7 +503,21 @@ E8M0 = ElementFormat("e8m0", 8, 0, bias=127, signed=False, specials="e8m0")
 INT4 = Codebook("int4", tuple(range(8)) + tuple(range(-8, 0)))
 """Two's complement, -8 to 7. Symmetric quantizers use a scale of amax/7, so that -8 never appears."""
 
-ELEMENTS: dict[str, ElementFormat | Codebook] = {e.name: e for e in (E2M1, E2M3, E3M2, E4M3, UE4M3, E5M2, E8M0, INT4)}
+INT8 = Codebook("int8", tuple(range(128)) + tuple(range(-128, 0)), bits=8)
+"""Two's complement, -128 to 127."""
+
+UINT4 = Codebook("uint4", tuple(range(16)))
+"""0 to 15: what a zero point or a minimum is taken from or added to."""
+
+INT4_OFFSET = Codebook("int4-offset-8", tuple(range(-8, 8)))
+"""-8 to 7, stored as 0 to 15."""
+
+BF16 = ElementFormat("bf16", 8, 7, bias=127, specials="ieee")
+FP16 = ElementFormat("fp16", 5, 10, bias=15, specials="ieee")
+
+ELEMENTS: dict[str, ElementFormat | Codebook] = {
+    e.name: e for e in (E2M1, E2M3, E3M2, E4M3, UE4M3, E5M2, E8M0, INT4, UINT4, INT4_OFFSET, INT8, BF16, FP16)
+}
 
 
 def get_element(name: str | ElementFormat | Codebook) -> ElementFormat | Codebook:

@@ -218,13 +218,13 @@ def _checked_index(packed: PackedTensor, index: tuple[int, ...]) -> tuple[int, .
 
 @dataclass(frozen=True)
 class _Place:
-    """Where an element lies: its row, position in the row, block, and byte."""
+    """Where an element lies: its row, position in the row, block, byte, and first bit in it."""
 
     row: tuple[int, ...]
     position: int
     block: int
     byte: int
-    high: bool
+    bit: int
     scale: tuple[int, ...]
 
     @classmethod
@@ -236,7 +236,8 @@ class _Place:
         block = position // fmt.block_length(rows[-1])
         row_bytes = packed.codes.shape[-1]
         first = int(np.ravel_multi_index(row, rows[:-1])) * row_bytes if row else 0
-        return cls(row, position, block, first + position // 2, bool(position % 2), (*row, block))
+        bit = position * fmt.code_bits
+        return cls(row, position, block, first + bit // 8, bit % 8, (*row, block))
 
 
 def _encoding_steps(
@@ -249,6 +250,9 @@ def _encoding_steps(
         magnitude = abs(value)
         level = int(packed.unpacked_codes()[index])
         return [*steps, Step("codebook", f"level {level}", f"the last of 16 not above |x| = {number(magnitude)}")]
+    if fmt.rule.affine is not None:
+        data["scale_rule"] = fmt.rule.name
+        return [*steps, Step("scale rule", fmt.rule.name, fmt.rule.summary)]
     amax_b = block_amax(x, fmt)[place.scale]
     data["block_amax"] = float(amax_b)
     span = f"{fmt.block_rows} x {fmt.block}" if fmt.block_rows > 1 else f"{fmt.block or packed.shape[-1]}"
@@ -275,16 +279,20 @@ def _storage_steps(packed: PackedTensor, index: tuple[int, ...], place: _Place, 
     fmt = packed.format
     code = int(packed.unpacked_codes()[index])
     byte = int(packed.codes.reshape(-1)[place.byte])
-    nibble = "high" if place.high else "low"
+    part = f"bits from {place.bit} on are this element's"
+    if fmt.code_bits == 4:
+        part = f"the {'high' if place.bit else 'low'} nibble is this element's"
+    elif fmt.code_bits == 8:
+        part = "the element's own"
     steps = [
-        Step(
-            "byte", f"codes[{place.byte}] = 0x{byte:02x}", f"flat byte address; the {nibble} nibble is this element's"
-        ),
+        Step("byte", f"codes[{place.byte}] = 0x{byte:02x}", f"flat byte address; {part}"),
         Step(
             "code", f"{code} (0x{code:x})", f"bits {bit_fields(code, fmt.element)}" if fmt.element else "codebook index"
         ),
     ]
-    data |= {"code": code, "byte_address": place.byte, "byte": byte, "nibble": nibble}
+    data |= {"code": code, "byte_address": place.byte, "byte": byte, "bit": place.bit, "bits": fmt.code_bits}
+    if fmt.code_bits == 4:
+        data["nibble"] = "high" if place.bit else "low"
     if fmt.quantile_codebook:
         sign = "-" if np.signbit(packed.dequantize(0)[index]) else "+"
         steps += [Step("sign bit", sign), Step("level", number(packed.codebook[code]), f"codebook[{code}]")]
@@ -293,6 +301,9 @@ def _storage_steps(packed: PackedTensor, index: tuple[int, ...], place: _Place, 
         steps.append(Step("element", number(element)))
         steps.append(_scale_step(packed, place))
         data |= {"element": element, "scale": float(packed.decoded_scales()[place.scale])}
+        if packed.offsets is not None:
+            data["offset"] = float(packed.offsets[place.scale])
+            steps.append(Step(fmt.offset, number(data["offset"]), "of its block"))
         if packed.tensor_scale is not None:
             level = np.asarray(packed.tensor_scale)
             level = float(level.reshape(-1)[0] if level.size == 1 else level[(*place.row, 0)])
@@ -303,6 +314,7 @@ def _storage_steps(packed: PackedTensor, index: tuple[int, ...], place: _Place, 
     decoded = float(packed.dequantize()[index])
     data["decoded"] = decoded
     formula = "(element * scale) * tensor scale" if packed.tensor_scale is not None else "element * scale"
+    formula = {"zero": "(element - zero) * scale", "minimum": "element * scale + minimum"}.get(fmt.offset, formula)
     steps.append(Step("decoded", number(decoded), formula if not packed.planes else "with the fine tier"))
     return steps
 

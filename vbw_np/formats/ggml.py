@@ -28,12 +28,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .elements import E2M1, Codebook
+from .codebooks import IQ4_NL
+from .elements import E2M1
 from .errors import FormatError, unknown_name
-
-IQ4_NL_LEVELS = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
-IQ4_NL = Codebook("iq4-nl", IQ4_NL_LEVELS)
-"""ggml's non-linear 4-bit levels (`kvalues_iq4nl`), int8 to be multiplied by a block scale."""
 
 CHUNK = 1 << 16
 """Blocks that are decoded at a time, so that the memory in between stays small beside the result."""

@@ -21,7 +21,7 @@ import numpy as np
 from .blocks import BlockFormat, FineTier, get_format
 from .elements import E2M1, E4M3, INT4, first_index
 from .errors import DtypeError, FormatError, ScaleError, ShapeError
-from .packing import unpack_bits, unpack_nibbles
+from .packing import unpack_bits, unpack_codes, unpack_nibbles
 
 if TYPE_CHECKING:
     from .explain import Explanation
@@ -96,8 +96,9 @@ class PackedTensor:
 
     Parameters
     ----------
-    codes : uint8 array (..., ceil(K / 2))
-        Two 4-bit codes a byte, low nibble first along the last axis. (Flat formats: one row of all elements.)
+    codes : uint8 array (..., ceil(K * bits / 8))
+        Two 4-bit codes a byte, low nibble first along the last axis; 8-bit codes as they are; 6-bit codes without
+        gaps, lowest bits first. (Flat formats: one row of all elements.)
     scales : uint8 array of E4M3 or E8M0 codes, or float32 array; (..., ceil(K / block))
     shape : tuple of int
         The logical shape (..., K).
@@ -124,6 +125,8 @@ class PackedTensor:
         Signal to quantization noise against the source, where it was measured.
     allow_nan : bool
         Whether NaN scales are accepted (arrays quantized under a non-finite policy other than `raise`).
+    offsets : float32 array of the scales' shape, or None
+        Zero points or minimums, where the format has them (`BlockFormat.offset`).
     """
 
     codes: np.ndarray
@@ -141,17 +144,22 @@ class PackedTensor:
     counts: dict[str, int] | None = None
     sqnr_db: float | None = None
     allow_nan: bool = False
+    offsets: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "format", get_format(self.format))
         object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
         check_shape(self.shape, self.format)
-        self._check_array("codes", self.codes, byte_shape(self.shape, self.format), np.uint8)
+        self._check_array("codes", self.codes, byte_shape(self.shape, self.format, self.format.code_bits), np.uint8)
         scale_dtype = np.uint8 if self.format.rule.scale_element else np.float32
         self._check_array("scales", self.scales, scale_shape(self.shape, self.format), scale_dtype)
         self._check_scale_values()
         if self.tensor_scale is None and self.format.tensor_level != "none":
             raise ScaleError(f"{self.format.name} has a tensor-level scale: pass tensor_scale= (a float32 multiplier)")
+        if (self.offsets is None) != (self.format.offset == "none"):
+            raise ScaleError(f"{self.format.name} and the tensor disagree about zero points or minimums (offsets=)")
+        if self.offsets is not None:
+            self._check_array("offsets", self.offsets, scale_shape(self.shape, self.format), np.float32)
         if self.fine is not None:
             self._check_array("fine", self.fine, byte_shape(self.shape, self.format), np.uint8)
             if not 1 <= self.planes <= PLANES:
@@ -173,7 +181,7 @@ class PackedTensor:
             return
         element = self.format.rule.scale_element
         values = self.scales if element is None else element.table[self.scales]
-        bad = np.isnan(values) | np.signbit(values)
+        bad = np.isnan(values) if self.format.rule.affine is not None else np.isnan(values) | np.signbit(values)
         if bad.any():
             where = first_index(bad)
             raise ScaleError(
@@ -194,6 +202,8 @@ class PackedTensor:
 
         Of a fine tier only the planes that are present count (as bit planes, whole bytes a row).
         """
+        if self.format.stored_bits is not None:
+            return -(-int(self.size * self.format.stored_bits) // 8)
         total = self.codes.nbytes
         if self.fine is not None or not self.format.quantile_codebook:  # seed-v6: only its fine tier has scales
             total += self.scales.nbytes
@@ -218,7 +228,7 @@ class PackedTensor:
     def unpacked_codes(self) -> np.ndarray:
         """One code a byte: uint8 of the logical shape."""
         rows = layout_shape(self.shape, self.format)
-        return unpack_nibbles(self.codes, rows[-1]).reshape(self.shape)
+        return unpack_codes(self.codes, rows[-1], self.format.code_bits).reshape(self.shape)
 
     def unpacked_fine(self) -> np.ndarray:
         """One fine code a byte: uint8 of the logical shape (16 cells, or a two's complement nibble)."""
@@ -273,7 +283,11 @@ class PackedTensor:
         blocks = to_blocks(values, self.format)
         scales = self.decoded_scales()[..., None]
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            if self.tensor_scale is None:
+            if self.format.offset == "zero":
+                blocks = (blocks - self.offsets[..., None]) * scales
+            elif self.format.offset == "minimum":
+                blocks = blocks * scales + self.offsets[..., None]
+            elif self.tensor_scale is None:
                 blocks = blocks * scales
             elif self.format.decode_order == "divide":
                 blocks = blocks * (scales / _block_level(self.stored_scale))

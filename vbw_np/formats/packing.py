@@ -92,6 +92,37 @@ def unpack_nibbles(packed: np.ndarray, length: int, order: str = "low_first", gr
     return codes[..., :length]
 
 
+def pack_codes(codes: np.ndarray, bits: int) -> np.ndarray:
+    """Codes of 1 to 8 bits along the last axis, without gaps, lowest bits first: uint8 (..., ceil(K * bits / 8)).
+
+    Four bits are `pack_nibbles`, low first; eight are the codes themselves.
+    """
+    codes = _as_bytes(codes, "codes")
+    if bits == 8:
+        return codes
+    if bits == 4:
+        return pack_nibbles(codes)
+    spread = np.unpackbits(codes[..., None], axis=-1, count=bits, bitorder="little")
+    return np.packbits(spread.reshape(*codes.shape[:-1], codes.shape[-1] * bits), axis=-1, bitorder="little")
+
+
+def unpack_codes(packed: np.ndarray, length: int, bits: int) -> np.ndarray:
+    """The inverse of `pack_codes`: uint8 codes of shape (..., length)."""
+    packed = _as_bytes(packed, "packed codes")
+    if packed.shape[-1] != -(-length * bits // 8):
+        raise ShapeError(
+            f"{length} codes of {bits} bits need {-(-length * bits // 8)} bytes along the last axis, "
+            f"got {packed.shape[-1]}"
+        )
+    if bits == 8:
+        return packed
+    if bits == 4:
+        return unpack_nibbles(packed, length)
+    spread = np.unpackbits(packed, axis=-1, count=length * bits, bitorder="little")
+    spread = spread.reshape(*packed.shape[:-1], length, bits)
+    return np.packbits(spread, axis=-1, bitorder="little")[..., 0]
+
+
 def split_planes(nibbles: np.ndarray, planes: int = 4) -> np.ndarray:
     """Bit planes of 4-bit codes, most significant first, eight elements a byte (first element in bit 0).
 

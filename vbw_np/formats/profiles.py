@@ -20,6 +20,8 @@ compressed-tensors-0.20-nvfp4-bf16   even        -0 becomes +0  0.125; amax / 6 
 ggml-nvfp4                           toward zero never -0       0                        separate      split 16
 bitsandbytes-nf4, -fp4               down        (codebook)     float32 0                none          high first
 ==================================== =========== ============== ======================== ============= ===========
+
+The profiles of 6 and 8 bits, and of integers with zero points, are in `mixed.py`.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from .blocks import FORMATS, BlockFormat
 from .codebooks import BNB_FP4, NF4
 from .elements import E4M3, E8M0
 from .errors import FormatError, unknown_name
+from .mixed import PRODUCERS
 from .scales import MX_FLOOR, ONE, ScaleRule, bits_of, divide_by_scale, te_rule
 
 SIX = np.float32(6)
@@ -507,6 +510,7 @@ _RECORDS = [
         for kind, family, element, nan_code in (("nf4", "nf4", _BNB_NF4, 15), ("fp4", "bnb-fp4", _BNB_FP4, 3))
     ),
 ]
+_RECORDS += [Profile(fmt.name, *producer, fmt, family, checked) for producer, fmt, family, checked in PRODUCERS]
 
 PROFILES: dict[str, Profile] = {profile.name: profile for profile in _RECORDS}
 

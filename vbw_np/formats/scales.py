@@ -34,6 +34,22 @@ _MANTISSA = np.uint32(0x7FFFFF)
 
 
 @dataclass(frozen=True)
+class AffineRule:
+    """How a producer makes codes of whole blocks, where more than the largest magnitude decides.
+
+    Parameters
+    ----------
+    fit : (blocks float32 (..., blocks, block)) -> (scales, offsets or None, inner scales, inner offsets or None)
+        float32 (..., blocks) each. The inner numbers are those that the encoder divides with, before they are rounded
+        to what is stored.
+    encode : (blocks, inner scales, inner offsets) -> uint8 codes of the blocks' shape
+    """
+
+    fit: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None, np.ndarray, np.ndarray | None]]
+    encode: Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]
+
+
+@dataclass(frozen=True)
 class ScaleRule:
     """How one producer forms scales. Every function takes and returns float32 unless said otherwise.
 
@@ -51,6 +67,8 @@ class ScaleRule:
         Largest element times largest block scale: what the tensor's amax is mapped to.
     ragged_quotient : as quotient, optional
         Where a producer treats a ragged last block of a flat format otherwise.
+    affine : AffineRule, optional
+        For scales that come with a sign, a zero point or a minimum: it takes the place of `block` and `quotient`.
     """
 
     name: str
@@ -63,6 +81,7 @@ class ScaleRule:
     four_over_six_base: Callable[[np.ndarray, np.ndarray | None], np.ndarray] | None = None
     range: float = 2688.0
     ragged_quotient: Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray] | None = None
+    affine: AffineRule | None = None
 
     @property
     def two_level(self) -> bool:

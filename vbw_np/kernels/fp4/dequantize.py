@@ -185,6 +185,7 @@ def _is_known(fmt: formats.BlockFormat, planes: int) -> bool:
         and len(fmt.element.table) == WIDTH
         and not fmt.flat
         and fmt.decode_order == "multiply"
+        and fmt.offset == "none"
         and (fmt.block is None or (fmt.block % WIDTH == 0 and fmt.block <= 32))
         and (planes == 0 or fmt.fine.kind == "nested")
     )
