@@ -11,7 +11,7 @@ Read in this order: `tensor` (the tape and the backward pass), `primitive` (how 
 from . import functional, nn, ops, optim
 from .gradcheck import gradcheck
 from .primitive import REGISTRY, Primitive, primitive
-from .random import Generator
+from .random import Generator, manual_seed
 from .tensor import Node, Parameter, Tensor, detect_anomaly, is_grad_enabled, no_grad
 from .twin import PROCEDURES, procedure, use_twins
 
@@ -29,6 +29,7 @@ __all__ = [
     "functional",
     "gradcheck",
     "is_grad_enabled",
+    "manual_seed",
     "nn",
     "no_grad",
     "ops",

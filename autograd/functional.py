@@ -118,6 +118,8 @@ def softmax(x, *, axis=-1):
 
     A row of -inf only would divide by zero; such rows are the caller's mistake.
     """
+    if x.size == 0:
+        return x.copy(), (lambda g: g,)
     y = np.exp(x - x.max(axis=axis, keepdims=True))
     y /= y.sum(axis=axis, keepdims=True)
     return y, (lambda g: y * (g - (g * y).sum(axis=axis, keepdims=True)),)
@@ -126,6 +128,8 @@ def softmax(x, *, axis=-1):
 @primitive(samples=lambda rng: [((rng.normal(size=(3, 4)),), {"axis": -1})])
 def log_softmax(x, *, axis=-1):
     """log of softmax, computed as x - logsumexp(x)"""
+    if x.size == 0:
+        return x.copy(), (lambda g: g,)
     shifted = x - x.max(axis=axis, keepdims=True)
     y = shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True))
     return y, (lambda g: g - np.exp(y) * g.sum(axis=axis, keepdims=True),)
@@ -229,14 +233,31 @@ def cross_entropy_rows(logits, *, targets):
     return np.asarray(losses.mean(dtype=np.float64), logits.dtype), (vjp,)
 
 
-def cross_entropy(logits: Tensor, targets: NDArray) -> Tensor:
-    """Mean cross-entropy of logits (..., V) against integer targets (...), in nats."""
-    if logits.shape[:-1] != np.shape(targets):
-        raise ValueError(f"cross_entropy: logits {logits.shape} do not go with targets {np.shape(targets)}")
-    if not np.size(targets):
-        raise ValueError("cross_entropy: no targets, so there is no mean")
-    targets = check_ids("cross_entropy", targets, logits.shape[-1]).reshape(-1)
-    return cross_entropy_rows(logits.reshape(-1, logits.shape[-1]), targets=targets)
+IGNORE_INDEX = -100
+"""The target that losses leave out unless told otherwise (PyTorch's default)."""
+
+
+def _counted(name: str, rows: Tensor, targets: NDArray, classes: int, ignore_index: int) -> tuple[Tensor, NDArray]:
+    """Rows (N, D) and targets (N,) of what counts in a loss, from (..., D) and (...)."""
+    targets = np.asarray(targets)
+    if rows.shape[:-1] != targets.shape:
+        raise ValueError(f"{name}: {rows.shape} goes with targets {rows.shape[:-1]}, not {targets.shape}")
+    rows, targets = rows.reshape(math.prod(targets.shape), rows.shape[-1]), targets.reshape(-1)
+    counts = targets != ignore_index
+    if not counts.any():
+        raise ValueError(f"{name}: no targets (but {targets.size} to ignore), so there is no mean")
+    if not counts.all():
+        rows, targets = ops.take_rows(rows, rows=np.flatnonzero(counts)), targets[counts]
+    return rows, check_ids(name, targets, classes)
+
+
+def cross_entropy(logits: Tensor, targets: NDArray, *, ignore_index: int = IGNORE_INDEX) -> Tensor:
+    """Mean cross-entropy of logits (..., V) against integer targets (...), in nats.
+
+    Targets equal to `ignore_index` count neither in the sum nor in the mean's divisor.
+    """
+    logits, targets = _counted("cross_entropy", logits, targets, logits.shape[-1], ignore_index)
+    return cross_entropy_rows(logits, targets=targets)
 
 
 def _row_samples(rng: np.random.Generator) -> list[tuple[tuple, dict]]:
@@ -301,7 +322,9 @@ def dense_linear_cross_entropy(x, weight, *, targets):
     )
 
 
-def linear_cross_entropy(x: Tensor, weight: Tensor, targets: NDArray) -> Tensor:
+def linear_cross_entropy(
+    x: Tensor, weight: Tensor, targets: NDArray, *, ignore_index: int = IGNORE_INDEX
+) -> Tensor:
     """Mean cross-entropy of the logits x W^T against integer targets, in nats, without holding all logits.
 
     The same seam as `linear`: a weight that lives on a card is computed there.
@@ -311,14 +334,11 @@ def linear_cross_entropy(x: Tensor, weight: Tensor, targets: NDArray) -> Tensor:
     x : Tensor, (..., D)
     weight : Tensor, (V, D)
     targets : integer array, (...)
+    ignore_index : int
+        Targets of this value count neither in the sum nor in the mean's divisor.
     """
     check_linear(x.data, weight.data, None)
-    if x.shape[:-1] != np.shape(targets):
-        raise ValueError(f"linear_cross_entropy: {x.shape} goes with targets {x.shape[:-1]}, not {np.shape(targets)}")
-    if not np.size(targets):
-        raise ValueError("linear_cross_entropy: no targets, so there is no mean")
-    targets = check_ids("linear_cross_entropy", targets, weight.shape[0]).reshape(-1)
-    x = x.reshape(-1, x.shape[-1])
+    x, targets = _counted("linear_cross_entropy", x, targets, weight.shape[0], ignore_index)
     card = weight.card if isinstance(weight, Parameter) else None
     if card is not None:
         return card.linear_cross_entropy(x, weight, targets)

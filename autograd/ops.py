@@ -5,6 +5,7 @@ Importing this module also gives `Tensor` its operators and methods.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -69,9 +70,21 @@ def neg(x):
     return -x, (lambda g: -g,)
 
 
-@primitive(samples=lambda rng: [((rng.uniform(0.5, 2, size=(3, 4)),), {"exponent": e}) for e in (2, 0.5, -1, 3)])
+def _plain_number(value: Any) -> int | float:
+    """A Python number, which adapts to any dtype, from what NumPy may have made of it."""
+    if isinstance(value, np.generic | np.ndarray) and np.ndim(value) == 0:
+        value = value.item()
+    if not isinstance(value, int | float):
+        raise TypeError(f"a tensor can be raised to a number only, not to {type(value).__name__}")
+    return value
+
+
+@primitive(samples=lambda rng: [((rng.uniform(0.5, 2, size=(3, 4)),), {"exponent": e}) for e in (2, 0.5, -1, 3, 0)])
 def power(x, *, exponent):
-    """x ** exponent, for a constant exponent"""
+    """x ** exponent, for a constant exponent; the slope of x ** 0 is 0 everywhere"""
+    exponent = _plain_number(exponent)
+    if exponent == 0:
+        return x**exponent, (lambda g: np.zeros_like(g),)
     return x**exponent, (lambda g: g * (exponent * x ** (exponent - 1)),)
 
 
@@ -147,12 +160,17 @@ def where(x, y, *, condition):
 @primitive(samples=_draws((2, 3, 4), shape=(6, 4)))
 def reshape(x, *, shape):
     """The same elements in another shape; one axis may be -1"""
-    return x.reshape(shape), (lambda g: g.reshape(x.shape),)
+    before = x.shape
+    return x.reshape(shape), (lambda g: g.reshape(before),)
 
 
 @primitive(samples=_draws((2, 3, 4), axes=(2, 0, 1)))
 def permute(x, *, axes):
-    """The axes in another order"""
+    """The axes in another order; negative ones count from the end"""
+    axes = tuple(operator.index(axis) for axis in axes)
+    axes = tuple(axis + x.ndim if axis < 0 else axis for axis in axes)
+    if sorted(axes) != list(range(x.ndim)):
+        raise ValueError(f"permute: {axes} does not name each of the {x.ndim} axes once")
     back = tuple(int(axis) for axis in np.argsort(axes))
     return x.transpose(axes), (lambda g: g.transpose(back),)
 
@@ -200,8 +218,10 @@ def _is_basic(index: Any) -> bool:
 def getitem(x, *, index):
     """x[index], by slices or by integer arrays; the gradient of an element taken twice adds up"""
 
+    shape = x.shape
+
     def vjp(g: NDArray) -> NDArray:
-        gradient = np.zeros(x.shape, g.dtype)
+        gradient = np.zeros(shape, g.dtype)
         if _is_basic(index):
             gradient[index] = g
         else:
@@ -224,7 +244,8 @@ def take_rows(x, *, rows):
 
     The lookup of an embedding, and the gather along a path.
     """
-    return np.take(x, rows, axis=0), (lambda g: _scatter_rows(g, rows, x.shape[0]),)
+    count = x.shape[0]
+    return np.take(x, rows, axis=0), (lambda g: _scatter_rows(g, rows, count),)
 
 
 # ------------------------------------------------------------------------------------------------------- reductions
@@ -243,15 +264,21 @@ _AXES = ({"axis": None, "keepdims": False}, {"axis": 1, "keepdims": True}, {"axi
 @primitive(samples=lambda rng: [((rng.normal(size=(2, 3, 4)),), static) for static in _AXES])
 def sum(x, *, axis=None, keepdims=False):
     """Sum over all elements, or over `axis`"""
-    return np.asarray(x.sum(axis=axis, keepdims=keepdims)), (lambda g: _spread(g, x.shape, axis, keepdims),)
+    shape = x.shape
+    return np.asarray(x.sum(axis=axis, keepdims=keepdims)), (lambda g: _spread(g, shape, axis, keepdims),)
 
 
 @primitive(samples=lambda rng: [((rng.normal(size=(2, 3, 4)),), static) for static in _AXES])
 def mean(x, *, axis=None, keepdims=False):
-    """Arithmetic mean over all elements, or over `axis`"""
+    """Arithmetic mean over all elements, or over `axis`; of no elements, NaN"""
+    shape = x.shape
+    if x.size == 0:
+        with np.errstate(invalid="ignore"):
+            y = np.asarray(x.sum(axis=axis, keepdims=keepdims) / x.dtype.type(0))
+        return y, (lambda g: np.zeros(shape, g.dtype),)
     y = np.asarray(x.mean(axis=axis, keepdims=keepdims))
     count = x.size // (y.size or 1)
-    return y, (lambda g: _spread(g / g.dtype.type(count), x.shape, axis, keepdims),)
+    return y, (lambda g: _spread(g / g.dtype.type(count), shape, axis, keepdims),)
 
 
 @primitive(samples=lambda rng: [((rng.normal(size=(3, 4)),), {"axis": 1, "keepdims": k}) for k in (True, False)])
@@ -343,11 +370,11 @@ def _getitem(self: Tensor, index: Any) -> Tensor:
 
 
 def _reshape(self: Tensor, *shape: int | Sequence[int]) -> Tensor:
-    return reshape(self, shape=tuple(shape[0]) if len(shape) == 1 and not isinstance(shape[0], int) else shape)
+    return reshape(self, shape=tuple(shape[0]) if len(shape) == 1 and np.ndim(shape[0]) else shape)
 
 
-def _permute(self: Tensor, *axes: int) -> Tensor:
-    return permute(self, axes=axes)
+def _permute(self: Tensor, *axes: int | Sequence[int]) -> Tensor:
+    return permute(self, axes=axes[0] if len(axes) == 1 and np.ndim(axes[0]) else axes)
 
 
 def _transpose(self: Tensor, first: int, second: int) -> Tensor:
@@ -357,9 +384,49 @@ def _transpose(self: Tensor, first: int, second: int) -> Tensor:
 
 
 def _power(self: Tensor, exponent: float) -> Tensor:
-    if not isinstance(exponent, int | float):
-        raise TypeError("a tensor can be raised to a number only")
     return power(self, exponent=exponent)
+
+
+def _compared(name: str) -> Any:
+    """A comparison: a boolean array, element by element, as NumPy and PyTorch have it."""
+    ufunc = getattr(np, name)
+
+    def compare(self: Tensor, other: Any) -> Any:
+        if not isinstance(other, Tensor | np.ndarray | np.generic | int | float):
+            return NotImplemented
+        return ufunc(self.data, other.data if isinstance(other, Tensor) else other)
+
+    return compare
+
+
+UFUNCS = {
+    np.add: add, np.subtract: sub, np.multiply: mul, np.divide: div, np.matmul: matmul, np.negative: neg,
+    np.exp: exp, np.log: log, np.sqrt: sqrt, np.tanh: tanh, np.absolute: absolute, np.maximum: maximum,
+}  # fmt: skip
+"""NumPy's functions that have an operation here: called with a tensor they are recorded like it."""
+_COMPARISONS = {"eq": "equal", "ne": "not_equal", "lt": "less", "le": "less_equal", "gt": "greater",
+                "ge": "greater_equal"}  # fmt: skip
+
+
+def _array_ufunc(self: Tensor, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
+    if method == "__call__" and not options:
+        if ufunc in UFUNCS:
+            return UFUNCS[ufunc](*inputs)
+        if ufunc.__name__ in _COMPARISONS.values():
+            return ufunc(*(value.data if isinstance(value, Tensor) else value for value in inputs))
+    raise TypeError(
+        f"np.{ufunc.__name__} is no operation on tensors; use a method of the tensor or a function of "
+        "autograd.functional, or compute with the values, x.numpy(), which records nothing"
+    )
+
+
+def _array_function(self: Tensor, function: Any, types: Any, args: tuple, kwargs: dict) -> Any:
+    if function in (np.shape, np.ndim, np.size):
+        return function(*(value.data if isinstance(value, Tensor) else value for value in args), **kwargs)
+    raise TypeError(
+        f"np.{function.__name__} is no operation on tensors; use a method of the tensor or a function of "
+        "autograd.ops, or compute with the values, x.numpy(), which records nothing"
+    )
 
 
 def _install() -> None:
@@ -368,7 +435,14 @@ def _install() -> None:
     for name, operation in forward.items():
         setattr(Tensor, f"__{name}__", lambda self, other, op=operation: op(self, other))
         setattr(Tensor, f"__r{name}__", lambda self, other, op=operation: op(other, self))
+    for name, ufunc_name in _COMPARISONS.items():
+        setattr(Tensor, f"__{name}__", _compared(ufunc_name))
+    Tensor.__hash__ = object.__hash__  # defining == takes it away
+    Tensor.__array_ufunc__ = _array_ufunc
+    Tensor.__array_function__ = _array_function
+    Tensor.__array__ = lambda self, dtype=None, copy=None: np.array(self.data, dtype, copy=copy)
     Tensor.__neg__ = lambda self: neg(self)
+    Tensor.__abs__ = lambda self: absolute(self)
     Tensor.__pow__ = _power
     Tensor.__getitem__ = _getitem
     Tensor.reshape = _reshape

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .tensor import Parameter
+from .tensor import Parameter, Tensor
 from .twin import procedure
 
 
@@ -78,23 +78,38 @@ class Optimizer:
 
 
 class SGD(Optimizer):
-    """Gradient descent: v = momentum v + g + weight_decay w; w -= lr v."""
+    """Gradient descent: v = momentum v + g + weight_decay w; w -= lr v.
 
-    def __init__(self, params: Iterable[Parameter], lr: float = 1e-3, momentum: float = 0.0, weight_decay: float = 0.0):
+    With `nesterov`, w -= lr (g + weight_decay w + momentum v), PyTorch's form of Nesterov's momentum.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Parameter],
+        lr: float = 1e-3,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+    ) -> None:
         super().__init__(params, lr)
-        self.momentum, self.weight_decay = momentum, weight_decay
+        if not momentum >= 0:
+            raise ValueError(f"momentum is not negative: {momentum}")
+        if nesterov and not momentum:
+            raise ValueError("Nesterov's momentum needs a momentum above 0")
+        self.momentum, self.weight_decay, self.nesterov = float(momentum), float(weight_decay), nesterov
 
     def update(self, data: NDArray, grad: NDArray, state: dict[str, Any]) -> None:
+        kind = data.dtype.type
         if self.weight_decay:
-            grad = grad + self.weight_decay * data
+            grad = grad + kind(self.weight_decay) * data
         if self.momentum:
             if "momentum" in state:
-                state["momentum"] *= self.momentum
+                state["momentum"] *= kind(self.momentum)
                 state["momentum"] += grad
             else:
                 state["momentum"] = np.array(grad)
-            grad = state["momentum"]
-        data -= data.dtype.type(self.lr) * grad
+            grad = grad + kind(self.momentum) * state["momentum"] if self.nesterov else state["momentum"]
+        data -= kind(self.lr) * grad
 
 
 def _adam_samples(rng: np.random.Generator) -> list[tuple[tuple, dict]]:
@@ -164,7 +179,8 @@ class Adam(Optimizer):
         super().__init__(params, lr)
         if not all(0 <= beta < 1 for beta in betas):
             raise ValueError(f"betas lie in [0, 1): {betas}")
-        self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
+        self.betas = (float(betas[0]), float(betas[1]))
+        self.eps, self.weight_decay = float(eps), float(weight_decay)
 
     def update(self, data: NDArray, grad: NDArray, state: dict[str, Any]) -> None:
         if not state:
@@ -201,19 +217,69 @@ class AdamW(Adam):
         super().__init__(params, lr, betas, eps, weight_decay)
 
 
-def grad_norm(params: Iterable[Parameter]) -> float:
-    """Euclidean length of all gradients together."""
-    return math.sqrt(sum(float(np.vdot(p.grad, p.grad)) for p in params if p.grad is not None))
+_NORM_PIECE = 1 << 16
 
 
-def clip_grad_norm_(params: Iterable[Parameter], max_norm: float) -> float:
-    """Scale all gradients so that their common length is at most `max_norm`; return the length before."""
-    params = list(params)
+def grad_norm(params: Iterable[Tensor]) -> float:
+    """Euclidean length of all gradients together, the same on any number of threads.
+
+    Squares are added in the gradient's dtype within pieces of 65,536 by NumPy's own loop, and the pieces in float64; a
+    piece whose squares overflow, in float64 altogether; where that overflows too, after division by the largest
+    magnitude. (A BLAS dot product of long vectors depends on the number of threads.)
+    """
+    gradients = [p.grad for p in params if p.grad is not None and p.grad.size]
+    total = sum(_square_sum(gradient) for gradient in gradients)
+    if math.isinf(total):
+        largest = max(float(np.abs(gradient).max()) for gradient in gradients)
+        if math.isfinite(largest):
+            return largest * math.sqrt(sum(_square_sum(gradient / np.float64(largest)) for gradient in gradients))
+    return math.sqrt(total)
+
+
+def _square_sum(gradient: NDArray) -> float:
+    flat = np.ascontiguousarray(gradient).reshape(-1)
+    total = 0.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        for start in range(0, flat.size, _NORM_PIECE):
+            piece = flat[start : start + _NORM_PIECE]
+            squares = float(np.einsum("i,i->", piece, piece))
+            total += squares if math.isfinite(squares) else float(np.square(piece, dtype=np.float64).sum())
+    return total
+
+
+def clip_grad_norm_(
+    params: Tensor | Iterable[Tensor], max_norm: float, *, error_if_nonfinite: bool = False
+) -> float:
+    """Scale all gradients, in place, so that their common length is at most `max_norm`; return the length before.
+
+    Parameters
+    ----------
+    params : Tensor or iterable of Tensor
+    max_norm : float
+        Not negative; ``inf`` only measures.
+    error_if_nonfinite : bool
+        Raise if the length is NaN or Inf. Otherwise, as in PyTorch, NaN makes every gradient NaN, and Inf makes the
+        finite ones 0.
+
+    Raises
+    ------
+    ValueError
+        `max_norm` is negative or NaN.
+    RuntimeError
+        See `error_if_nonfinite`; no gradient was changed.
+    """
+    if not max_norm >= 0:
+        raise ValueError(f"the largest norm is 0 or more, not {max_norm}")
+    params = [params] if isinstance(params, Tensor) else list(params)
     norm = grad_norm(params)
-    if norm > max_norm:
-        for p in params:
-            if p.grad is not None:
-                p.grad = p.grad * p.dtype.type(max_norm / (norm + 1e-6))
+    if error_if_nonfinite and not math.isfinite(norm):
+        raise RuntimeError(f"the gradients' length is {norm}, so they cannot be clipped; none was changed")
+    if not norm <= max_norm:
+        factor = max_norm / (norm + 1e-6)
+        with np.errstate(invalid="ignore"):
+            for p in params:
+                if p.grad is not None:
+                    p.grad *= p.dtype.type(factor)
     return norm
 
 

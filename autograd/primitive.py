@@ -15,13 +15,15 @@ primitive and tested against it, forward and backward, on the primitive's sample
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
+from types import FunctionType, MethodType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .tensor import Node, Tensor, as_float_array, check_finite, is_grad_enabled
+from .tensor import Node, Parameter, Tensor, as_float_array, check_finite, is_grad_enabled
 from .twin import Samples, Twinned
 
 REGISTRY: dict[str, Primitive] = {}
@@ -49,14 +51,17 @@ class Primitive(Twinned):
 
     def __call__(self, *inputs: Any, **static: Any) -> Tensor:
         dtype = _common_dtype(self.name, inputs)
+        bases = [(i, base, base.version) for i, base in enumerate(map(_base, inputs)) if base is not None]
         arrays = tuple(_array(value, dtype) for value in inputs)
         output, vjp = self.run(*arrays, **static)
         check_finite(self.name, output)
         result = Tensor(output)
+        result.base = next((p for _, p, _ in bases if np.may_share_memory(result.data, p.data)), None)
         if is_grad_enabled() and any(isinstance(value, Tensor) and value.requires_grad for value in inputs):
             sources = tuple(_source(value) for value in inputs)
             shapes = tuple(() if array is None else array.shape for array in arrays)
-            result.node = Node(self, sources, shapes, result.dtype, vjp)
+            read = _read_later(bases, sources, vjp) if bases else ()
+            result.node = Node(self, sources, shapes, result.dtype, vjp, read)
             result.requires_grad = True
         return result
 
@@ -87,6 +92,39 @@ def _array(value: Any, dtype: np.dtype) -> NDArray | None:
     if isinstance(value, Tensor):
         return value.data
     return as_float_array(value, dtype)
+
+
+def _base(value: Any) -> Parameter | None:
+    return value if isinstance(value, Parameter) else value.base if isinstance(value, Tensor) else None
+
+
+_Read = tuple[int, Parameter, int]  # number of the input, parameter, version
+
+
+def _read_later(bases: list[_Read], sources: tuple, vjp: Any) -> tuple[_Read, ...]:
+    """The parameters whose very memory the vjp keeps: a change of them would change the gradient."""
+    needed = vjp if callable(vjp) else tuple(f for f, source in zip(vjp, sources) if source is not None)
+    kept = list(_arrays_in(needed, 6))
+    return tuple(entry for entry in bases if any(np.may_share_memory(array, entry[1].data) for array in kept))
+
+
+def _arrays_in(value: Any, depth: int) -> Iterator[NDArray]:
+    """Arrays that a vjp holds: in its closure and defaults, in tuples, and in methods' objects."""
+    if isinstance(value, np.ndarray):
+        yield value
+    elif depth:
+        if isinstance(value, tuple | list):
+            parts = value
+        elif isinstance(value, FunctionType):
+            parts = [cell.cell_contents for cell in value.__closure__ or ()] + [*(value.__defaults__ or ())]
+        elif isinstance(value, MethodType):
+            parts = [value.__self__, value.__func__]
+        elif isinstance(value, functools.partial):
+            parts = [value.func, *value.args, *value.keywords.values()]
+        else:
+            return
+        for part in parts:
+            yield from _arrays_in(part, depth - 1)
 
 
 def _source(value: Any) -> Node | Tensor | None:

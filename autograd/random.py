@@ -6,6 +6,8 @@ order, on any number of threads, in NumPy or in compiled code, and come out the 
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,16 +27,51 @@ def random_bits(key: tuple[int, int], size: int) -> NDArray[np.uint32]:
     return mix(mix(counter ^ _U32(key[0])) + _U32(key[1]))
 
 
+class _Default:
+    """Where layers that are given no generator get theirs: the seed, and how many have asked since it was set."""
+
+    def __init__(self) -> None:
+        self.seed, self.asked, self.lock = 0, 0, threading.Lock()
+
+
+_default = _Default()
+
+
+def manual_seed(seed: int) -> None:
+    """Start the default randomness anew: what is made after it without a generator of its own is made alike again.
+
+    Layers made without `rng`, one after the other, differ from each other and are the same in every run of a program.
+
+    Parameters
+    ----------
+    seed : int
+        Any non-negative integer; 0 when the program starts.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise ValueError(f"a seed is a non-negative integer, not {seed!r}")
+    with _default.lock:
+        _default.seed, _default.asked = int(seed), 0
+
+
+def default_seed() -> tuple[int, int]:
+    """A seed that nobody got before since `manual_seed`: its seed, and a counter."""
+    with _default.lock:
+        _default.asked += 1
+        return _default.seed, _default.asked
+
+
 class Generator:
     """Hands out a new key for every random draw of a run; same seed, same keys.
 
     Parameters
     ----------
-    seed : int
-        Any non-negative integer.
+    seed : int, optional
+        Any non-negative integer; without one, the next of the default randomness (`manual_seed`).
     """
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self, seed: int | None = None) -> None:
+        if seed is None:
+            seed = int(np.random.default_rng(default_seed()).integers(1 << 63))
         if seed < 0:
             raise ValueError(f"a seed is a non-negative integer, not {seed}")
         self.seed = seed

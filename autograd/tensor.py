@@ -98,9 +98,11 @@ class Node:
         See `autograd.primitive.primitive`.
     order : int
         Position on the tape. A consumer is always younger than what it consumes.
+    read : tuple of (int, Parameter, int)
+        Inputs that are parameters whose values the vjp will read: number of the input, parameter, version.
     """
 
-    __slots__ = ("dtype", "order", "place", "primitive", "shapes", "sources", "vjp")
+    __slots__ = ("dtype", "order", "place", "primitive", "read", "shapes", "sources", "vjp")
 
     def __init__(
         self,
@@ -109,7 +111,9 @@ class Node:
         shapes: tuple[tuple[int, ...], ...],
         dtype: np.dtype,
         vjp: Any,
+        read: tuple[tuple[int, Parameter, int], ...] = (),
     ) -> None:
+        self.read = read
         self.primitive = primitive
         self.sources = sources
         self.shapes = shapes
@@ -123,10 +127,18 @@ class Node:
 
 
 def unbroadcast(gradient: NDArray, shape: tuple[int, ...]) -> NDArray:
-    """Sum `gradient` over the axes along which an input of `shape` was repeated by broadcasting."""
+    """Sum `gradient` over the axes along which an input of `shape` was repeated by broadcasting.
+
+    Raises
+    ------
+    ValueError
+        No broadcasting makes the shape of `gradient` out of `shape`.
+    """
     if gradient.shape == shape:
         return gradient
     extra = gradient.ndim - len(shape)
+    if extra < 0 or any(size not in (1, got) for size, got in zip(shape, gradient.shape[extra:])):
+        raise ValueError(f"shape {gradient.shape} does not come from {shape} by broadcasting")
     stretched = tuple(range(extra)) + tuple(
         extra + axis for axis, size in enumerate(shape) if size == 1 and gradient.shape[extra + axis] != 1
     )
@@ -135,15 +147,7 @@ def unbroadcast(gradient: NDArray, shape: tuple[int, ...]) -> NDArray:
 
 def _input_gradients(node: Node, gradient: NDArray) -> list[NDArray | None]:
     """Run the node's vjp for the inputs that need it; check and unbroadcast what comes back."""
-    if callable(node.vjp):  # one for all inputs
-        raw = node.vjp(gradient)
-        if not isinstance(raw, tuple) or len(raw) != len(node.sources):
-            raise TypeError(f"{node.primitive.name}: its vjp must return a tuple of {len(node.sources)} gradients")
-    else:  # one per input; those not needed never run
-        raw = tuple(
-            function(gradient) if source is not None else None
-            for function, source in zip(node.vjp, node.sources)
-        )
+    raw = _run_vjp(node, gradient)
     checked: list[NDArray | None] = []
     for index, (array, source, shape) in enumerate(zip(raw, node.sources, node.shapes)):
         if source is None:
@@ -165,6 +169,34 @@ def _input_gradients(node: Node, gradient: NDArray) -> list[NDArray | None]:
             raise FloatingPointError(f"the gradient of input {index} of {node.primitive.name}{where} is not finite")
         checked.append(array)
     return checked
+
+
+def _run_vjp(node: Node, gradient: NDArray) -> tuple[NDArray | None, ...]:
+    """What the vjp returns, if the parameters that it reads are what they were, before it runs and after."""
+    _check_unchanged(node)
+    if callable(node.vjp):  # one for all inputs
+        raw = node.vjp(gradient)
+        if not isinstance(raw, tuple) or len(raw) != len(node.sources):
+            raise TypeError(f"{node.primitive.name}: its vjp must return a tuple of {len(node.sources)} gradients")
+    else:  # one per input; those not needed never run
+        raw = tuple(
+            function(gradient) if source is not None else None
+            for function, source in zip(node.vjp, node.sources)
+        )
+    _check_unchanged(node)
+    return raw
+
+
+def _check_unchanged(node: Node) -> None:
+    for index, parameter, version in node.read:
+        with parameter.lock:  # who is writing now gets done first, and moves the version
+            now = parameter.version
+        if now != version:
+            raise RuntimeError(
+                f"backward through {node.primitive.name}: its input {index}, {parameter.title()}, was changed after "
+                f"the forward computation (version {version} then, {now} now), and the gradient needs the values of "
+                "then. Call backward before optimizer.step(), assign() or load_state_dict()"
+            )
 
 
 class _Gradients:
@@ -214,8 +246,11 @@ def _run_backward(root: Node, seed: NDArray) -> None:
                 leaves[id(source)] = source
             elif first:
                 heapq.heappush(waiting, (-source.order, source))
+    handed_out: set[int] = set()  # a vjp may hand the same array to several inputs; each leaf gets its own
     for leaf in leaves.values():
-        leaf.accumulate_grad(gradients.pop(leaf))
+        gradient = gradients.pop(leaf)
+        leaf.accumulate_grad(gradient.copy() if id(gradient) in handed_out else gradient)
+        handed_out.add(id(leaf.grad))
 
 
 # ----------------------------------------------------------------------------------------------------------- tensor
@@ -251,6 +286,8 @@ class Tensor:
         The values.
     grad : ndarray or None
         After `backward`, the gradient, same shape and dtype as `data`. Leaves only; gradients add up over calls.
+    base : Parameter or None
+        The parameter whose memory these values share, where they are a slice or a transpose of one.
 
     Examples
     --------
@@ -260,8 +297,7 @@ class Tensor:
     6.0
     """
 
-    __slots__ = ("__weakref__", "data", "grad", "node", "requires_grad")
-    __array_priority__ = 1000  # so that ndarray + Tensor asks the tensor
+    __slots__ = ("__weakref__", "base", "data", "grad", "node", "requires_grad")
 
     def __init__(self, data: ArrayLike, requires_grad: bool = False, *, dtype: DTypeLike | None = None) -> None:
         if isinstance(data, Tensor):
@@ -270,6 +306,7 @@ class Tensor:
         self.grad: NDArray | None = None
         self.requires_grad = requires_grad
         self.node: Node | None = None
+        self.base: Parameter | None = None
 
     # -- what it is
 
@@ -298,6 +335,21 @@ class Tensor:
         if not self.shape:
             raise TypeError("a tensor without axes has no length")
         return self.shape[0]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        if not self.shape:
+            raise TypeError("a tensor without axes cannot be iterated over; .item() is its value")
+        return (self[index] for index in range(len(self)))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        if self.node is not None:
+            raise RuntimeError(
+                f"a tensor made by {self.node.primitive.name} cannot be copied with its history; copy .detach() of it"
+            )
+        memo[id(self)] = copied = type(self)(self.data.copy())  # without a graph, on no card
+        copied.requires_grad = self.requires_grad
+        copied.grad = None if self.grad is None else self.grad.copy()
+        return copied
 
     def __bool__(self) -> bool:
         return bool(self.data)
@@ -383,19 +435,22 @@ class Parameter(Tensor):
     ----------
     version : int
         How many times the values were changed.
+    name : str
+        For people: the class and attribute it was first assigned to (``Linear.weight``), or empty.
     card : object or None
         Where a device computes with this parameter (see `functional.linear`), or None: compute right here.
     lock : threading.RLock
         Held while the values change; hold it to read values and version together.
     """
 
-    __slots__ = ("card", "lock", "version")
+    __slots__ = ("card", "lock", "name", "version")
 
     def __init__(self, data: ArrayLike, *, dtype: DTypeLike | None = None) -> None:
         super().__init__(data, requires_grad=True, dtype=dtype)
         if not self.data.flags.writeable or not self.data.flags.c_contiguous:
             self.data = np.array(self.data, order="C")
         self.version = 0
+        self.name = ""
         self.card: Any = None
         self.lock = threading.RLock()
 
@@ -415,6 +470,16 @@ class Parameter(Tensor):
             raise ValueError(f"cannot assign values of shape {values.shape} to a parameter of shape {self.shape}")
         with self.mutate() as data:
             data[...] = values
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Parameter:
+        with self.lock:
+            copied = super().__deepcopy__(memo)
+        copied.name = self.name
+        return copied
+
+    def title(self) -> str:
+        """Name and shape, for errors."""
+        return f"the parameter {self.name or '(without a name)'} {self.shape}"
 
     def __repr__(self) -> str:
         return "Parameter" + super().__repr__()[6:]

@@ -27,18 +27,63 @@ def merge_heads(x: Tensor) -> Tensor:
     return x.permute(0, 2, 1, 3).reshape(batch, length, heads * head_dim)
 
 
-def causal_mask(length: int) -> NDArray[np.bool_]:
-    """(T, T): whether position i may look at position j, that is j <= i."""
-    return np.tri(length, dtype=bool)
+def causal_mask(length: int, keys: int | None = None) -> NDArray[np.bool_]:
+    """(T, S): whether position i may look at position j, that is j <= i, both counted from the first (as PyTorch's)."""
+    return np.tri(length, keys, dtype=bool)
 
 
-def attention_weights(query: Tensor, key: Tensor, causal: bool) -> Tensor:
-    """softmax(q k^T / sqrt(d)): (B, H, T, d) twice, to (B, H, T, T)"""
+def attention_weights(query: Tensor, key: Tensor, causal: bool = False, mask: NDArray | None = None) -> Tensor:
+    """softmax(q k^T / sqrt(d) + mask), as PyTorch's `scaled_dot_product_attention` has it.
+
+    Parameters
+    ----------
+    query, key : Tensor, (B, H, T, d) and (B, H, S, d)
+    causal : bool
+        Position i looks at positions 0 ... i only.
+    mask : array that broadcasts to (B, H, T, S), optional
+        Boolean: True where a key takes part. Floats: added to the scores, -inf for a key that takes no part.
+
+    Returns
+    -------
+    Tensor, (B, H, T, S)
+
+    Raises
+    ------
+    ValueError
+        The mask has another shape, or leaves a query without any key.
+    """
     scores = (query @ key.transpose(-1, -2)) * (1 / math.sqrt(query.shape[-1]))
+    allowed, added = _mask_parts(mask, scores.shape)
+    if added is not None:
+        scores = scores + added.astype(scores.dtype)
     if causal:
-        mask = np.broadcast_to(causal_mask(scores.shape[-1]), scores.shape)
-        scores = ops.where(scores, np.array(-np.inf, scores.dtype), condition=mask)
+        earlier = causal_mask(*scores.shape[-2:])
+        allowed = earlier if allowed is None else allowed & earlier
+    if allowed is not None:
+        if not allowed.any(axis=-1).all():
+            raise ValueError("attention: the mask leaves a query without any key to look at")
+        condition = np.broadcast_to(allowed, scores.shape)
+        scores = ops.where(scores, np.array(-np.inf, scores.dtype), condition=condition)
     return F.softmax(scores, axis=-1)
+
+
+def _mask_parts(mask: NDArray | None, shape: tuple[int, ...]) -> tuple[NDArray | None, NDArray | None]:
+    """Which keys take part (boolean), and what is added to the scores; None for nothing of the kind."""
+    if mask is None:
+        return None, None
+    mask = np.asarray(mask)
+    try:
+        np.broadcast_to(mask, shape)
+    except ValueError:
+        raise ValueError(f"attention: a mask of shape {mask.shape} does not broadcast to {shape}") from None
+    if mask.dtype == bool:
+        return mask, None
+    if mask.dtype.kind != "f":
+        raise TypeError(f"attention: a mask is boolean or of floats, not {mask.dtype}")
+    if np.isnan(mask).any():
+        raise ValueError("attention: the mask has a NaN")
+    banned = np.isneginf(mask)
+    return (~banned if banned.any() else None), np.where(banned, mask.dtype.type(0), mask)
 
 
 def check_heads(width: int, heads: int) -> None:
@@ -73,10 +118,19 @@ class MultiheadAttention(Module):
         self.out_proj = Linear(embed_dim, embed_dim, rng=rng, dtype=dtype)
         self.out_proj.bias.assign(np.zeros(embed_dim))
 
-    def forward(self, query: Tensor, memory: Tensor) -> Tensor:
-        """(B, T, D) attends to `memory` (B, T, D), which is key and value."""
+    def forward(self, query: Tensor, memory: Tensor, attn_mask: NDArray | None = None) -> Tensor:
+        """(B, T, D) attends to `memory` (B, S, D), which is key and value.
+
+        `attn_mask` is PyTorch's: (T, S) or (B * heads, T, S); boolean, True where a key must NOT be looked at, or
+        floats that are added to the scores.
+        """
         q, k, v = self.project(query, memory)
-        return self.output(attention_weights(q, k, self.causal) @ v)
+        if attn_mask is not None:
+            attn_mask = np.asarray(attn_mask)
+            attn_mask = ~attn_mask if attn_mask.dtype == bool else attn_mask
+            if attn_mask.ndim == 3:
+                attn_mask = attn_mask.reshape(-1, self.num_heads, *attn_mask.shape[1:])
+        return self.output(attention_weights(q, k, self.causal, attn_mask) @ v)
 
     def project(self, query: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Query of (B, T, D), key and value of `memory` (B, S, D), by heads: (B, heads, T or S, hd) each"""

@@ -7,6 +7,7 @@ import math
 import numpy as np
 from numpy.typing import DTypeLike
 
+from ..random import default_seed
 from ..tensor import Parameter
 
 
@@ -35,5 +36,5 @@ def constant(shape: tuple[int, ...], value: float, dtype: DTypeLike) -> Paramete
 
 
 def generator(rng: np.random.Generator | int | None) -> np.random.Generator:
-    """`rng` itself, or a new generator seeded with it (None: 0)."""
-    return rng if isinstance(rng, np.random.Generator) else np.random.default_rng(rng or 0)
+    """`rng` itself, or a new generator seeded with it; None: with the next of the default seeds (`manual_seed`)."""
+    return np.random.default_rng(default_seed() if rng is None else rng)

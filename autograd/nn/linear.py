@@ -69,13 +69,16 @@ class Embedding(Module):
 
 
 class Dropout(Module):
-    """Zeroes elements with probability `p` while training; every call is a new draw of `generator`."""
+    """Zeroes elements with probability `p` while training; every call is a new draw of `generator`.
+
+    Without a `generator`, each layer gets one of its own from the default randomness (`manual_seed`).
+    """
 
     def __init__(self, p: float = 0.5, generator: Generator | None = None) -> None:
         if not 0 <= p < 1:
             raise ValueError(f"a dropout probability lies in [0, 1), not {p}")
         self.p = p
-        self.generator = generator or Generator(0)
+        self.generator = Generator() if generator is None else generator
 
     def forward(self, x: Tensor) -> Tensor:
         return F.dropout(x, self.p, self.generator.next_key() if self.training and self.p else None)

@@ -41,10 +41,30 @@ class Module:
 
     # -- what it is made of
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, Parameter) and not value.name:
+            value.name = f"{type(self).__name__}.{name}"
+        object.__setattr__(self, name, value)
+
     def named_children(self) -> Iterator[tuple[str, Module]]:
+        """Modules that are attributes of this one.
+
+        Raises
+        ------
+        TypeError
+            One stands in a plain list, tuple or dict, where its parameters would be forgotten.
+        """
         for name, value in self.__dict__.items():
             if isinstance(value, Module):
                 yield name, value
+            elif isinstance(value, list | tuple | dict | set):
+                held = next((part for part in _parts(value) if isinstance(part, Module | Parameter | Buffer)), None)
+                if held is not None:
+                    raise TypeError(
+                        f"{type(self).__name__}.{name} is a plain {type(value).__name__} that holds a "
+                        f"{type(held).__name__}, which would never be trained, saved or placed; use nn.ModuleList, or "
+                        "one attribute each"
+                    )
 
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
         """This module and all below it, depth first, with dotted names."""
@@ -162,6 +182,15 @@ class Module:
     def extra_repr(self) -> str:
         """What stands between the brackets of a module without children."""
         return ""
+
+
+def _parts(container: Iterable) -> Iterator[Any]:
+    """What stands in a container, and in the containers in it."""
+    for part in container.values() if isinstance(container, dict) else container:
+        if isinstance(part, list | tuple | dict | set):
+            yield from _parts(part)
+        else:
+            yield part
 
 
 def _listed(names: list[str], most: int = 20) -> str:

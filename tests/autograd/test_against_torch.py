@@ -9,6 +9,7 @@ import pytest
 
 from autograd import Parameter, Tensor, nn, optim
 from autograd import functional as F
+from autograd.nn.attention import attention_weights
 
 GOLDEN = np.load(Path(__file__).parents[1] / "oracles" / "torch_layers.npz")
 
@@ -77,6 +78,7 @@ def test_cross_entropy() -> None:
 OPTIMIZERS = {
     "sgd": lambda p: optim.SGD(p, lr=0.1),
     "sgd_momentum": lambda p: optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.01),
+    "sgd_nesterov": lambda p: optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.01, nesterov=True),
     "adam": lambda p: optim.Adam(p, lr=0.1),
     "adam_decay": lambda p: optim.Adam(p, lr=0.1, betas=(0.8, 0.95), weight_decay=0.1),
     "adamw": lambda p: optim.AdamW(p, lr=0.1, weight_decay=0.1),
@@ -95,6 +97,36 @@ def test_optimizers(name: str) -> None:
         parameter.grad = gradient
         half.step()
     close(f"optim/{name}", parameter.data)
+
+
+@pytest.mark.parametrize("kind", ["causal", "wide", "boolean", "added"])
+def test_attention_under_a_mask(kind: str) -> None:
+    """Queries and keys differ in number; the causal mask counts both from the first, as PyTorch's does."""
+    q, k, v = (Tensor(GOLDEN[f"attention/{kind}/{name}"], requires_grad=True) for name in "qkv")
+    mask = GOLDEN.get(f"attention/{kind}/mask")
+    out = attention_weights(q, k, mask is None, mask) @ v
+    close(f"attention/{kind}/out", out.data)
+    out.backward(GOLDEN[f"attention/{kind}/gradient"])
+    for name, tensor in zip("qkv", (q, k, v)):
+        close(f"attention/{kind}/grad/{name}", tensor.grad)
+
+
+def test_ignored_targets_count_neither_above_nor_below() -> None:
+    targets = GOLDEN["ignored/targets"]
+    logits = Tensor(GOLDEN["ignored/logits"], requires_grad=True)
+    loss = F.cross_entropy(logits, targets)
+    close("ignored/loss", loss.data)
+    loss.backward()
+    close("ignored/grad", logits.grad)
+    logits.grad = None
+    eye = Tensor(np.eye(7, dtype=logits.dtype), requires_grad=True)
+    fused = F.linear_cross_entropy(logits, eye, targets)
+    close("ignored/loss", fused.data)
+    fused.backward()
+    close("ignored/grad", logits.grad)
+    again = F.cross_entropy(logits, np.where(targets == -100, 6, targets), ignore_index=6)
+    kept = (targets != -100) & (targets != 6)
+    assert again.item() == F.cross_entropy(Tensor(logits.data[kept]), targets[kept]).item()
 
 
 def test_clip_grad_norm() -> None:

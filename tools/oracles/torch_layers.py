@@ -14,6 +14,32 @@ from torch import nn
 OUT = Path(__file__).parents[2] / "tests" / "oracles" / "torch_layers.npz"
 
 
+def masks_and_ignored(arrays: dict[str, np.ndarray]) -> None:
+    """Attention under masks with T != S, and a loss that leaves targets out."""
+    boolean = torch.rand(3, 5) < 0.6
+    boolean[:, 0] = True
+    masks = {"boolean": boolean, "added": torch.randn(2, 1, 3, 5)}
+    for kind in ("causal", "wide", *masks):
+        shape = (2, 4, 6, 8) if kind == "wide" else (2, 4, 3, 8)
+        q, k, v = (torch.randn(*s, requires_grad=True) for s in (shape, (2, 4, 5, 8), (2, 4, 5, 8)))
+        mask = masks.get(kind)
+        out = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+        gradient = torch.randn_like(out)
+        out.backward(gradient)
+        for name, tensor in {"q": q, "k": k, "v": v}.items():
+            arrays[f"attention/{kind}/{name}"] = tensor.detach().numpy()
+            arrays[f"attention/{kind}/grad/{name}"] = tensor.grad.numpy()
+        arrays[f"attention/{kind}/out"], arrays[f"attention/{kind}/gradient"] = out.detach().numpy(), gradient.numpy()
+        if mask is not None:
+            arrays[f"attention/{kind}/mask"] = mask.numpy()
+    logits = torch.randn(3, 4, 7, requires_grad=True)
+    targets = torch.tensor([[0, -100, 3, 6], [-100, -100, 2, 2], [5, 1, -100, 4]])
+    loss = nn.functional.cross_entropy(logits.reshape(-1, 7), targets.reshape(-1))
+    loss.backward()
+    arrays["ignored/logits"], arrays["ignored/targets"] = logits.detach().numpy(), targets.numpy()
+    arrays["ignored/loss"], arrays["ignored/grad"] = loss.detach().numpy(), logits.grad.numpy()
+
+
 def main() -> None:
     torch.manual_seed(0)
     torch.set_default_dtype(torch.float64)
@@ -65,6 +91,7 @@ def main() -> None:
     optimizers = {
         "sgd": lambda p: torch.optim.SGD(p, lr=0.1),
         "sgd_momentum": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.01),
+        "sgd_nesterov": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.01, nesterov=True),
         "adam": lambda p: torch.optim.Adam(p, lr=0.1),
         "adam_decay": lambda p: torch.optim.Adam(p, lr=0.1, betas=(0.8, 0.95), weight_decay=0.1),
         "adamw": lambda p: torch.optim.AdamW(p, lr=0.1, weight_decay=0.1),
@@ -86,6 +113,7 @@ def main() -> None:
     arrays["clip/norm"] = nn.utils.clip_grad_norm_(parameters, 0.5).numpy()
     for parameter in parameters:
         arrays[f"clip/after/{parameter.ndim}"] = parameter.grad.numpy()
+    masks_and_ignored(arrays)
     np.savez_compressed(OUT, **arrays)
     print(f"wrote {OUT.name}: {len(arrays)} arrays, {OUT.stat().st_size:,} bytes")
 

@@ -9,8 +9,8 @@ interrupted. For that
 - cards compute scales afresh at every use (`refresh_interval=1`): a scale that outlives a step would be one more thing
   that the weights depend on and a checkpoint has to hold, and all recipes but the report's define fresh scales anyway;
 - every random draw comes from a generator whose state is in the checkpoint;
-- the length of all gradients together, which clipping divides by, is summed in an order of its own (`grad_norm`): a
-  BLAS dot product of long vectors depends on the number of threads;
+- the length of all gradients together, which clipping divides by, is summed in an order of its own
+  (`optim.grad_norm`): a BLAS dot product of long vectors depends on the number of threads;
 - a BLAS whose products depend on it, too, is given one thread (`threads.steady_blas`).
 """
 
@@ -21,7 +21,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from .. import __version__, kernels
 from ..data import TokenStream, batches, check_length, load_stream, split_by_file, split_tail
 from ..device import Device
-from ..engine import Parameter, no_grad, optim
+from ..engine import no_grad, optim
 from ..errors import UserError
 from ..formats import NonFiniteError
 from ..models.claude4 import Claude4
@@ -45,42 +45,10 @@ kernels.install()  # the fast twins; autograd.use_twins(False) switches back to 
 
 KIND = "vbw-np training run"
 LAST, BEST, LOG = "last.vbw", "best.vbw", "log.jsonl"
-_NORM_PIECE = 1 << 16
 
 
 class FolderInUse(UserError):
     """Another process writes into the run's folder."""
-
-
-def grad_norm(parameters: Iterable[Parameter]) -> float:
-    """Euclidean length of all gradients together, the same on any number of threads.
-
-    Squares are added in float32 within pieces of 65,536 by NumPy's own loop, and the pieces in float64; a piece whose
-    squares overflow float32, in float64 altogether.
-    """
-    total = 0.0
-    for parameter in parameters:
-        if parameter.grad is None:
-            continue
-        flat = np.ascontiguousarray(parameter.grad).reshape(-1)
-        for start in range(0, flat.size, _NORM_PIECE):
-            piece = flat[start : start + _NORM_PIECE]
-            squares = float(np.einsum("i,i->", piece, piece))
-            if not math.isfinite(squares):
-                squares = float(np.square(piece, dtype=np.float64).sum())
-            total += squares
-    return math.sqrt(total)
-
-
-def clip_gradients(parameters: Iterable[Parameter], max_norm: float) -> float:
-    """Scale all gradients so that their common length is at most `max_norm` (0: any); return the length before."""
-    parameters = list(parameters)
-    norm = grad_norm(parameters)
-    if max_norm and norm > max_norm:
-        for parameter in parameters:
-            if parameter.grad is not None:
-                parameter.grad = parameter.grad * parameter.dtype.type(max_norm / (norm + 1e-6))
-    return norm
 
 
 def load_split(config: TrainConfig) -> tuple[TokenStream, TokenStream]:
@@ -393,7 +361,9 @@ class Trainer:
         try:
             with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # judged below, and in words
                 loss = self._gradients(drawn)
-                norm = clip_gradients(self.parameters, self.config.clip) if math.isfinite(loss) else math.nan
+                norm = math.nan
+                if math.isfinite(loss):
+                    norm = optim.clip_grad_norm_(self.parameters, self.config.clip or math.inf)
         except NonFiniteError:  # the device refuses to quantize NaN and Inf
             loss = norm = math.nan
         if not diagnose.is_finite(loss, norm):
