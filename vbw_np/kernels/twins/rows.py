@@ -260,13 +260,14 @@ def take_rows(x: NDArray, *, rows: NDArray) -> Any:
     if numbers.min() < 0 or numbers.max() >= len(x):
         return NotImplemented  # counts from the end, or an error: NumPy's matter
     numbers = numbers.astype(np.int64)
-    y = empty((numbers.size, x.shape[1]))
-    _take(jit_rows(x), numbers, y, rows_of_piece(x.shape[1]))
+    count, width = x.shape
+    y = empty((numbers.size, width))
+    _take(jit_rows(x), numbers, y, rows_of_piece(width))
 
     def vjp(g: NDArray) -> NDArray:
-        return scatter_rows(g.reshape(-1, x.shape[1]), numbers, len(x))
+        return scatter_rows(g.reshape(-1, width), numbers, count)
 
-    return y.reshape(*rows.shape, x.shape[1]), (vjp,)
+    return y.reshape(*rows.shape, width), (vjp,)
 
 
 # --------------------------------------------------------------------------------------------- the experts' mixture
