@@ -126,7 +126,7 @@ def instruction_sets() -> list[str]:
     """Names for VBW_KERNELS, as the doctor's module of the kernels knows them."""
     from vbw_np.kernels.simd import cpu
 
-    return list(cpu.available() if hasattr(cpu, "available") else cpu.available_paths())
+    return list(cpu.available())
 
 
 def main() -> int:

@@ -82,7 +82,7 @@ def _cpu() -> dict[str, Any]:
 
 def _kernels() -> dict[str, Any]:
     cpu = importlib.import_module("vbw_np.kernels.simd.cpu")
-    return {"path": cpu.choose_path(), "available": list(cpu.available_paths())}
+    return {"instruction_set": cpu.choose(), "available": list(cpu.available())}
 
 
 def _numba_cache_folders() -> list[Path]:
@@ -253,7 +253,9 @@ _LINES: dict[str, Callable[[dict[str, Any]], list[tuple[str, str]]]] = {
         ("processor", f"{part['name']}, {part['processors']} usable ({part['llvm_name']} to LLVM)"),
         ("features", " ".join(part["features"]) or "none of those the kernels know"),
     ],
-    "kernels": lambda part: [("kernel path", f"{part['path']} (available: {', '.join(part['available'])})")],
+    "kernels": lambda part: [
+        ("instruction set", f"{part['instruction_set']} (available: {', '.join(part['available'])})")
+    ],
     "autograd": lambda part: [("autograd", part["file"] or "none")],
     "caches": _cache_lines,
     "memory": lambda part: [
@@ -299,8 +301,8 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
         "doctor",
         help=VERBS["doctor"],
         description="Print what vbw-np runs on: Python, NumPy and the BLAS kernel that really runs, numba and its "
-        "threading layer,\nCPU features and the kernel path, caches, memory, and whether a foreign autograd is in the "
-        "way.\nExit code 1 if something keeps it from working.",
+        "threading layer,\nCPU features and the kernels' instruction set, caches, memory, and whether a foreign "
+        "autograd is in the way.\nExit code 1 if something keeps it from working.",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
     parser.add_argument("--clear-cache", action="store_true", help="first remove encoded texts and compiled kernels")

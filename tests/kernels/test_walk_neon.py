@@ -1,4 +1,4 @@
-"""The ARM path cannot run on other machines, but its code must compile for one, and use the dot product there."""
+"""The ARM kernels cannot run on other machines, but its code must compile for one, and use the dot product there."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from vbw_np.kernels.fp4 import intrinsics_matvec as matvec
 from vbw_np.kernels.fp4 import intrinsics_tile as tiles
 from vbw_np.kernels.fp32 import intrinsics_fp32 as fp32
 from vbw_np.kernels.simd.intrinsics import I64, Emitter
+from vbw_np.kernels.simd.variant import Variant
 
 TRIPLE = "aarch64-unknown-linux-gnu"
 
@@ -34,14 +35,14 @@ def assembly(n_arguments: int, emit, features: str) -> str:  # type: ignore[no-u
 
 @pytest.mark.parametrize("block", [16, 32])
 def test_the_neon_loops_compile_to_dot_products(block: int) -> None:
-    path = tiles.KernelPath("neon", block)
-    text = assembly(len(tiles.TILE_ARGUMENTS), lambda e, *a: tiles._emit_tile_of(path, e, *a), "+neon,+dotprod")
+    variant = Variant("neon", block)
+    text = assembly(len(tiles.TILE_ARGUMENTS), lambda e, *a: tiles._emit_tile_of(variant, e, *a), "+neon,+dotprod")
     assert text.count("sdot") == block * 4  # block / 4 groups, 4 rows, 4 vectors of columns
     assert "\tbl\t" not in text  # no calls: everything stayed in registers
-    text = assembly(3, lambda e, *a: tiles._emit_decode_of(path, e, *a), "+neon,+dotprod")
+    text = assembly(3, lambda e, *a: tiles._emit_decode_of(variant, e, *a), "+neon,+dotprod")
     assert text.count("tbl\t") == 8
     for rows, loops in ((8, 1), (1, 2)):  # one row has a short loop and a full one
-        few = tiles.KernelPath(f"neon+nvfp4+{rows}", block)
+        few = Variant(f"neon+nvfp4+{rows}", block)
         text = assembly(11, lambda e, *a, few=few: matvec._emit_matvec_of(few, e, *a), "+neon,+dotprod")
         assert text.count("sdot") == block * rows * loops
 
@@ -55,6 +56,6 @@ def test_the_float32_product_compiles_to_fused_multiply_adds(packed: bool) -> No
 
 @pytest.mark.parametrize("block", [16, 32])
 def test_the_portable_loops_compile_without_extensions(block: int) -> None:
-    path = tiles.KernelPath("portable", block)
-    text = assembly(len(tiles.TILE_ARGUMENTS), lambda e, *a: tiles._emit_tile_of(path, e, *a), "+neon")
+    variant = Variant("portable", block)
+    text = assembly(len(tiles.TILE_ARGUMENTS), lambda e, *a: tiles._emit_tile_of(variant, e, *a), "+neon")
     assert "sdot" not in text and "\tbl\t" not in text

@@ -20,7 +20,7 @@ LIMITS = {
     "cache": ("read_cache_gbytes", "GB/s read from 8 MB"),
     "copy": ("copy_gbytes", "GB/s copied, read and written"),
     "fp32": ("fma_gflops", "GFLOP/s of fp32 multiply-adds"),
-    "product": ("product", "GOP/s of the products of the kernel path"),
+    "product": ("product", "GOP/s of the products of the instruction set"),
 }
 """The machine's limits: their key among the measured peaks, and what they are."""
 
@@ -134,7 +134,7 @@ def measure(only: str | None = None, rounds: int = 9, quick: bool = False) -> di
         "schema_version": 1,
         "quick": quick,
         "rounds": rounds,
-        "path": cpu.choose_path(),
+        "instruction_set": cpu.choose(),
         "limits": limits,
         "jit_seconds": jit.compile_seconds(),
         "machine": describe(),
@@ -148,7 +148,7 @@ def machine_limits(quick: bool) -> dict[str, float]:
     from ..kernels.simd import cpu, jit
 
     found = peaks.measure_peaks(jit.numba.get_num_threads(), quick)
-    found["product"] = found["tile_gflops"] if cpu.choose_path() == "amx" else found["byte_dot_gops"]
+    found["product"] = found["tile_gflops"] if cpu.choose() == "amx" else found["byte_dot_gops"]
     return {name: found[key] for name, (key, _) in LIMITS.items() if found[key] is not None}
 
 
@@ -340,7 +340,8 @@ def table(result: dict[str, Any]) -> str:
     machine = result["machine"]
     lines = [
         f"{machine['cpu']}, {machine['numba']['threads']} threads, load {machine['load_average_1min']:.1f} "
-        f"(these figures want a quiet machine), BLAS kernel {machine['blas']['kernel']}, kernel path {result['path']}",
+        f"(these figures want a quiet machine), BLAS kernel {machine['blas']['kernel']}, "
+        f"instruction set {result['instruction_set']}",
         *(f"limit {name:<8} {value:9.1f} {LIMITS[name][1]}" for name, value in result["limits"].items()),
         f"compiling and loading kernels took {result['jit_seconds']:.1f} s, which is not in the times below",
     ]

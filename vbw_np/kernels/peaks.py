@@ -17,10 +17,11 @@ import numpy as np
 from llvmlite import ir
 
 from .fp4.intrinsics_amx import configure, release
-from .fp4.intrinsics_tile import ISAS, KernelPath
+from .fp4.intrinsics_tile import ISAS
 from .simd import cpu
-from .simd.intrinsics import F32, I32, Emitter, path_intrinsic, vec
+from .simd.intrinsics import F32, I32, Emitter, vec
 from .simd.jit import jit, pjit
+from .simd.variant import Variant, variant_intrinsic
 
 _CHAINS = 12
 """Independent chains of operations: enough to hide the latency of two units."""
@@ -31,8 +32,8 @@ def _lanes() -> int:
     return 16 if "avx512f" in have else 8 if "avx2" in have else 4
 
 
-def _emit_fma(kp, e: Emitter, count: ir.Value, out: ir.Value) -> None:  # type: ignore[no-untyped-def]
-    ty = vec(F32, kp.block)
+def _emit_fma(variant: Variant, e: Emitter, count: ir.Value, out: ir.Value) -> None:
+    ty = vec(F32, variant.block)
     a, b = e.const(ty, 0.999), e.const(ty, 0.001)
     start = [e.const(ty, float(i)) for i in range(_CHAINS)]
     sums = e.loop(count, start, lambda i, values: [e.fma(v, a, b) for v in values])
@@ -40,8 +41,8 @@ def _emit_fma(kp, e: Emitter, count: ir.Value, out: ir.Value) -> None:  # type: 
         e.store(e.b.fadd(value, e.load(ty, out)), out)
 
 
-def _emit_dots(kp, e: Emitter, count: ir.Value, out: ir.Value) -> None:  # type: ignore[no-untyped-def]
-    isa = ISAS[kp.path]
+def _emit_dots(variant: Variant, e: Emitter, count: ir.Value, out: ir.Value) -> None:
+    isa = ISAS[variant.name]
     ty = vec(I32, isa.lanes)
     right, left = e.load(ty, out), e.load(ty, e.at(out, 64))
     wide = ty if isa.wide else vec(ir.IntType(16), 2 * isa.lanes)
@@ -50,7 +51,7 @@ def _emit_dots(kp, e: Emitter, count: ir.Value, out: ir.Value) -> None:  # type:
         e.store(e.b.xor(value, e.load(wide, out)), out)
 
 
-def _emit_tile_products(kp, e: Emitter, count: ir.Value) -> None:  # type: ignore[no-untyped-def]
+def _emit_tile_products(variant: Variant, e: Emitter, count: ir.Value) -> None:
     def body(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
         for c in range(4):
             tiles = [ir.Constant(ir.IntType(8), t) for t in (c, 4, 5 + c % 2)]
@@ -60,9 +61,9 @@ def _emit_tile_products(kp, e: Emitter, count: ir.Value) -> None:  # type: ignor
     e.loop(count, [], body)
 
 
-_fma_loop = path_intrinsic(2, _emit_fma)
-_dot_loop = path_intrinsic(2, _emit_dots)
-_tile_loop = path_intrinsic(1, _emit_tile_products)
+_fma_loop = variant_intrinsic(2, _emit_fma)
+_dot_loop = variant_intrinsic(2, _emit_dots)
+_tile_loop = variant_intrinsic(1, _emit_tile_products)
 
 
 @pjit
@@ -136,26 +137,26 @@ def fma_gflops(threads: int, repetitions: int = 7, count: int = 200_000) -> floa
     """float32 fused multiply-adds, GFLOP/s."""
     lanes = _lanes()
     out = np.zeros((threads, 64), np.float32)
-    seconds = _best_seconds(partial(_run_fma, KernelPath("fma", lanes), count, out), repetitions)
+    seconds = _best_seconds(partial(_run_fma, Variant("fma", lanes), count, out), repetitions)
     return threads * count * _CHAINS * lanes * 2 / seconds / 1e9
 
 
 def byte_dot_gops(threads: int, repetitions: int = 7, count: int = 200_000) -> float | None:
-    """Byte dot products by the fastest vector instruction here, GOP/s; None where there is only the portable path."""
-    path = next((p for p in cpu.available_paths() if p in ISAS), None)
-    if path is None:
+    """Byte dot products by the fastest vector instruction here, GOP/s; None where there is only `portable`."""
+    isa = next((name for name in cpu.available() if name in ISAS), None)
+    if isa is None:
         return None
     out = np.zeros((threads, 64), np.int32)
-    seconds = _best_seconds(partial(_run_dots, KernelPath(path, 32), count, out), repetitions)
-    return threads * count * _CHAINS * ISAS[path].lanes * 4 * 2 / seconds / 1e9
+    seconds = _best_seconds(partial(_run_dots, Variant(isa, 32), count, out), repetitions)
+    return threads * count * _CHAINS * ISAS[isa].lanes * 4 * 2 / seconds / 1e9
 
 
 def tile_gflops(threads: int, repetitions: int = 7, count: int = 20_000) -> float | None:
     """bfloat16 tile products on AMX (16 x 16 x 32), GFLOP/s; None without AMX."""
-    if "amx" not in cpu.available_paths():
+    if "amx" not in cpu.available():
         return None
     out = np.zeros((threads, 256), np.uint8)
-    seconds = _best_seconds(partial(_run_tiles, KernelPath("amx", 32), count, out), repetitions)
+    seconds = _best_seconds(partial(_run_tiles, Variant("amx", 32), count, out), repetitions)
     return threads * count * 4 * 16 * 16 * 32 * 2 / seconds / 1e9
 
 

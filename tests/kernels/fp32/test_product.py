@@ -1,4 +1,4 @@
-"""The float32 product: every path and any number of threads give the bits of the definition in NumPy."""
+"""The float32 product: every instruction set and any number of threads give the bits of the definition in NumPy."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from vbw_np.kernels.fp32 import product
 from vbw_np.kernels.fp32.intrinsics_fp32 import TILES
 from vbw_np.kernels.simd import cpu, jit
 
-PATHS = [path for path in cpu.available_paths() if path in TILES]
-pytestmark = pytest.mark.skipif(not jit.enabled() or not PATHS, reason="needs compiled kernels and fused multiply-adds")
+INSTRUCTION_SETS = [isa for isa in cpu.available() if isa in TILES]
+pytestmark = pytest.mark.skipif(
+    not jit.enabled() or not INSTRUCTION_SETS, reason="needs compiled kernels and fused multiply-adds"
+)
 
 
 def matrix(rows: int, columns: int, transposed: bool, seed: int) -> np.ndarray:
@@ -21,7 +23,7 @@ def matrix(rows: int, columns: int, transposed: bool, seed: int) -> np.ndarray:
     return made.T if transposed else made
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("isa", INSTRUCTION_SETS)
 @pytest.mark.parametrize(
     ("m", "length", "n"),
     [
@@ -31,23 +33,23 @@ def matrix(rows: int, columns: int, transposed: bool, seed: int) -> np.ndarray:
         (2100, 40, 34),  # several chunks of rows
     ],
 )
-def test_every_path_gives_the_bits_of_the_definition(path: str, m: int, length: int, n: int) -> None:
+def test_every_instruction_set_gives_the_bits_of_the_definition(isa: str, m: int, length: int, n: int) -> None:
     for left in (False, True):
         for right in (False, True):
             x, y = matrix(m, length, left, 1), matrix(length, n, right, 2)
             expected = product.multiply_reference(x, y)
             out = np.full((m, n), np.nan, np.float32)
-            assert product.multiply(x, y, out, path=path) is out
+            assert product.multiply(x, y, out, isa=isa) is out
             assert np.array_equal(out, expected), (left, right)
 
 
-@pytest.mark.parametrize("path", PATHS)
-def test_accumulating_adds_piece_by_piece(path: str) -> None:
+@pytest.mark.parametrize("isa", INSTRUCTION_SETS)
+def test_accumulating_adds_piece_by_piece(isa: str) -> None:
     x, y = matrix(90, 300, True, 1), matrix(300, 100, False, 2)
     out = before = matrix(90, 100, False, 3)
     expected = before + product.multiply_reference(x[:, :256], y[:256])
     expected += product.multiply_reference(x[:, 256:], y[256:])
-    product.multiply(x, y, out, accumulate=True, path=path)
+    product.multiply(x, y, out, accumulate=True, isa=isa)
     assert np.array_equal(out, expected)
 
 
@@ -92,7 +94,7 @@ def test_what_it_leaves_to_numpy() -> None:
         assert product.multiply(left, right) is NotImplemented
     assert product.multiply(x, y, np.empty((200, 200), np.float32).T) is NotImplemented
     assert product.multiply(x, y, np.empty((200, 201), np.float32)) is NotImplemented
-    assert product.multiply(x, y, path="portable") is NotImplemented
+    assert product.multiply(x, y, isa="portable") is NotImplemented
 
 
 def test_where_blas_is_faster_it_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:

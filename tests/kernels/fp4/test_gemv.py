@@ -1,4 +1,4 @@
-"""Few-row products: every path against the sequential definition, int8 activations against their own arithmetic."""
+"""Few-row products: every instruction set against the sequential definition, int8 activations against NumPy."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def data(shape: tuple[int, int], seed: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("fmt", ["mxfp4", "nvfp4"])
-@pytest.mark.parametrize("path", cpu.available_paths())
-def test_every_path_gives_the_bits_of_the_reference(path: str, fmt: str) -> None:
+@pytest.mark.parametrize("isa", cpu.available())
+def test_every_instruction_set_gives_the_bits_of_the_reference(isa: str, fmt: str) -> None:
     right = quantize_right(data((70, 160), 1), fmt)
     for rows in (1, 3, 9):
         x = data((rows, 160), rows)
         for activations in ("int8", "fp4"):
             left = quantize_left_int8(x, fmt) if activations == "int8" else quantize_left(x, fmt)
             expected = matmul_reference(left, right)
-            assert np.array_equal(matvec(x, right, activations=activations, path=path), expected)
-            assert np.array_equal(matmul(left, right, path=path), expected)
+            assert np.array_equal(matvec(x, right, activations=activations, isa=isa), expected)
+            assert np.array_equal(matmul(left, right, isa=isa), expected)
 
 
 @pytest.mark.skipif(not jit.enabled(), reason="the definition has one thread")
@@ -63,16 +63,16 @@ def test_the_largest_sums_fit(fmt: str) -> None:
     x, w = np.full((2, 64), 127, np.float32), np.full((16, 64), 6, np.float32)
     x[1] *= -1
     right = quantize_right(w, fmt)
-    for path in cpu.available_paths():
-        y = matvec(x, right, path=path)
+    for isa in cpu.available():
+        y = matvec(x, right, isa=isa)
         assert np.allclose(y, x @ w.T, rtol=1e-6)
         assert np.array_equal(y, matmul_reference(quantize_left_int8(x, fmt), right))
 
 
 @pytest.mark.parametrize("fmt", ["mxfp4", "nvfp4"])
-@pytest.mark.parametrize("path", cpu.available_paths())
+@pytest.mark.parametrize("isa", cpu.available())
 @pytest.mark.parametrize(("length", "place"), [(64, -1), (224, 0), (224, 5), (224, -1)])
-def test_every_scale_byte_gives_the_bits_of_the_reference(path: str, fmt: str, length: int, place: int) -> None:
+def test_every_scale_byte_gives_the_bits_of_the_reference(isa: str, fmt: str, length: int, place: int) -> None:
     """Zeros, subnormals, the largest, NaN and, for E4M3, negative ones: packed bytes may hold any."""
     block, x = (32, 16)[fmt == "nvfp4"], data((2, length), 3)
     codes = np.random.default_rng(4).integers(0, 256, (256, length // 2), dtype=np.uint8)
@@ -80,21 +80,21 @@ def test_every_scale_byte_gives_the_bits_of_the_reference(path: str, fmt: str, l
     scales[:, place] = np.arange(256)
     right = right_from_packed(codes, scales, fmt)
     for rows in (1, 2):
-        y = matvec(x[:rows], right, path=path)
+        y = matvec(x[:rows], right, isa=isa)
         expected = matmul_reference(quantize_left_int8(x[:rows], fmt), right)
         assert np.array_equal(y, expected, equal_nan=True)
         assert np.isnan(y).sum() == rows * (1 if fmt == "mxfp4" else 2)
 
 
 @pytest.mark.parametrize("fmt", ["mxfp4", "nvfp4"])
-@pytest.mark.parametrize("path", cpu.available_paths())
+@pytest.mark.parametrize("isa", cpu.available())
 @pytest.mark.parametrize("magnitude", [2.0**-120, 2.0**17, 2.0**100, np.nan])
-def test_every_magnitude_of_activations(path: str, fmt: str, magnitude: float) -> None:
+def test_every_magnitude_of_activations(isa: str, fmt: str, magnitude: float) -> None:
     """One row's scales times a constant must neither overflow nor be rounded, where the sums do not."""
     x = data((1, 160), 3)
     x[0, 40:] *= np.float32(magnitude)
     right = quantize_right(data((70, 160), 1), fmt)
-    y = matvec(x, right, path=path)
+    y = matvec(x, right, isa=isa)
     assert np.array_equal(y, matmul_reference(quantize_left_int8(x, fmt), right), equal_nan=True)
     assert np.isnan(y).all() == np.isnan(magnitude)
 

@@ -9,10 +9,10 @@ import pytest
 from vbw_np.formats import E2M1
 from vbw_np.formats.random_bits import hash_bits, hash_keys
 from vbw_np.kernels.fp4.intrinsics_quantize import column_left, row_left
-from vbw_np.kernels.fp4.intrinsics_tile import KernelPath
 from vbw_np.kernels.fp4.panels import DOUBLED
+from vbw_np.kernels.simd.variant import Variant
 
-MODE = KernelPath("te+stochastic", 16)
+MODE = Variant("te+stochastic", 16)
 SEED, STREAM = 7, 3
 
 

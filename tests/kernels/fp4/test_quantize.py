@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import ml_dtypes
 import numba
 import numpy as np
 import pytest
@@ -80,24 +79,6 @@ def test_given_scales(name):
         assert_same(quantize(3 * moved, name, reuse=old), formats.quantize(3 * moved, name, reuse=old, measure=False))
 
 
-@pytest.mark.parametrize("name", FAST)
-def test_columns(name):
-    """axis=0 is the transposed array, random bits and given scales included."""
-    for shape in ((512, 48), (96, 70), (33, 5), (300, 129), (1, 3)):
-        for x in arrays(shape, seed=4):
-            turned = np.ascontiguousarray(x.T)
-            expected = formats.quantize(turned, name, measure=False)
-            assert_same(quantize(x, name, axis=0), expected)
-        if formats.get_format(name).fine is None:
-            for ties in ("stochastic", "stochastic-8"):
-                options = {"ties": ties, "seed": 3, "stream": 2}
-                drawn = formats.quantize(turned, name, measure=False, **options)
-                assert_same(quantize(x, name, axis=0, **options), drawn)
-        moved = next(arrays(shape, seed=5))
-        again = formats.quantize(np.ascontiguousarray(moved.T), name, reuse=expected, measure=False)
-        assert_same(quantize(moved, name, axis=0, reuse=expected), again)
-
-
 def test_quantiles_without_sorting():
     for shape in ((1, 1), (3, 5), (40, 1001), (300, 700)):
         for w in arrays(shape, seed=11):
@@ -142,8 +123,6 @@ def test_refuses_what_is_not_finite(name, bad):
 
 
 def test_bad_calls():
-    with pytest.raises(formats.ShapeError, match="axis=0"):
-        quantize(np.ones(5, np.float32), "nvfp4", axis=0)
     with pytest.raises(formats.DtypeError):
         quantize(np.ones((2, 16), np.int64), "nvfp4")
     with pytest.raises(formats.FormatError, match="amax"):
@@ -153,7 +132,7 @@ def test_bad_calls():
     packed = quantize(np.ones((2, 16), np.float32), "nvfp4")
     with pytest.raises(formats.ShapeError, match="out must be"):
         dequantize(packed, out=np.empty((16, 2), np.float32))
-    with pytest.raises(formats.DtypeError, match="bfloat16"):
+    with pytest.raises(formats.DtypeError, match="decoding gives float32"):
         dequantize(packed, out=np.empty((2, 16), np.float64))
     with pytest.raises(formats.FormatError, match="planes"):
         dequantize(packed, planes=1)
@@ -169,8 +148,6 @@ def test_dequantize_equals_the_readable_decoder(name):
             for planes in range(packed.planes + 1) if nested else {0, packed.planes}:
                 expected = packed.dequantize(planes)
                 np.testing.assert_array_equal(dequantize(packed, planes), expected)
-                halves = expected.astype(ml_dtypes.bfloat16).view(np.uint16)
-                np.testing.assert_array_equal(dequantize(packed, planes, dtype=np.uint16), halves)
 
 
 def test_dequantize_past_the_caches(monkeypatch):
@@ -182,15 +159,6 @@ def test_dequantize_past_the_caches(monkeypatch):
         out = module.empty((64, 1024))  # large enough for the pool, so aligned
         assert dequantize(packed, out=out) is out
         np.testing.assert_array_equal(out, packed.dequantize())
-
-
-def test_bfloat16_holds_element_times_block_scale_exactly():
-    for name in ("nvfp4", "mxfp4", "nvfp4-row-scaled"):
-        packed = formats.quantize(next(arrays((16, 256))), name, measure=False)
-        words = dequantize(packed, dtype=np.uint16, tensor_scale=False)
-        values = (words.astype(np.uint32) << 16).view(np.float32)
-        scale = np.float32(1) if packed.tensor_scale is None else packed.tensor_scale
-        np.testing.assert_array_equal(values * scale, packed.dequantize())
 
 
 @pytest.mark.skipif(not jit.enabled() or numba.get_num_threads() < 2, reason="one thread only")

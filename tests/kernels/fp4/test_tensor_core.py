@@ -1,4 +1,4 @@
-"""The virtual tensor core: every path against the sequential NumPy definition, quantizers against the formats."""
+"""The virtual tensor core: every instruction set against the sequential definition, quantizers against the formats."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ import pytest
 from vbw_np import formats
 from vbw_np.formats.hadamard import hadamard_rotate
 from vbw_np.kernels.fp4 import tensor_core
-from vbw_np.kernels.fp4.panels import DOUBLED, LeftOperand, RightOperand, aligned_empty, half_scales
+from vbw_np.kernels.fp4.panels import DOUBLED, LeftOperand, RightOperand
+from vbw_np.kernels.fp4.scale_words import half_scales
 from vbw_np.kernels.fp4.tensor_core import (
     left_from_packed,
     matmul,
-    matmul_packed,
     matmul_reference,
     quantize_left,
     quantize_right,
     right_from_packed,
 )
 from vbw_np.kernels.simd import cpu
+from vbw_np.kernels.simd.memory import aligned_empty
 
 FORMATS = ("mxfp4", "nvfp4")
 SHAPES = [(1, 1, 16), (5, 3, 40), (48, 130, 96), (100, 257, 160), (390, 48, 1056), (13, 40, 2080)]
@@ -58,18 +59,18 @@ def test_the_reference_is_the_scalar_definition(fmt: str) -> None:
 
 
 @pytest.mark.parametrize("fmt", FORMATS)
-@pytest.mark.parametrize("path", cpu.available_paths())
-def test_every_path_gives_the_bits_of_the_reference(path: str, fmt: str) -> None:
+@pytest.mark.parametrize("isa", cpu.available())
+def test_every_instruction_set_gives_the_bits_of_the_reference(isa: str, fmt: str) -> None:
     for i, (m, n, k) in enumerate(SHAPES):
         left, right = quantize_left(data((m, k), i), fmt), quantize_right(data((n, k), 99 + i), fmt)
         out = np.full((m, n), np.nan, np.float32)
-        assert matmul(left, right, out, path=path) is out
-        assert np.array_equal(out, matmul_reference(left, right)), (path, m, n, k)
+        assert matmul(left, right, out, isa=isa) is out
+        assert np.array_equal(out, matmul_reference(left, right)), (isa, m, n, k)
 
 
 @pytest.mark.parametrize("fmt", FORMATS)
-@pytest.mark.parametrize("path", cpu.available_paths())
-def test_extreme_codes_and_scales(path: str, fmt: str) -> None:
+@pytest.mark.parametrize("isa", cpu.available())
+def test_extreme_codes_and_scales(isa: str, fmt: str) -> None:
     """All-largest codes (the largest block sums) and every finite scale byte, of negative scales too."""
     rng = np.random.default_rng(5)
     k = 256
@@ -81,17 +82,17 @@ def test_extreme_codes_and_scales(path: str, fmt: str) -> None:
         scales[scales & 0x7F == 0x7F] = 0
     left = left_from_packed(codes, scales, fmt, rng.random(40).astype(np.float32))
     right = right_from_packed(codes[::-1].copy(), scales[::-1].copy(), fmt, 0.3)
-    assert np.array_equal(matmul(left, right, path=path), matmul_reference(left, right))
+    assert np.array_equal(matmul(left, right, isa=isa), matmul_reference(left, right))
 
 
 @pytest.mark.parametrize("fmt", FORMATS)
-@pytest.mark.parametrize("path", cpu.available_paths())
-def test_a_nan_scale_spoils_its_row_or_column_alone(path: str, fmt: str) -> None:
+@pytest.mark.parametrize("isa", cpu.available())
+def test_a_nan_scale_spoils_its_row_or_column_alone(isa: str, fmt: str) -> None:
     x, w = data((20, 64), 3), data((18, 64), 4)
     x[7, 5] = np.nan
     left, right = quantize_left(x, fmt), quantize_right(w, fmt)
     right.scales[0, 1, 3] = 0xFF
-    y = matmul(left, right, path=path)
+    y = matmul(left, right, isa=isa)
     bad = np.isnan(y)
     assert bad[7].all() and bad[:, 3].all() and bad.sum() == 18 + 20 - 1
     assert np.array_equal(y, matmul_reference(left, right), equal_nan=True)
@@ -118,9 +119,9 @@ def test_streamed_results_are_the_same(start: int, monkeypatch: pytest.MonkeyPat
     left, right = quantize_left(data((50, 64), 1), "nvfp4"), quantize_right(data((160, 64), 2), "nvfp4")
     buffer = aligned_empty((50 * 160 + 16,), np.float32)
     out = buffer[start : start + 50 * 160].reshape(50, 160)
-    for path in {cpu.available_paths()[0], "portable"}:
+    for isa in {cpu.available()[0], "portable"}:
         out[...] = np.nan
-        assert np.array_equal(matmul(left, right, out, path=path), matmul_reference(left, right))
+        assert np.array_equal(matmul(left, right, out, isa=isa), matmul_reference(left, right))
 
 
 @pytest.mark.parametrize("fmt", FORMATS)
@@ -200,7 +201,7 @@ def test_packed_rows_are_read_as_the_formats_write_them(fmt: str) -> None:
     left, right = left_from_packed(x.codes, x.scales, fmt, fx), right_from_packed(w.codes, w.scales, fmt, fw)
     assert np.array_equal(left.dequantize(), x.dequantize())
     assert np.array_equal(right.dequantize(), w.dequantize())
-    y = matmul_packed(x.codes, x.scales, fx, w.codes, w.scales, fw, fmt)
+    y = matmul(left, right)
     exact = x.dequantize().astype(np.float64) @ w.dequantize().astype(np.float64).T
     bound = np.abs(x.dequantize()).astype(np.float64) @ np.abs(w.dequantize()).astype(np.float64).T
     assert np.all(np.abs(y - exact) <= bound * 2.0**-24 * (96 // 16 + 4))  # one rounding a block, a few at the end
@@ -227,8 +228,8 @@ def test_bad_input_gets_one_clear_error() -> None:
         (lambda: matmul(left, quantize_right(data((8, 48), 1), "nvfp4")), "reduction"),
         (lambda: matmul(left, right, np.empty((8, 9), np.float32)), "out must be"),
         (lambda: matmul(left, right, accumulate=True), "accumulate"),
-        (lambda: matmul(left, right, path="sse9"), "unknown kernel path"),
-        (lambda: matmul(left, right, path="neon" if "neon" not in cpu.available_paths() else "amx"), "cannot run"),
+        (lambda: matmul(left, right, isa="sse9"), "unknown instruction set"),
+        (lambda: matmul(left, right, isa="neon" if "neon" not in cpu.available() else "amx"), "cannot run"),
         (lambda: quantize_left(x, "nvfp4", out=quantize_left(x, "mxfp4")), "mxfp4 operand"),
         (lambda: right_from_packed(np.zeros((4, 16), np.uint8), np.zeros((4, 3), np.uint8), "nvfp4"), "scales"),
     ):
@@ -259,8 +260,8 @@ def run_script(**environment: str) -> str:
     ).stdout
 
 
-def test_without_compilation_and_with_a_forced_path_the_bits_are_the_same() -> None:
-    """NUMBA_DISABLE_JIT=1 runs the readable code; VBW_KERNELS picks a path."""
+def test_without_compilation_and_with_a_forced_instruction_set_the_bits_are_the_same() -> None:
+    """NUMBA_DISABLE_JIT=1 runs the readable code; VBW_KERNELS picks an instruction set."""
     interpreted = run_script(NUMBA_DISABLE_JIT="1")
     assert interpreted and interpreted == run_script(VBW_KERNELS="portable")
 

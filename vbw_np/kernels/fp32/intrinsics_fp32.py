@@ -3,7 +3,7 @@
 The right operand is packed into panels of 16 columns, `[K][16]`, where one vector load after the other finds what it
 needs. The left operand's rows are read where they lie, or, if the operand is stored transposed, from tiles packed as
 `[K][rows of a tile]`. A tile's sums are one chain of fused multiply-adds an element, in the order of K: their bits are
-the same on every instruction path and however the matrix is cut.
+the same on every instruction set and however the matrix is cut.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from ..simd.intrinsics import F32, I32, Emitter, loop_intrinsic, path_intrinsic, vec
+from ..simd.intrinsics import F32, I32, Emitter, loop_intrinsic, vec
+from ..simd.variant import constant_of, variant_intrinsic
 
 STORE, ADD, STREAM = 0, 1, 2
 """What a finished tile does to `out`: overwrites it, is added to it, overwrites it past the caches (64-aligned)."""
@@ -42,7 +43,7 @@ TILES = {
     "avx2": FloatTile(8, 6, 2),
     "neon": FloatTile(4, 6, 4),
 }
-"""By instruction path. All have fused multiply-adds; `portable` may not, and has no tile."""
+"""By instruction set. All have fused multiply-adds; `portable` may not, and has no tile."""
 
 WIDEST = max(tile.rows for tile in TILES.values()), max(16 * tile.panels for tile in TILES.values())
 """Most rows and columns of a tile."""
@@ -119,21 +120,18 @@ def _emit_finish(e: Emitter, keys: list, totals: list, lanes: int, out, out_stri
 
 
 def _tile_of(packed: bool) -> Callable:
-    return path_intrinsic(8, lambda kp, e, *args: emit_tile(TILES[kp.path], packed)(e, *args))
+    return variant_intrinsic(8, lambda variant, e, *args: emit_tile(TILES[variant.name], packed)(e, *args))
 
 
 tile, tile_packed = _tile_of(False), _tile_of(True)
-"""`tile(kernel_path, a, a_stride, b, b_stride, count, out, out_stride, finish)`: `count` terms; strides in bytes.
+"""`tile(variant, a, a_stride, b, b_stride, count, out, out_stride, finish)`: `count` terms; strides in bytes.
 
 `a` is the first element of the tile's first row, or (`tile_packed`, where `a_stride` means nothing) of `[K][rows]`; `b`
 that of `[K][16]`, `b_stride` leads from panel to panel."""
 
 
-def _constant_of(attribute: str) -> Callable:
-    return path_intrinsic(0, lambda kp, e: e.int(getattr(TILES[kp.path], attribute)))
-
-
-tile_rows, tile_panels = _constant_of("rows"), _constant_of("panels")
+tile_rows = constant_of(lambda variant: TILES[variant.name].rows)
+tile_panels = constant_of(lambda variant: TILES[variant.name].panels)
 
 
 def _emit_pack_row(lanes: int) -> Callable[..., None]:
@@ -154,8 +152,8 @@ pack_panels = loop_intrinsic(5, _emit_pack_row(16))
 
 Meanwhile what lies `ahead` bytes further on is fetched: the CPU does not see that the next row comes next."""
 
-pack_tiles = path_intrinsic(5, lambda kp, e, *args: _emit_pack_row(TILES[kp.path].rows)(e, *args))
-"""`pack_tiles(kernel_path, source, ahead, count, target, stride)`: the same with as many floats as a tile has rows."""
+pack_tiles = variant_intrinsic(5, lambda variant, e, *args: _emit_pack_row(TILES[variant.name].rows)(e, *args))
+"""`pack_tiles(variant, source, ahead, count, target, stride)`: the same with as many floats as a tile has rows."""
 
 
 def _emit_pack_transposed(e: Emitter, source, ahead, stride, count, target) -> None:  # type: ignore[no-untyped-def]

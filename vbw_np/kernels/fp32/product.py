@@ -3,7 +3,7 @@
     y[m, n] = sum over k of x[m, k] * z[k, n]
 
 A sum is cut into pieces of `K_CHUNK` terms. A piece is one chain of fused multiply-adds in the order of k, and the
-pieces are added in order: `multiply_reference` is this in NumPy. Neither threads nor instruction paths change a bit,
+pieces are added in order: `multiply_reference` is this in NumPy. Neither threads nor instruction sets change a bit,
 while those of NumPy's BLAS depend on the number of threads on many CPUs; and the output head, which works in several
 chunks of its rows, loses less than with BLAS, which packs the whole weight for each.
 
@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 
 from ...engine import autograd
 from ...machine import blas_info
-from ..fp4.intrinsics_tile import KernelPath
-from ..fp4.panels import kept
 from ..simd import cpu
 from ..simd.intrinsics import fence, fetch_add
 from ..simd.jit import block, jit, pjit
+from ..simd.memory import kept
+from ..simd.variant import Variant
 from .intrinsics_fp32 import (
     ADD,
     STORE,
@@ -109,18 +109,18 @@ def _pack_right(z, transposed, column, columns, k, count, target):  # type: igno
 
 
 @jit
-def _pack_left(kp, x, transposed, row, rows, k, count, target):  # type: ignore[no-untyped-def]
+def _pack_left(variant, x, transposed, row, rows, k, count, target):  # type: ignore[no-untyped-def]
     """Terms k .. k + count of some rows of a transposed operand into tiles [tile][count][rows of a tile].
 
     Of one that is not transposed, the rows beyond the last whole tile: [rows of a tile][count].
     """
-    step, line = tile_rows(kp), x.shape[1]
+    step, line = tile_rows(variant), x.shape[1]
     whole, size = rows // step, count * step + PAD
     have = rows - whole * step
     if transposed:
         for i in range(count):
             source = x.ctypes.data + ((k + i) * line + row) * 4
-            pack_tiles(kp, source, line * (4 * AHEAD), whole, target.ctypes.data + i * step * 4, size * 4)
+            pack_tiles(variant, source, line * (4 * AHEAD), whole, target.ctypes.data + i * step * 4, size * 4)
     if have > 0:
         at, along, times, first, width = (row + whole * step) * line + k, line, have, 0, count
         if transposed:
@@ -140,16 +140,16 @@ def _store_edge(edge, width, finish, out):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _one_task(kp, x, z, out, x_transposed, z_transposed, length, row, rows, column, columns, first, scratch):  # type: ignore[no-untyped-def]
+def _one_task(variant, x, z, out, x_transposed, z_transposed, length, row, rows, column, columns, first, scratch):  # type: ignore[no-untyped-def]
     """Rows row .. row + rows, columns column .. column + columns, all of the sum."""
-    step, width = tile_rows(kp), tile_panels(kp) * 16
+    step, width = tile_rows(variant), tile_panels(variant) * 16
     right, left, edge = scratch[:_RIGHT], scratch[_RIGHT : _RIGHT + _LEFT], scratch[_RIGHT + _LEFT :]
     whole = rows // step * step
     left[: step * K_CHUNK] = 0  # what rows beyond the last hold changes nothing, but might be slow to multiply
     for k in range(0, length, K_CHUNK):
         count = min(K_CHUNK, length - k)
         _pack_right(z, z_transposed, column, columns, k, count, right)
-        _pack_left(kp, x, x_transposed, row, rows, k, count, left)
+        _pack_left(variant, x, x_transposed, row, rows, k, count, left)
         finish, panel, size = ADD if k > 0 else first, count * 16 + PAD, count * step + PAD
         for n in range(0, columns, width):
             b = right.ctypes.data + n // 16 * panel * 4
@@ -161,19 +161,19 @@ def _one_task(kp, x, z, out, x_transposed, z_transposed, length, row, rows, colu
                     how = finish
                 if x_transposed:
                     a = left.ctypes.data + m // step * size * 4
-                    tile_packed(kp, a, 0, b, panel * 4, count, target, stride, how)
+                    tile_packed(variant, a, 0, b, panel * 4, count, target, stride, how)
                 else:
                     a, a_stride = left.ctypes.data, count * 4
                     if m < whole:
                         a, a_stride = x.ctypes.data + ((row + m) * x.shape[1] + k) * 4, x.shape[1] * 4
-                    tile(kp, a, a_stride, b, panel * 4, count, target, stride, how)
+                    tile(variant, a, a_stride, b, panel * 4, count, target, stride, how)
                 if not inside:
                     rest = out[row + m : row + min(m + step, rows), column + n : column + min(n + width, columns)]
                     _store_edge(edge, width, finish, rest)
 
 
 @pjit
-def _product(kp, x, z, out, x_transposed, z_transposed, rows, group, first, scratch, ticket):  # type: ignore[no-untyped-def]
+def _product(variant, x, z, out, x_transposed, z_transposed, rows, group, first, scratch, ticket):  # type: ignore[no-untyped-def]
     """Every thread takes the next (group of panels, chunk of rows) until none is left."""
     length = x.shape[0] if x_transposed else x.shape[1]
     chunks, groups = -(-out.shape[0] // rows), -(-out.shape[1] // (16 * group))
@@ -182,7 +182,7 @@ def _product(kp, x, z, out, x_transposed, z_transposed, rows, group, first, scra
         while task < chunks * groups:
             row, column = (task % chunks) * rows, (task // chunks) * 16 * group
             count, columns = min(rows, out.shape[0] - row), min(16 * group, out.shape[1] - column)
-            _one_task(kp, x, z, out, x_transposed, z_transposed, length, row, count, column, columns, first, scratch[thread])  # noqa: E501
+            _one_task(variant, x, z, out, x_transposed, z_transposed, length, row, count, column, columns, first, scratch[thread])  # noqa: E501
             task = fetch_add(ticket.ctypes.data)
         fence()
 
@@ -230,7 +230,7 @@ def multiply_reference(x: NDArray, y: NDArray) -> NDArray:
 
 
 def multiply(
-    x: NDArray, y: NDArray, out: NDArray | None = None, *, accumulate: bool = False, path: str | None = None
+    x: NDArray, y: NDArray, out: NDArray | None = None, *, accumulate: bool = False, isa: str | None = None
 ) -> NDArray:
     """x @ y of two large float32 matrices.
 
@@ -241,13 +241,13 @@ def multiply(
     out : float32 (M, N), C-contiguous, optional
     accumulate : bool
         Add to `out`, piece by piece of the sum, instead of overwriting it.
-    path : str, optional
-        An instruction path; AMX has none for this and takes `avx512vnni`.
+    isa : str, optional
+        An instruction set; AMX has none for this and takes `avx512vnni`.
 
     Returns
     -------
-    float32 (M, N): `out`, or a pooled array. NotImplemented for matrices that are small or of another kind, and on the
-    path `portable`, which may be without fused multiply-adds.
+    float32 (M, N): `out`, or a pooled array. NotImplemented for matrices that are small or of another kind, and for
+    `portable`, which may be without fused multiply-adds.
     """
     if not (x.ndim == y.ndim == 2) or not (x.dtype == y.dtype == np.float32):
         return NotImplemented
@@ -256,19 +256,19 @@ def multiply(
         return NotImplemented
     if out is not None and not (out.shape == (m, n) and out.dtype == np.float32 and out.flags.carray):
         return NotImplemented
-    left, right, path = _stored(x), _stored(y), cpu.vector_path(path)
-    if left is None or right is None or path not in TILES:
+    left, right, isa = _stored(x), _stored(y), cpu.choose_vector(isa)
+    if left is None or right is None or isa not in TILES:
         return NotImplemented
     if out is None:
         out = autograd.memory.empty((m, n))
-    threads, shape, short = numba.get_num_threads(), TILES[path], length <= K_CHUNK
+    threads, shape, short = numba.get_num_threads(), TILES[isa], length <= K_CHUNK
     rows, group = _cut(m, n, length, left[1], shape, threads)
     first = ADD if accumulate else STORE
     if short and not accumulate and out.nbytes >= STREAM_FROM and (out.ctypes.data | out.strides[0]) % 64 == 0:
         first = STREAM
     scratch = kept("fp32", threads * SCRATCH, np.float32).reshape(threads, SCRATCH)
     arrays = left[0], right[0], out, left[1], right[1]
-    _product(KernelPath(path, 0), *arrays, rows, group, first, scratch, np.zeros(1, np.int64))
+    _product(Variant(isa, 0), *arrays, rows, group, first, scratch, np.zeros(1, np.int64))
     return out
 
 

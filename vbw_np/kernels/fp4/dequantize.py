@@ -1,4 +1,4 @@
-"""Decode packed rows to float32 or to bfloat16 bit patterns: the twin of `PackedTensor.dequantize`.
+"""Decode packed rows to float32: the twin of `PackedTensor.dequantize`.
 
 An element is looked up in a table of sixteen, multiplied with its block's scale and then with the tensor's, each
 product rounded once, as in `formats.packed`. A nested fine tier adds index * step, which is exact. Large results go
@@ -7,7 +7,6 @@ past the caches: they would only push out what is there.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +19,7 @@ from ...formats.packed import nested_table
 from ..simd.jit import enabled, jit, leaf, pjit
 from ..simd.jit import row as jit_row
 from ..simd.lanes import (
+    PIECE,
     WIDTH,
     at,
     bits,
@@ -34,12 +34,11 @@ from ..simd.lanes import (
     put,
     select,
     splat,
-    store_number,
-    stream_number,
+    store,
+    stream,
     to_float,
     usplat,
 )
-from ..twins.elementwise import PIECE
 
 empty = autograd.memory.empty
 
@@ -87,9 +86,9 @@ def _decode_block(source, c, factor, scale, out, i, n, past, table, step):
     for j in range(0, n, WIDTH):
         v = _element(source.codes, c + j // 2, source.fine, source.planes, table, step) * scale * factor
         if past:
-            stream_number(out, i + j, v)
+            stream(out, i + j, v)
         else:
-            store_number(out, i + j, v)
+            store(out, i + j, v)
 
 
 @leaf
@@ -133,7 +132,7 @@ def _decode(
             pointer(codes), pointer(fine), pointer(scales), pointer(wide), pointer(values), pointer(table),
             pointer(step), coded, planes, block, per_scale,
         )  # fmt: skip
-        octets, numbers = np.zeros((2, 32), np.uint8), np.empty(32, out.dtype)
+        octets, numbers = np.zeros((2, 32), np.uint8), np.empty(32, np.float32)
         own_codes, own_fine = octets[0], octets[1]
         own = Source(
             pointer(own_codes), pointer(own_fine), pointer(scales), pointer(wide), pointer(values), pointer(table),
@@ -170,7 +169,7 @@ def _decode_quantiles(codes, signs, fine, row_scales, codebook, int4, fine_on, o
         scale = splat(row_scales[row])
         for j in range(0, length, WIDTH):
             i = row * length + j
-            store_number(out, i, _quantile_lanes(fine, signs, codes, i // 2, levels, scale, fine_on, residuals))
+            store(out, i, _quantile_lanes(fine, signs, codes, i // 2, levels, scale, fine_on, residuals))
 
 
 # ------------------------------------------------------------------------------------------------------- from Python
@@ -196,8 +195,6 @@ def dequantize(
     planes: int | None = None,
     *,
     out: NDArray | None = None,
-    dtype: np.dtype | type = np.float32,
-    tensor_scale: bool = True,
 ) -> NDArray:
     """Twin of `PackedTensor.dequantize`.
 
@@ -206,20 +203,15 @@ def dequantize(
     packed : PackedTensor
     planes : int, optional
         Bit planes of a nested fine tier to use; all that are present by default.
-    out : float32 or uint16 array of the tensor's shape, C-contiguous, optional
+    out : float32 array of the tensor's shape, C-contiguous, optional
         Written to and returned. Otherwise an array from the pool.
-    dtype : float32 or uint16
-        uint16: bit patterns of bfloat16, rounded to nearest even. An FP4 value times its block scale is exact in
-        bfloat16, so without a fine tier and with ``tensor_scale=False`` nothing is lost.
-    tensor_scale : bool
-        False leaves the second level's scale to the caller.
 
     Raises
     ------
     FormatError, ShapeError, DtypeError
-        More planes than there are; an `out` of another shape, or of neither type.
+        More planes than there are; an `out` of another shape or type.
     """
-    out = _checked_out(packed, out, dtype)
+    out = _checked_out(packed, out)
     planes = packed.planes if planes is None else planes
     fmt = packed.format
     if not 0 <= planes <= packed.planes:
@@ -227,38 +219,27 @@ def dequantize(
     if fmt.quantile_codebook and enabled() and planes in (0, 4) and packed.shape[-1] % WIDTH == 0:
         _run_quantiles(packed, planes, out)
     elif fmt.element is not None and _is_known(fmt, planes):
-        _run(packed, planes, out, tensor_scale)
+        _run(packed, planes, out)
     else:
-        _by_numpy(packed, planes, out, tensor_scale)
+        out[...] = packed.dequantize(planes)
     return out
 
 
-def _checked_out(packed: formats.PackedTensor, out: NDArray | None, dtype: np.dtype | type) -> NDArray:
+def _checked_out(packed: formats.PackedTensor, out: NDArray | None) -> NDArray:
     if out is None:
-        out = empty(packed.shape, dtype)
-    if out.dtype not in (np.float32, np.uint16):
-        raise formats.DtypeError(f"out is {out.dtype.name}; decoding gives float32, or bfloat16 patterns as uint16")
+        out = empty(packed.shape)
+    if out.dtype != np.float32:
+        raise formats.DtypeError(f"out is {out.dtype.name}; decoding gives float32")
     if out.shape != packed.shape or not out.flags.c_contiguous:
         raise formats.ShapeError(f"out must be a C-contiguous array of shape {packed.shape}; it has shape {out.shape}")
     return out
 
 
-def _by_numpy(packed: formats.PackedTensor, planes: int, out: NDArray, tensor_scale: bool) -> None:
-    if not tensor_scale and packed.tensor_scale is not None:
-        packed = dataclasses.replace(packed, tensor_scale=np.ones_like(packed.tensor_scale))
-    values = packed.dequantize(planes)
-    if out.dtype == np.float32:
-        out[...] = values
-    else:
-        words = np.ascontiguousarray(values).view(np.uint32)
-        out[...] = (words + (((words >> np.uint32(16)) & np.uint32(1)) + np.uint32(0x7FFF))) >> np.uint32(16)
-
-
-def _run(packed: formats.PackedTensor, planes: int, out: NDArray, tensor_scale: bool) -> None:
+def _run(packed: formats.PackedTensor, planes: int, out: NDArray) -> None:
     fmt, length = packed.format, packed.shape[-1]
     scale_element = fmt.rule.scale_element
     block = fmt.block or WIDTH
-    level = packed.tensor_scale if tensor_scale and packed.tensor_scale is not None else np.float32(1)
+    level = np.float32(1) if packed.tensor_scale is None else packed.tensor_scale
     factors = jit_row(np.asarray(level, np.float32).reshape(-1))
     table, step = fmt.element.table, _NO_FLOATS
     if planes:
@@ -268,7 +249,7 @@ def _run(packed: formats.PackedTensor, planes: int, out: NDArray, tensor_scale: 
     if len(factors) == 1 and fmt.block is not None and length % block == 0:
         length = PIECE
     flat = out.reshape(-1)
-    past = out.dtype == np.float32 and out.nbytes >= STREAM_FROM and flat.ctypes.data % 64 == 0 and length % WIDTH == 0
+    past = out.nbytes >= STREAM_FROM and flat.ctypes.data % 64 == 0 and length % WIDTH == 0
     _decode(
         jit_row(packed.codes),
         jit_row(packed.fine) if planes else _NO_BYTES,

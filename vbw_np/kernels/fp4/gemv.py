@@ -5,7 +5,7 @@
 Such a product is bound by reading W, so W is read once, in 4 bits, and decoded in registers. The activations become
 FP4 (`activations="fp4"`: the tensor core's own product) or 8-bit integers under a power-of-two scale a block
 (`"int8"`, the idea of MXINT8: below one percent of error instead of ten). Scales that are powers of two keep every
-scaled block dot exact in float32, so here, too, all instruction paths and NumPy's `matmul_reference` agree bit for bit.
+scaled block dot exact in float32, so here, too, all instruction sets and NumPy's `matmul_reference` agree bit for bit.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from ..simd import cpu
 from ..simd.intrinsics import fetch_add
 from ..simd.jit import block, jit, pjit
 from ..simd.lanes import keep
+from ..simd.variant import Variant
 from .intrinsics_matvec import matvec_panels, pass_panels, pass_rows
-from .intrinsics_tile import ISAS, KernelPath
-from .panels import FORMATS, RULES, LeftOperand, RightOperand, empty_left, left_rows, quantize_left
+from .intrinsics_tile import ISAS
+from .panels import FORMATS, RULES, LeftOperand, RightOperand, empty_left
+from .quantize_operands import left_rows, quantize_left
 from .tensor_core import matmul, matmul_reference
 
 FEW_ROWS = 8
@@ -72,7 +74,7 @@ def matvec(
     out: np.ndarray | None = None,
     *,
     activations: str = "int8",
-    path: str | None = None,
+    isa: str | None = None,
 ) -> np.ndarray:
     """The product of a few float32 rows with a packed weight: `x @ W.T`.
 
@@ -82,8 +84,8 @@ def matvec(
     right : RightOperand (N, K)
     out : float32 (N,) or (R, N), C-contiguous, optional
     activations : {"int8", "fp4"}
-    path : str, optional
-        An instruction path; AMX has none for this and takes `avx512vnni`.
+    isa : str, optional
+        An instruction set; AMX has none for this and takes `avx512vnni`.
 
     Returns
     -------
@@ -104,34 +106,34 @@ def matvec(
     elif out.shape != shape or out.dtype != np.float32 or not out.flags.c_contiguous:
         raise ValueError(f"out must be C-contiguous float32 {shape}, got {out.dtype} {out.shape}")
     rows, result = block(x).reshape(-1, right.shape[1]), out.reshape(-1, right.shape[0])
-    path, by_definition = cpu.vector_path(path), cpu.jit_disabled()
-    if by_definition or path not in ISAS:
+    isa, by_definition = cpu.choose_vector(isa), cpu.jit_disabled()
+    if by_definition or isa not in ISAS:
         quantize = quantize_left if activations == "fp4" else quantize_left_int8
         left = quantize(rows, right.fmt)
         if by_definition:
             result[...] = matmul_reference(left, right)
         else:
-            matmul(left, right, result, path=path)
+            matmul(left, right, result, isa=isa)
         return out
     quantizer, two_level = _quantizer(activations, right.fmt)
-    weight = right.codes, right.scales, right.factor, ISAS[path].offset, numba.get_num_threads()
+    weight = right.codes, right.scales, right.factor, ISAS[isa].offset, numba.get_num_threads()
     for first in range(0, rows.shape[0], FEW_ROWS):
         some = rows[first : first + FEW_ROWS]
-        mode = _mode(path, right.fmt, FEW_ROWS if some.shape[0] > 1 else 1)  # two loops to compile, not eight
+        mode = _mode(isa, right.fmt, FEW_ROWS if some.shape[0] > 1 else 1)  # two loops to compile, not eight
         _few_rows(mode, quantizer, two_level, some, *weight, result[first : first + FEW_ROWS])
     return out
 
 
 @cache
-def _quantizer(activations: str, fmt: str) -> tuple[KernelPath, bool]:
+def _quantizer(activations: str, fmt: str) -> tuple[Variant, bool]:
     """What quantizes the activations, by the rule `int8` or the format's first; whether rows have a second scale."""
     rule = "int8" if activations == "int8" else RULES[fmt][0]
-    return KernelPath(rule, FORMATS[fmt]), rule == "te"
+    return Variant(rule, FORMATS[fmt]), rule == "te"
 
 
 @cache
-def _mode(path: str, fmt: str, rows: int) -> KernelPath:
-    return KernelPath(f"{path}+{fmt}+{rows}", FORMATS[fmt])
+def _mode(isa: str, fmt: str, rows: int) -> Variant:
+    return Variant(f"{isa}+{fmt}+{rows}", FORMATS[fmt])
 
 
 @jit

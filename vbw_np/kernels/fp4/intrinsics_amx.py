@@ -17,7 +17,8 @@ from __future__ import annotations
 
 from llvmlite import ir
 
-from ..simd.intrinsics import F32, I8, I16, I32, Emitter, loop_intrinsic, path_intrinsic, vec
+from ..simd.intrinsics import F32, I8, I16, I32, Emitter, loop_intrinsic, vec
+from ..simd.variant import Variant, constant_of, variant_intrinsic
 
 PHASE = 128
 """Elements of the reduction between two visits of the accumulators."""
@@ -54,8 +55,8 @@ def _pointer(e: Emitter, address: ir.Value) -> ir.Value:
     return e.b.inttoptr(address, I8.as_pointer())
 
 
-def _emit_tile(kp, e: Emitter, a, b, b_stride, out, out_stride, fresh, buffer, blocks: int) -> None:  # type: ignore[no-untyped-def]
-    block, float_ty, rows = kp.block, vec(F32, 16), range(16)
+def _emit_tile(variant: Variant, e: Emitter, a, b, b_stride, out, out_stride, fresh, buffer, blocks: int) -> None:  # type: ignore[no-untyped-def]
+    block, float_ty, rows = variant.block, vec(F32, 16), range(16)
     panels = tile_width(block)
     most = PHASE // block
     zeros = _pointer(e, e.at(buffer, _ZERO_LINE))
@@ -81,14 +82,14 @@ def _emit_tile(kp, e: Emitter, a, b, b_stride, out, out_stride, fresh, buffer, b
             e.store(total, place)
 
 
-def _emit_configuration(kp, e: Emitter, buffer: ir.Value) -> None:  # type: ignore[no-untyped-def]
+def _emit_configuration(variant: Variant, e: Emitter, buffer: ir.Value) -> None:  # type: ignore[no-untyped-def]
     """Tiles 0-3: float32 sums; 4: left, 16 rows of a block; 5-7: right, block/2 rows of 16 pairs."""
     for offset in range(0, 128, 8):
         e.store(e.int(0), e.at(buffer, offset))
     e.store(e.int(1, I8), e.at(buffer, 0))  # palette 1
     for t in range(8):
-        e.store(e.int(kp.block * 2 if t == 4 else 64, I16), e.at(buffer, 16 + 2 * t))  # bytes a row
-        e.store(e.int(kp.block // 2 if t > 4 else 16, I8), e.at(buffer, 48 + t))  # rows
+        e.store(e.int(variant.block * 2 if t == 4 else 64, I16), e.at(buffer, 16 + 2 * t))  # bytes a row
+        e.store(e.int(variant.block // 2 if t > 4 else 16, I8), e.at(buffer, 48 + t))  # rows
     _tile(e, "ldtilecfg", _pointer(e, buffer))
 
 
@@ -98,24 +99,24 @@ def _to_bfloat16(e: Emitter, x: ir.Value) -> ir.Value:
     return e.b.lshr(e.b.bitcast(x, ty), e.const(ty, 16))
 
 
-def _emit_scale_left(kp, e: Emitter, values, stride, scales, scales_stride, blocks, out) -> None:  # type: ignore[no-untyped-def]
+def _emit_scale_left(variant: Variant, e: Emitter, values, stride, scales, scales_stride, blocks, out) -> None:  # type: ignore[no-untyped-def]
     """One row tile: int8 values (16 rows, `stride` bytes apart) times their scales, to bfloat16 [blocks][16][block]."""
 
     def one_block(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
         for r in range(16):
             scale = e.splat(e.load(F32, e.at(scales, e.times(scales_stride, r), e.times(i, 4))), 16)
-            for part in range(0, kp.block, 16):
-                row = e.at(values, e.times(stride, r), e.times(i, kp.block), part)
+            for part in range(0, variant.block, 16):
+                row = e.at(values, e.times(stride, r), e.times(i, variant.block), part)
                 wide = e.b.sext(e.load(vec(I8, 16), row), vec(I32, 16))
                 scaled = e.b.fmul(e.b.sitofp(wide, vec(F32, 16)), scale)
-                target = e.at(out, e.times(i, kp.block * 32), (r * kp.block + part) * 2)
+                target = e.at(out, e.times(i, variant.block * 32), (r * variant.block + part) * 2)
                 e.store(e.b.trunc(_to_bfloat16(e, scaled), vec(I16, 16)), target)
         return []
 
     e.loop(blocks, [], one_block)
 
 
-def _emit_scale_right(kp, e: Emitter, codes, scales, blocks, out) -> None:  # type: ignore[no-untyped-def]
+def _emit_scale_right(variant: Variant, e: Emitter, codes, scales, blocks, out) -> None:  # type: ignore[no-untyped-def]
     """One panel: codes [K/8][16][4] times their scales (float32 [blocks][16]), to bfloat16 [K/2][16][2]."""
     magnitudes = (0, 1, 2, 3, 4, 6, 8, 12)
     int_ty, float_ty = vec(I32, 16), vec(F32, 16)
@@ -123,8 +124,8 @@ def _emit_scale_right(kp, e: Emitter, codes, scales, blocks, out) -> None:  # ty
 
     def one_block(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
         scale = e.load(float_ty, e.at(scales, e.times(i, 64)))
-        for group in range(kp.block // 8):
-            words = e.load(int_ty, e.at(codes, e.times(i, kp.block * 8), group * 64))
+        for group in range(variant.block // 8):
+            words = e.load(int_ty, e.at(codes, e.times(i, variant.block * 8), group * 64))
 
             def value(k: int) -> ir.Value:
                 shift = 8 * (k % 4) + (4 if k >= 4 else 0)
@@ -134,37 +135,37 @@ def _emit_scale_right(kp, e: Emitter, codes, scales, blocks, out) -> None:  # ty
             for pair in range(4):
                 low = _to_bfloat16(e, value(2 * pair))
                 high = e.b.and_(e.b.bitcast(value(2 * pair + 1), int_ty), e.const(int_ty, 0xFFFF0000))
-                e.store(e.b.or_(low, high), e.at(out, e.times(i, kp.block * 32), (group * 4 + pair) * 64))
+                e.store(e.b.or_(low, high), e.at(out, e.times(i, variant.block * 32), (group * 4 + pair) * 64))
         return []
 
     e.loop(blocks, [], one_block)
 
 
-def _emit_full_phase(kp, e: Emitter, *args: ir.Value) -> None:  # type: ignore[no-untyped-def]
-    _emit_tile(kp, e, *args, blocks=PHASE // kp.block)
+def _emit_full_phase(variant: Variant, e: Emitter, *args: ir.Value) -> None:  # type: ignore[no-untyped-def]
+    _emit_tile(variant, e, *args, blocks=PHASE // variant.block)
 
 
-def _emit_one_block(kp, e: Emitter, *args: ir.Value) -> None:  # type: ignore[no-untyped-def]
-    _emit_tile(kp, e, *args, blocks=1)
+def _emit_one_block(variant: Variant, e: Emitter, *args: ir.Value) -> None:  # type: ignore[no-untyped-def]
+    _emit_tile(variant, e, *args, blocks=1)
 
 
-tile_phase = path_intrinsic(len(TILE_BFLOAT16_ARGUMENTS), _emit_full_phase)
-"""`tile_phase(kernel_path, *TILE_BFLOAT16_ARGUMENTS)`: 16 rows by `tile_width` panels, a whole phase."""
+tile_phase = variant_intrinsic(len(TILE_BFLOAT16_ARGUMENTS), _emit_full_phase)
+"""`tile_phase(variant, *TILE_BFLOAT16_ARGUMENTS)`: 16 rows by `tile_width` panels, a whole phase."""
 
-tile_block = path_intrinsic(len(TILE_BFLOAT16_ARGUMENTS), _emit_one_block)
+tile_block = variant_intrinsic(len(TILE_BFLOAT16_ARGUMENTS), _emit_one_block)
 """The same for a single block (the end of a reduction that is not a multiple of `PHASE`)."""
 
-scale_left = path_intrinsic(6, _emit_scale_left)
-"""`scale_left(kernel_path, values, stride, scales, scales_stride, blocks, out)`."""
+scale_left = variant_intrinsic(6, _emit_scale_left)
+"""`scale_left(variant, values, stride, scales, scales_stride, blocks, out)`."""
 
-scale_right = path_intrinsic(4, _emit_scale_right)
-"""`scale_right(kernel_path, codes, scales, blocks, out)`."""
+scale_right = variant_intrinsic(4, _emit_scale_right)
+"""`scale_right(variant, codes, scales, blocks, out)`."""
 
-configure = path_intrinsic(1, _emit_configuration)
-"""`configure(kernel_path, buffer)`: set this thread's tile registers up."""
+configure = variant_intrinsic(1, _emit_configuration)
+"""`configure(variant, buffer)`: set this thread's tile registers up."""
 
 release = loop_intrinsic(0, lambda e: e.call("llvm.x86.tilerelease", ir.VoidType()) and None)
 """`release()`: give them back (a thread that keeps them makes every context switch dearer)."""
 
-width = path_intrinsic(0, lambda kp, e: e.int(tile_width(kp.block)))
-"""`width(kernel_path)`: panels of one call."""
+width = constant_of(lambda variant: tile_width(variant.block))
+"""`width(variant)`: panels of one call."""

@@ -10,17 +10,15 @@ from collections.abc import Callable
 
 from llvmlite import ir
 
-from ..simd.intrinsics import F32, I1, I8, I32, Emitter, path_intrinsic, vec
+from ..simd.intrinsics import F32, I1, I8, I32, Emitter, vec
+from ..simd.variant import Variant, constant_of, variant_intrinsic
 from .intrinsics_tile import (
     ISAS,
-    PLAIN_SCALES,
     Dots,
-    KernelPath,
-    emit_half_scales,
-    emit_plain_scales,
     register_decoder,
     start_of,
 )
+from .scale_words import PLAIN_SCALES, emit_half_scales, emit_plain_scales
 
 AHEAD = 2048
 """Bytes of packed codes between those that are multiplied and those that are fetched meanwhile: for several rows.
@@ -29,19 +27,19 @@ One row costs so little arithmetic that the CPU looks far enough ahead by itself
 """
 
 
-def panels_at_once(path: str, rows: int) -> int:
+def panels_at_once(isa: str, rows: int) -> int:
     """How many panels one pass multiplies: what belongs to the left is fetched once for all of them."""
-    return 4 if rows == 1 and ISAS[path].lanes == 16 else 1
+    return 4 if rows == 1 and ISAS[isa].lanes == 16 else 1
 
 
-def emit_matvec(kp: KernelPath, fmt: str, rows: int) -> Callable[..., None]:
+def emit_matvec(name: str, block: int, fmt: str, rows: int) -> Callable[..., None]:
     """The code generator of the product of a few left rows with some panels, in one pass over their bytes.
 
     Every 64 code bytes are decoded once for all rows; scale bytes are decoded where they are used. With one row that
     is a large part of the work: it is done by `emit_plain_scales`, and then all over again by `emit_half_scales` if
     there was a byte that the former does not know, or a left scale that its factor makes infinite.
     """
-    isa, block, panels = ISAS[kp.path], kp.block, panels_at_once(kp.path, rows)
+    isa, panels = ISAS[name], panels_at_once(name, rows)
     lanes, parts = isa.lanes, 16 // isa.lanes
     n_bytes = lanes * 4
     byte_ty, int_ty, float_ty = vec(I8, n_bytes), vec(I32, lanes), vec(F32, lanes)
@@ -150,23 +148,17 @@ def _emit_unknown(e: Emitter, addresses: list[ir.Value], blocks: ir.Value, first
     return found
 
 
-def _emit_matvec_of(kp: KernelPath, e: Emitter, *args: ir.Value) -> None:
-    path, fmt, rows = kp.path.split("+")
-    emit_matvec(KernelPath(path, kp.block), fmt, int(rows))(e, *args)
+def _emit_matvec_of(variant: Variant, e: Emitter, *args: ir.Value) -> None:
+    isa, fmt, rows = variant.words
+    emit_matvec(isa, variant.block, fmt, int(rows))(e, *args)
 
 
-matvec_panels = path_intrinsic(11, _emit_matvec_of)
-"""`matvec_panels(KernelPath("path+format+rows", block), a, a_stride, start, a_scales, scales_stride, codes, scales,
+matvec_panels = variant_intrinsic(11, _emit_matvec_of)
+"""`matvec_panels(Variant("isa+format+rows", block), a, a_stride, start, a_scales, scales_stride, codes, scales,
 blocks, have, out, out_stride)`: the columns of `panels_at_once` panels, of which `have` exist, from packed bytes."""
 
+pass_rows = constant_of(lambda variant: int(variant.words[2]))
+"""How many rows one call of `matvec_panels(variant, ...)` multiplies."""
 
-def _constant_of(number: Callable[[str, int], int]) -> Callable:
-    def emit(kp: KernelPath, e: Emitter) -> ir.Value:
-        path, _fmt, rows = kp.path.split("+")
-        return e.int(number(path, int(rows)))
-
-    return path_intrinsic(0, emit)
-
-
-pass_rows, pass_panels = _constant_of(lambda path, rows: rows), _constant_of(panels_at_once)
-"""How many rows and how many panels one call of `matvec_panels(kernel_path, ...)` multiplies."""
+pass_panels = constant_of(lambda variant: panels_at_once(variant.words[0], int(variant.words[2])))
+"""How many panels."""

@@ -10,8 +10,8 @@ The arithmetic is that of `vbw_np.formats` operation by operation (see `formats.
   columns are 16 lanes, a block runs down the rows, nothing is horizontal, and the 16-point Hadamard transform of a
   block is butterflies between registers.
 
-A `KernelPath` whose path is a mode string says what to do: a scale rule, then options, joined by `+`, for example
-`te+stochastic+hadamard`; its block is the block length. The rule `int8` rounds rows to 8-bit integers (`gemv`).
+The words of a `Variant` say what to do: a scale rule, then options, for example `te+stochastic+hadamard`; its block is
+the block length. The rule `int8` rounds rows to 8-bit integers (`gemv`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from collections.abc import Callable
 
 from llvmlite import ir
 
-from ..simd.intrinsics import F32, I8, I16, I32, I64, Emitter, path_intrinsic, vec
+from ..simd.intrinsics import F32, I8, I16, I32, I64, Emitter, vec
+from ..simd.variant import Variant, variant_intrinsic
 
 W = 16
 INT, FLOAT, BYTES = vec(I32, W), vec(F32, W), vec(I8, W)
@@ -73,10 +74,6 @@ class Lanes(Emitter):
         return self.b.and_(self.bits(x), self.i(0x7FFFFFFF))
 
 
-def _options(kp) -> tuple[str, ...]:  # type: ignore[no-untyped-def]
-    return tuple(kp.path.split("+"))
-
-
 # ---- scales --------------------------------------------------------------------------------------------------
 
 
@@ -124,10 +121,10 @@ def scales_of(e: Lanes, rule: str, amax: ir.Value, encode: ir.Value, decode: ir.
     return b.select(nonfinite, e.i(255), code), factor, b.select(nonfinite, nan, e.float(half))
 
 
-def _emit_scales(kp, e0: Emitter, amax, vectors, encode, decode, codes, factors, halves) -> None:  # type: ignore[no-untyped-def]
+def _emit_scales(variant: Variant, e0: Emitter, amax, vectors, encode, decode, codes, factors, halves) -> None:  # type: ignore[no-untyped-def]
     """Arrays of amax bits to bytes, factors and half scales; encode and decode are addresses of one float each."""
     e = Lanes(e0.b)
-    rule = _options(kp)[0]
+    rule = variant.words[0]
     enc, dec = (e.splat(e.load(F32, at), W) for at in (encode, decode))
 
     def body(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
@@ -223,8 +220,8 @@ def nibble(e: Lanes, doubled: ir.Value) -> ir.Value:
     return b.or_(code, b.select(negative, e.i(8), e.i(0)))
 
 
-def _is_stochastic(kp) -> bool:  # type: ignore[no-untyped-def]
-    return "stochastic" in _options(kp)
+def _is_stochastic(variant: Variant) -> bool:
+    return "stochastic" in variant.words
 
 
 # ---- along rows ----------------------------------------------------------------------------------------------
@@ -236,15 +233,15 @@ def _pairs(e: Lanes, combine: Callable[[ir.Value, ir.Value], ir.Value], a: ir.Va
     return combine(even, odd)
 
 
-def _emit_row_amax(kp, e0: Emitter, x, blocks, amax) -> None:  # type: ignore[no-untyped-def]
+def _emit_row_amax(variant: Variant, e0: Emitter, x, blocks, amax) -> None:  # type: ignore[no-untyped-def]
     """The amax bits of each block of a row, int32: eight blocks at a time, then what is left one by one."""
     e = Lanes(e0.b)
 
     def lanes_of(block: ir.Value, number: int) -> ir.Value:
         """The larger magnitudes of the sixteens of a block."""
         top = None
-        for part in range(kp.block // W):
-            at = e.at(x, e.times(block, kp.block * 4), number * kp.block * 4 + part * 64)
+        for part in range(variant.block // W):
+            at = e.at(x, e.times(block, variant.block * 4), number * variant.block * 4 + part * 64)
             e.prefetch(e.at(at, AHEAD))
             m = e.magnitude(e.load(FLOAT, at))
             top = m if top is None else e.imax(top, m)
@@ -272,37 +269,37 @@ def _emit_row_amax(kp, e0: Emitter, x, blocks, amax) -> None:  # type: ignore[no
     e.loop(blocks, [], one_block, start=e.times(eights, 8))
 
 
-def _row_values(kp, e: Lanes, x, factors, index, key1, key2) -> Callable[[ir.Value], list[ir.Value]]:  # type: ignore[no-untyped-def]
+def _row_values(variant: Variant, e: Lanes, x, factors, index, key1, key2) -> Callable[[ir.Value], list[ir.Value]]:  # type: ignore[no-untyped-def]
     """A function from a block's number in the row to the doubled values of its sixteens."""
-    nearest = round_int8 if _options(kp)[0] == "int8" else round_even
+    nearest = round_int8 if variant.words[0] == "int8" else round_even
 
     def values(i: ir.Value) -> list[ir.Value]:
         factor = e.splat(e.load(F32, e.at(factors, e.times(i, 4))), W)
         random = None
-        if _is_stochastic(kp):
-            random = RandomBits(e, e.at(index, e.times(i, kp.block)), None, (key1, key2))
+        if _is_stochastic(variant):
+            random = RandomBits(e, e.at(index, e.times(i, variant.block)), None, (key1, key2))
         doubled = []
-        for part in range(kp.block // W):
-            q = e.b.fmul(e.load(FLOAT, e.at(x, e.times(i, kp.block * 4), part * 64)), factor)
+        for part in range(variant.block // W):
+            q = e.b.fmul(e.load(FLOAT, e.at(x, e.times(i, variant.block * 4), part * 64)), factor)
             doubled.append(round_stochastic(e, q, random(part * W)) if random else nearest(e, q))
         return doubled
 
     return values
 
 
-def _emit_row_left(kp, e0: Emitter, x, factors, blocks, out, sums, index, key1, key2) -> None:  # type: ignore[no-untyped-def]
+def _emit_row_left(variant: Variant, e0: Emitter, x, factors, blocks, out, sums, index, key1, key2) -> None:  # type: ignore[no-untyped-def]
     """Blocks of a row to int8 doubled values, and the sum of each block's as int16; eight blocks, then one by one.
 
     Eight sums across vectors cost little more than one. (Random bits are so long that one copy of them is enough.)
     """
     e = Lanes(e0.b)
-    values = _row_values(kp, e, x, factors, index, key1, key2)
+    values = _row_values(variant, e, x, factors, index, key1, key2)
 
     def store(i: ir.Value) -> ir.Value:
         """Stores a block's values; the sums of each lane."""
         total = None
         for part, doubled in enumerate(values(i)):
-            e.store(e.b.trunc(doubled, BYTES), e.at(out, e.times(i, kp.block), part * W))
+            e.store(e.b.trunc(doubled, BYTES), e.at(out, e.times(i, variant.block), part * W))
             total = doubled if total is None else e.b.add(total, doubled)
         return total
 
@@ -321,17 +318,17 @@ def _emit_row_left(kp, e0: Emitter, x, factors, blocks, out, sums, index, key1, 
         e.store(e.b.trunc(total, I16), e.at(sums, e.times(i, 2)))
         return []
 
-    eights = e.int(0) if _is_stochastic(kp) else e.b.lshr(blocks, e.int(3))
-    if not _is_stochastic(kp):
+    eights = e.int(0) if _is_stochastic(variant) else e.b.lshr(blocks, e.int(3))
+    if not _is_stochastic(variant):
         e.loop(eights, [], eight_blocks)
     e.loop(blocks, [], one_block, start=e.times(eights, 8))
 
 
-def _emit_row_right(kp, e0: Emitter, x, factors, blocks, out, index, key1, key2) -> None:  # type: ignore[no-untyped-def]
+def _emit_row_right(variant: Variant, e0: Emitter, x, factors, blocks, out, index, key1, key2) -> None:  # type: ignore[no-untyped-def]
     """Blocks of a row to its places in a panel: 4 bytes (8 codes) in every 64."""
     e = Lanes(e0.b)
     pair = vec(I32, 2)
-    values = _row_values(kp, e, x, factors, index, key1, key2)
+    values = _row_values(variant, e, x, factors, index, key1, key2)
 
     def body(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
         for part, doubled in enumerate(values(i)):
@@ -341,7 +338,7 @@ def _emit_row_right(kp, e0: Emitter, x, factors, blocks, out, index, key1, key2)
             packed = e.b.or_(low, e.b.shl(high, e.const(pair, 4)))
             for k in range(2):
                 word = e.b.extract_element(packed, e.int(k, I32))
-                e.store(word, e.at(out, e.times(i, kp.block * 8), (part * 2 + k) * 64))
+                e.store(word, e.at(out, e.times(i, variant.block * 8), (part * 2 + k) * 64))
         return []
 
     e.loop(blocks, [], body)
@@ -350,18 +347,18 @@ def _emit_row_right(kp, e0: Emitter, x, factors, blocks, out, index, key1, key2)
 # ---- down columns --------------------------------------------------------------------------------------------
 
 
-def _block_columns(kp, e: Lanes, x, stride, i, signs) -> list[ir.Value]:  # type: ignore[no-untyped-def]
+def _block_columns(variant: Variant, e: Lanes, x, stride, i, signs) -> list[ir.Value]:  # type: ignore[no-untyped-def]
     """A block's rows of 16 columns; with the Hadamard transform along the block where the mode says so.
 
     Rows lie far apart, so the CPU does not see which come next: those `RUN` further down are fetched ahead.
     """
     ahead = e.at(x, e.times(stride, RUN))
-    for k in range(kp.block):
-        e.prefetch(e.at(ahead, e.times(stride, e.at(e.times(i, kp.block), k))))
-    rows = [e.load(FLOAT, e.at(x, e.times(stride, e.at(e.times(i, kp.block), k)))) for k in range(kp.block)]
-    if "hadamard" not in _options(kp):
+    for k in range(variant.block):
+        e.prefetch(e.at(ahead, e.times(stride, e.at(e.times(i, variant.block), k))))
+    rows = [e.load(FLOAT, e.at(x, e.times(stride, e.at(e.times(i, variant.block), k)))) for k in range(variant.block)]
+    if "hadamard" not in variant.words:
         return rows
-    for first in range(0, kp.block, 16):
+    for first in range(0, variant.block, 16):
         part = []
         for k in range(16):
             bit = e.b.shl(e.b.and_(e.b.lshr(signs, e.int(k)), e.int(1)), e.int(31))
@@ -376,29 +373,29 @@ def _block_columns(kp, e: Lanes, x, stride, i, signs) -> list[ir.Value]:  # type
     return rows
 
 
-def _emit_column_amax(kp, e0: Emitter, x, stride, blocks, signs, out) -> None:  # type: ignore[no-untyped-def]
+def _emit_column_amax(variant: Variant, e0: Emitter, x, stride, blocks, signs, out) -> None:  # type: ignore[no-untyped-def]
     """The amax bits of 16 columns, int32 (16): raises what `out` holds."""
     e = Lanes(e0.b)
 
     def body(i: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
         (top,) = carried
-        for value in _block_columns(kp, e, x, stride, i, signs):
+        for value in _block_columns(variant, e, x, stride, i, signs):
             top = e.imax(top, e.magnitude(value))
         return [top]
 
     e.store(e.loop(blocks, [e.load(INT, out)], body)[0], out)
 
 
-def _column_values(kp, e: Lanes, x, stride, i, signs, encode, decode, index, length, key1, key2):  # type: ignore[no-untyped-def]
+def _column_values(variant: Variant, e: Lanes, x, stride, i, signs, encode, decode, index, length, key1, key2):  # type: ignore[no-untyped-def]
     """Block i of 16 columns: scale bytes, half scales, and the doubled values of each of its rows."""
-    rows = _block_columns(kp, e, x, stride, i, signs)
+    rows = _block_columns(variant, e, x, stride, i, signs)
     amax = e.i(0)
     for value in rows:
         amax = e.imax(amax, e.magnitude(value))
-    code, factor, half = scales_of(e, _options(kp)[0], amax, e.load(FLOAT, encode), e.load(FLOAT, decode))
+    code, factor, half = scales_of(e, variant.words[0], amax, e.load(FLOAT, encode), e.load(FLOAT, decode))
     random = None
-    if _is_stochastic(kp):
-        random = RandomBits(e, e.at(index, e.times(i, kp.block)), length, (key1, key2))
+    if _is_stochastic(variant):
+        random = RandomBits(e, e.at(index, e.times(i, variant.block)), length, (key1, key2))
     doubled = []
     for k, value in enumerate(rows):
         q = e.b.fmul(value, factor)
@@ -406,42 +403,42 @@ def _column_values(kp, e: Lanes, x, stride, i, signs, encode, decode, index, len
     return code, half, doubled
 
 
-def _emit_column_right(kp, e0, x, stride, blocks, signs, encode, decode, index, length, key1, key2, out, scales) -> None:  # type: ignore[no-untyped-def]  # noqa: E501
+def _emit_column_right(variant: Variant, e0, x, stride, blocks, signs, encode, decode, index, length, key1, key2, out, scales) -> None:  # type: ignore[no-untyped-def]  # noqa: E501
     """16 columns to one panel: codes [K/8][16][4] and scale bytes [blocks][16]."""
     e = Lanes(e0.b)
 
     def body(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
         code, _half, doubled = _column_values(
-            kp, e, x, stride, i, signs, encode, decode, index, length, key1, key2
+            variant, e, x, stride, i, signs, encode, decode, index, length, key1, key2
         )
-        for group in range(kp.block // 8):
+        for group in range(variant.block // 8):
             word = None
             for k in range(8):
                 shift = 8 * (k % 4) + (4 if k >= 4 else 0)
                 part = e.b.shl(nibble(e, doubled[group * 8 + k]), e.i(shift))
                 word = part if word is None else e.b.or_(word, part)
-            e.store(word, e.at(out, e.times(i, kp.block * 8), group * 64))
+            e.store(word, e.at(out, e.times(i, variant.block * 8), group * 64))
         e.store(e.b.trunc(code, BYTES), e.at(scales, e.times(i, 16)))
         return []
 
     e.loop(blocks, [], body)
 
 
-def _emit_column_left(kp, e0, x, stride, blocks, signs, encode, decode, index, length, key1, key2, out, out_stride, scales, scales_stride, sums) -> None:  # type: ignore[no-untyped-def]  # noqa: E501
+def _emit_column_left(variant: Variant, e0, x, stride, blocks, signs, encode, decode, index, length, key1, key2, out, out_stride, scales, scales_stride, sums) -> None:  # type: ignore[no-untyped-def]  # noqa: E501
     """16 columns to 16 rows of int8 doubled values, of half scales and of the blocks' sums as int16."""
     e = Lanes(e0.b)
     sums_stride = e.b.lshr(scales_stride, e.int(1))
 
     def body(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
         _code, half, doubled = _column_values(
-            kp, e, x, stride, i, signs, encode, decode, index, length, key1, key2
+            variant, e, x, stride, i, signs, encode, decode, index, length, key1, key2
         )
-        lines = kp.block // 4  # of the rows' next 64 bytes, a share with each block
-        row = e.times(e.b.and_(i, e.int(RUN // kp.block - 1)), lines)
-        ahead = e.at(out, e.times(out_stride, row), e.times(i, kp.block), RUN)
+        lines = variant.block // 4  # of the rows' next 64 bytes, a share with each block
+        row = e.times(e.b.and_(i, e.int(RUN // variant.block - 1)), lines)
+        ahead = e.at(out, e.times(out_stride, row), e.times(i, variant.block), RUN)
         for line in range(lines):
             e.prefetch(e.at(ahead, e.times(out_stride, line)), write=True)
-        for first in range(0, kp.block, 16):
+        for first in range(0, variant.block, 16):
             words = []
             for quad in range(first, first + 16, 4):  # 4 consecutive k of a column: one int32 lane
                 word = None
@@ -451,7 +448,7 @@ def _emit_column_left(kp, e0, x, stride, blocks, signs, encode, decode, index, l
                     word = part if word is None else e.b.or_(word, part)
                 words.append(word)
             for lane, row in enumerate(_transpose_words(e, words)):
-                e.store(row, e.at(out, e.times(out_stride, lane), e.times(i, kp.block), first), align=1)
+                e.store(row, e.at(out, e.times(out_stride, lane), e.times(i, variant.block), first), align=1)
         total = doubled[0]
         for values in doubled[1:]:
             total = e.b.add(total, values)
@@ -486,23 +483,23 @@ def _transpose_words(e: Lanes, words: list[ir.Value]) -> list[ir.Value]:
     return rows
 
 
-make_scales = path_intrinsic(7, _emit_scales)
+make_scales = variant_intrinsic(7, _emit_scales)
 """`make_scales(mode, amax, vectors of 16, encode, decode, bytes, factors, halves)`."""
 
-row_amax = path_intrinsic(3, _emit_row_amax)
+row_amax = variant_intrinsic(3, _emit_row_amax)
 """`row_amax(mode, x, blocks, amax bits)`."""
 
-row_left = path_intrinsic(8, _emit_row_left)
+row_left = variant_intrinsic(8, _emit_row_left)
 """`row_left(mode, x, factors, blocks, out, sums, index of the first element, key1, key2)`."""
 
-row_right = path_intrinsic(7, _emit_row_right)
+row_right = variant_intrinsic(7, _emit_row_right)
 """`row_right(mode, ...)`, as `row_left` without sums; out is the row's first word in its panel."""
 
-column_amax = path_intrinsic(5, _emit_column_amax)
+column_amax = variant_intrinsic(5, _emit_column_amax)
 """`column_amax(mode, x, stride, blocks, signs, out)`: 16 columns."""
 
-column_right = path_intrinsic(12, _emit_column_right)
+column_right = variant_intrinsic(12, _emit_column_right)
 """`column_right(mode, x, stride, blocks, signs, encode, decode, index, length, key1, key2, codes, scale bytes)`."""
 
-column_left = path_intrinsic(15, _emit_column_left)
+column_left = variant_intrinsic(15, _emit_column_left)
 """`column_left(mode, ..., key2, out, out_stride, scales, scales_stride, sums)`."""

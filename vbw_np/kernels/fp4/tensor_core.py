@@ -8,7 +8,7 @@ accumulator that starts at zero and takes one block after the other; the factor 
 TransformerEngine's reference product does (`y += outer(sx, sw) * dot` a block, then one multiply), with the
 second level kept a row on the left, so that no token changes another.
 
-`matmul_reference` is this definition in NumPy. Every kernel returns its bits, on every instruction path and with
+`matmul_reference` is this definition in NumPy. Every kernel returns its bits, on every instruction set and with
 any number of threads: a scaled dot product has at most 20 significant bits, so the only roundings are the
 additions across blocks, which all run in the same order. (Only where a scaled mxfp4 block leaves float32's range
 may Inf differ from a fused sum; E4M3 scales cannot get there.)
@@ -23,7 +23,7 @@ The three products of a linear layer, y = x W^T, dx = g W, dW = g^T x, are::
     matmul(quantize_left(g), quantize_right(w, transpose=True))
     matmul(quantize_left(g, transpose=True), quantize_right(x, transpose=True))
 
-Operands from packed bytes in plain row layout: `left_from_packed`, `right_from_packed`, or `matmul_packed` for both.
+Operands from packed bytes in plain row layout: `left_from_packed`, `right_from_packed`.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ import numpy as np
 from ..simd import cpu
 from ..simd.intrinsics import fence, fetch_add, stream_scaled
 from ..simd.jit import jit, pjit
+from ..simd.memory import aligned_empty, kept
+from ..simd.variant import Variant
 from .intrinsics_amx import (
     BUFFER,
     PHASE,
@@ -50,7 +52,6 @@ from .intrinsics_tile import (
     ADD,
     STORE,
     STREAM,
-    KernelPath,
     block_length,
     decode,
     fill_left_words,
@@ -58,24 +59,22 @@ from .intrinsics_tile import (
     tile,
     tile_panels,
     tile_rows,
+    tile_rows_of,
+    words_of,
 )
 from .panels import (
     LeftOperand,
     RightOperand,
-    aligned_empty,
-    kept,
     left_from_packed,
-    quantize_left,
-    quantize_right,
     right_from_packed,
 )
+from .quantize_operands import quantize_left, quantize_right
 
 __all__ = [
     "LeftOperand",
     "RightOperand",
     "left_from_packed",
     "matmul",
-    "matmul_packed",
     "matmul_reference",
     "quantize_left",
     "quantize_right",
@@ -89,7 +88,7 @@ K_CHUNK = 1024
 """Elements of the reduction between two visits of a tile: its operands stay in the first-level cache."""
 
 ROWS_AT_ONCE = 384
-"""Most rows of a task; a multiple of every path's tile."""
+"""Most rows of a task; a multiple of every instruction set's tile."""
 
 STREAM_FROM = 48 << 20
 """Bytes of a result from which on it is written past the caches."""
@@ -123,7 +122,7 @@ def matmul(
     out: np.ndarray | None = None,
     *,
     accumulate: bool = False,
-    path: str | None = None,
+    isa: str | None = None,
 ) -> np.ndarray:
     """The product `left @ right.T` of two FP4 operands.
 
@@ -133,11 +132,11 @@ def matmul(
     right : RightOperand (N, K), of the same format
     out : float32 (M, N), C-contiguous, optional
         Preallocate it: fresh pages cost more than the arithmetic. Large results are written fastest where rows start at
-        multiples of 64 bytes (`panels.aligned_empty`).
+        multiples of 64 bytes (`memory.aligned_empty`).
     accumulate : bool
         Add to `out` (one float32 addition an element) instead of overwriting it.
-    path : str, optional
-        An instruction path of `cpu.PATHS`; default `VBW_KERNELS`, else the fastest here.
+    isa : str, optional
+        One of `cpu.INSTRUCTION_SETS`; default `VBW_KERNELS`, else the fastest here.
 
     Returns
     -------
@@ -155,39 +154,24 @@ def matmul(
         product = matmul_reference(left, right)
         np.add(out, product, out=out) if accumulate else np.copyto(out, product)
         return out
-    path = cpu.choose_path(path)
-    if _needs_fit(path, left.block) and not (fits(left) and fits(right)):
-        path = next(p for p in cpu.available_paths() if not _needs_fit(p, left.block))
+    isa = cpu.choose(isa)
+    if _needs_fit(isa, left.block) and not (fits(left) and fits(right)):
+        isa = next(name for name in cpu.available() if not _needs_fit(name, left.block))
     chunks = -(-shape[0] // ROWS_AT_ONCE)
     rows = -(-shape[0] // (chunks * 48)) * 48  # rows of a task
-    kp = KernelPath(path, left.block)
+    variant = Variant(isa, left.block)
     factors = left.factors * right.factor
     operands = factors, right.codes, right.scales
     aligned = (out.ctypes.data | out.strides[0]) % 64 == 0
     finish = ADD if accumulate else STREAM if aligned and out.nbytes >= STREAM_FROM else STORE
     where = out, finish, rows, _scratch(numba.get_num_threads()), np.zeros(1, np.int64)
-    if path == "amx":
+    if isa == "amx":
         scaled = kept("scaled", left.values.size, np.uint16)
-        _scale_rows(kp, left.values, left.scales, -(-shape[0] // 16), scaled)
-        _product_amx(kp, scaled, left.values.shape[1], *operands, *where)
+        _scale_rows(variant, left.values, left.scales, -(-shape[0] // 16), scaled)
+        _product_amx(variant, scaled, left.values.shape[1], *operands, *where)
     else:
-        _product(kp, left.values, _left_words(left, kp, factors), *operands, *where)
+        _product(variant, left.values, _left_words(left, variant, factors), *operands, *where)
     return out
-
-
-def matmul_packed(
-    x_codes: np.ndarray,
-    x_scales: np.ndarray,
-    x_factor: np.ndarray | float,
-    w_codes: np.ndarray,
-    w_scales: np.ndarray,
-    w_factor: float,
-    fmt: str,
-    out: np.ndarray | None = None,
-) -> np.ndarray:
-    """The product of two matrices in plain packed rows: (M, K/2) and (N, K/2) codes, scale bytes, factors."""
-    left = left_from_packed(x_codes, x_scales, fmt, x_factor)
-    return matmul(left, right_from_packed(w_codes, w_scales, fmt, w_factor), out)
 
 
 def _check_pair(left: LeftOperand, right: RightOperand) -> None:
@@ -205,19 +189,19 @@ def _scratch(threads: int) -> np.ndarray:
     return kept("scratch", threads * SCRATCH, np.uint8).reshape(threads, SCRATCH)
 
 
-def _left_words(left: LeftOperand, kp: KernelPath, factors: np.ndarray) -> np.ndarray:
+def _left_words(left: LeftOperand, variant: Variant, factors: np.ndarray) -> np.ndarray:
     """What the tile loop wants beside the left values, int32 (tiles, blocks, 2, rows of a tile).
 
     A NaN scale makes its whole row NaN; so it does not have to be kept in the words: the row's factor becomes NaN.
     """
-    words = kept("words", 2 * left.scales.size, np.int32).reshape(-1, left.scales.shape[1], 2, kp.tile_rows)
-    _fill_left_words(kp, left.sums, left.scales, factors, words)
+    words = kept("words", 2 * left.scales.size, np.int32).reshape(-1, left.scales.shape[1], 2, tile_rows_of(variant))
+    _fill_left_words(variant, left.sums, left.scales, factors, words)
     return words
 
 
-def _needs_fit(path: str, block: int) -> bool:
-    """Whether a path multiplies these formats only within `fits`."""
-    return path == "amx" or KernelPath(path, block).words != "numbers"
+def _needs_fit(isa: str, block: int) -> bool:
+    """Whether an instruction set multiplies these formats only within `fits`."""
+    return isa == "amx" or words_of(Variant(isa, block)) != "numbers"
 
 
 def fits(operand: LeftOperand | RightOperand) -> bool:
@@ -273,11 +257,12 @@ def _left_fits(values: np.ndarray, scales: np.ndarray, block: int) -> bool:
 
 
 @pjit
-def _fill_left_words(kp, sums, scales, factors, words):  # type: ignore[no-untyped-def]
-    rows, blocks = tile_rows(kp), scales.shape[1]
+def _fill_left_words(variant, sums, scales, factors, words):  # type: ignore[no-untyped-def]
+    rows, blocks = tile_rows(variant), scales.shape[1]
     for m in numba.prange(scales.shape[0]):
         at = words.ctypes.data + (m // rows * rows * blocks * 2 + m % rows) * 4
-        if fill_left_words(kp, sums.ctypes.data + m * blocks * 2, scales.ctypes.data + m * blocks * 4, blocks, at) != 0:
+        sums_at, scales_at = sums.ctypes.data + m * blocks * 2, scales.ctypes.data + m * blocks * 4
+        if fill_left_words(variant, sums_at, scales_at, blocks, at) != 0:
             factors[m] = np.float32(np.nan)
 
 
@@ -308,9 +293,9 @@ def _finish_row(sums, factor, finish, out):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _one_task(kp, values, words, factors, codes, scale_bytes, out, finish, row, panel, rows, scratch):  # type: ignore[no-untyped-def]
+def _one_task(variant, values, words, factors, codes, scale_bytes, out, finish, row, panel, rows, scratch):  # type: ignore[no-untyped-def]
     """Rows row .. row + rows, panels panel .. panel + GROUP, all of the reduction."""
-    block, step_rows, step_panels = block_length(kp), tile_rows(kp), tile_panels(kp)
+    block, step_rows, step_panels = block_length(variant), tile_rows(variant), tile_panels(variant)
     length, blocks = values.shape[1], words.shape[1]
     panels = min(GROUP, codes.shape[0] - panel)
     buffer = scratch.ctypes.data
@@ -324,15 +309,15 @@ def _one_task(kp, values, words, factors, codes, scale_bytes, out, finish, row, 
         last = k + chunk == length
         for p in range(panels):
             source = codes.ctypes.data + ((panel + p) * length + k) * 8
-            decode(kp, source, decoded + p * chunk * 16, chunk // 8)
+            decode(variant, source, decoded + p * chunk * 16, chunk // 8)
             stored = scale_bytes.ctypes.data + ((panel + p) * blocks + first) * 16
-            fill_right_words(kp, stored, count, decoded_scales + p * count * 64)
+            fill_right_words(variant, stored, count, decoded_scales + p * count * 64)
         for p in range(0, panels, step_panels):
             columns = (panel + p) * 16
             for i in range(0, rows, step_rows):
                 inside = i + step_rows <= rows and columns + step_panels * 16 <= out.shape[1]
                 tile(
-                    kp,
+                    variant,
                     values.ctypes.data + (row + i) * length + k,
                     length,
                     words.ctypes.data + ((row + i) * blocks + first * step_rows) * 8,
@@ -357,7 +342,7 @@ def _one_task(kp, values, words, factors, codes, scale_bytes, out, finish, row, 
 
 
 @pjit
-def _product(kp, values, words, factors, codes, scale_bytes, out, finish, rows, scratch, ticket):  # type: ignore[no-untyped-def]
+def _product(variant, values, words, factors, codes, scale_bytes, out, finish, rows, scratch, ticket):  # type: ignore[no-untyped-def]
     """Every thread takes the next (group of panels, chunk of rows) until none is left."""
     chunks = -(-out.shape[0] // rows)
     tasks = chunks * -(-codes.shape[0] // GROUP)
@@ -366,7 +351,8 @@ def _product(kp, values, words, factors, codes, scale_bytes, out, finish, rows, 
         while task < tasks:
             row, panel = (task % chunks) * rows, (task // chunks) * GROUP
             count = min(rows, out.shape[0] - row)
-            _one_task(kp, values, words, factors, codes, scale_bytes, out, finish, row, panel, count, scratch[thread])
+            room = scratch[thread]
+            _one_task(variant, values, words, factors, codes, scale_bytes, out, finish, row, panel, count, room)
             task = fetch_add(ticket.ctypes.data)
         fence()
 
@@ -375,12 +361,12 @@ def _product(kp, values, words, factors, codes, scale_bytes, out, finish, rows, 
 
 
 @pjit
-def _scale_rows(kp, values, scales, tiles, scaled):  # type: ignore[no-untyped-def]
+def _scale_rows(variant, values, scales, tiles, scaled):  # type: ignore[no-untyped-def]
     """int8 values to scaled bfloat16 in row tiles [M/16][blocks][16][block]."""
     length, blocks = values.shape[1], scales.shape[1]
     for t in numba.prange(tiles):
         scale_left(
-            kp,
+            variant,
             values.ctypes.data + t * 16 * length,
             length,
             scales.ctypes.data + t * 64 * blocks,
@@ -391,8 +377,8 @@ def _scale_rows(kp, values, scales, tiles, scaled):  # type: ignore[no-untyped-d
 
 
 @jit
-def _one_task_amx(kp, scaled, length, factors, codes, scale_bytes, out, finish, row, panel, rows, scratch):  # type: ignore[no-untyped-def]
-    block, step = block_length(kp), width(kp)
+def _one_task_amx(variant, scaled, length, factors, codes, scale_bytes, out, finish, row, panel, rows, scratch):  # type: ignore[no-untyped-def]
+    block, step = block_length(variant), width(variant)
     blocks = length // block
     panels = min(GROUP, codes.shape[0] - panel)
     buffer = scratch.ctypes.data
@@ -405,9 +391,9 @@ def _one_task_amx(kp, scaled, length, factors, codes, scale_bytes, out, finish, 
         first, count = k // block, chunk // block
         for p in range(panels):
             stored = scale_bytes.ctypes.data + ((panel + p) * blocks + first) * 16
-            fill_right_words(kp, stored, count, decoded_scales + p * count * 64)
+            fill_right_words(variant, stored, count, decoded_scales + p * count * 64)
             source = codes.ctypes.data + ((panel + p) * length + k) * 8
-            scale_right(kp, source, decoded_scales + p * count * 64, count, decoded + p * chunk * 32)
+            scale_right(variant, source, decoded_scales + p * count * 64, count, decoded + p * chunk * 32)
         for h in range(0, chunk, PHASE):
             whole = h + PHASE <= chunk
             for quarter in range(0, panels, PHASE_PANELS):
@@ -417,27 +403,27 @@ def _one_task_amx(kp, scaled, length, factors, codes, scale_bytes, out, finish, 
                         b = decoded + p * chunk * 32 + h * 32
                         c = sums_at + (i * GROUP + p) * 64
                         if whole:
-                            tile_phase(kp, a, b, chunk * 32, c, GROUP * 64, 1 if k + h == 0 else 0, buffer)
+                            tile_phase(variant, a, b, chunk * 32, c, GROUP * 64, 1 if k + h == 0 else 0, buffer)
                         else:
                             for j in range(0, chunk - h, block):
                                 fresh = 1 if k + h + j == 0 else 0
-                                tile_block(kp, a + j * 32, b + j * 32, chunk * 32, c, GROUP * 64, fresh, buffer)
+                                tile_block(variant, a + j * 32, b + j * 32, chunk * 32, c, GROUP * 64, fresh, buffer)
     right = min(out.shape[1], (panel + panels) * 16)
     part = out[row : row + rows, panel * 16 : right]
     _finish(sums, factors[row : row + rows], finish, part, out.shape[1] * 4)
 
 
 @pjit
-def _product_amx(kp, scaled, length, factors, codes, scale_bytes, out, finish, rows, scratch, ticket):  # type: ignore[no-untyped-def]
+def _product_amx(variant, scaled, length, factors, codes, scale_bytes, out, finish, rows, scratch, ticket):  # type: ignore[no-untyped-def]
     chunks = -(-out.shape[0] // rows)
     tasks = chunks * -(-codes.shape[0] // GROUP)
     for thread in numba.prange(scratch.shape[0]):
-        configure(kp, scratch[thread].ctypes.data)
+        configure(variant, scratch[thread].ctypes.data)
         task = fetch_add(ticket.ctypes.data)
         while task < tasks:
             row, panel = (task % chunks) * rows, (task // chunks) * GROUP
             count = min(rows, out.shape[0] - row)
-            _one_task_amx(kp, scaled, length, factors, codes, scale_bytes, out, finish, row, panel, count, scratch[thread])  # noqa: E501
+            _one_task_amx(variant, scaled, length, factors, codes, scale_bytes, out, finish, row, panel, count, scratch[thread])  # noqa: E501
             task = fetch_add(ticket.ctypes.data)
         release()
         fence()

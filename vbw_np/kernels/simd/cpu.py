@@ -1,9 +1,9 @@
-"""What this CPU can do, and which instruction path the kernels take.
+"""What this CPU can do, and which instruction set the kernels use.
 
 The compiler, not the processor, decides which instructions may be emitted: numba compiles for the host unless
 `NUMBA_CPU_NAME` or `NUMBA_CPU_FEATURES` say otherwise, so the features are read where numba reads them.
 
-| path | dot product instruction | width |
+| instruction set | dot product instruction | width |
 |---|---|---|
 | `amx` | `tdpbf16ps` on 16 x 16 tiles (Intel AMX, Linux only: the system must grant the tile registers) | 1024 bytes |
 | `avx512vnni` | `vpdpbusd` | 64 bytes |
@@ -12,7 +12,7 @@ The compiler, not the processor, decides which instructions may be emitted: numb
 | `neon` | `sdot` (ARMv8.2 dot product) | 16 bytes |
 | `portable` | none: plain loops that LLVM vectorizes for whatever it compiles for | any |
 
-All paths give the same bits. `VBW_KERNELS=<path>` forces one; a path the machine cannot run is one clear error.
+All give the same bits. `VBW_KERNELS=<name>` forces one; one that the machine cannot run is one clear error.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ import platform
 import sys
 from functools import lru_cache
 
-PATHS = ("amx", "avx512vnni", "avxvnni", "avx2", "neon", "portable")
-"""Every path, fastest first."""
+INSTRUCTION_SETS = ("amx", "avx512vnni", "avxvnni", "avx2", "neon", "portable")
+"""Every one, fastest first."""
 
 _NEEDS = {
     "amx": ("amx-tile", "amx-bf16", "avx512f", "avx512bw", "avx512vl"),
@@ -75,36 +75,37 @@ def jit_disabled() -> bool:
 
 
 @lru_cache(maxsize=1)
-def available_paths() -> tuple[str, ...]:
-    """The paths this machine can run, fastest first. `portable` is always among them."""
+def available() -> tuple[str, ...]:
+    """The instruction sets this machine can run, fastest first. `portable` is always among them."""
     have = features()
-    found = [p for p in PATHS if all(need in have for need in _NEEDS[p])]
+    found = [p for p in INSTRUCTION_SETS if all(need in have for need in _NEEDS[p])]
     if "amx" in found and not _tiles_granted():
         found.remove("amx")
     return tuple(found)
 
 
-def choose_path(path: str | None = None) -> str:
-    """The path to use: the argument, else `VBW_KERNELS`, else the fastest available.
+def choose(isa: str | None = None) -> str:
+    """The instruction set to use: the argument, else `VBW_KERNELS`, else the fastest available.
 
     Raises
     ------
     ValueError
-        For an unknown name, or a path that this machine cannot run.
+        For an unknown name, or one that this machine cannot run.
     """
-    asked = path or os.environ.get("VBW_KERNELS") or available_paths()[0]
-    if asked not in PATHS:
-        raise ValueError(f"unknown kernel path {asked!r} (VBW_KERNELS or path=); choose one of {', '.join(PATHS)}")
-    if asked not in available_paths():
+    asked = isa or os.environ.get("VBW_KERNELS") or available()[0]
+    if asked not in INSTRUCTION_SETS:
+        known = ", ".join(INSTRUCTION_SETS)
+        raise ValueError(f"unknown instruction set {asked!r} (VBW_KERNELS or isa=); choose one of {known}")
+    if asked not in available():
         missing = [need for need in _NEEDS[asked] if need not in features()]
         why = f"missing CPU features: {', '.join(missing)}" if missing else "the system does not grant AMX tiles"
         raise ValueError(
-            f"kernel path {asked!r} cannot run here ({why}); available: {', '.join(available_paths())}"
+            f"instruction set {asked!r} cannot run here ({why}); available: {', '.join(available())}"
         )
     return asked
 
 
-def vector_path(path: str | None = None) -> str:
-    """As `choose_path`, for kernels that AMX has no instructions for: they take `avx512vnni` there."""
-    chosen = choose_path(path)
-    return "avx512vnni" if chosen == "amx" and "avx512vnni" in available_paths() else chosen
+def choose_vector(isa: str | None = None) -> str:
+    """As `choose`, for kernels that AMX has no instructions for: they take `avx512vnni` there."""
+    chosen = choose(isa)
+    return "avx512vnni" if chosen == "amx" and "avx512vnni" in available() else chosen

@@ -151,7 +151,7 @@ def _natural(ty: ir.Type) -> int:
     return 4 if isinstance(element, ir.FloatType) else max(1, element.width // 8)
 
 
-def _intrinsic(n_args: int, first: tuple[str, ...], make: Callable, emit: Callable) -> Callable:
+def make_intrinsic(n_args: int, first: tuple[str, ...], make: Callable, emit: Callable) -> Callable:
     """An intrinsic with a fixed number of arguments; `make(types)` gives its signature and code generator.
 
     It belongs to the module of `emit`, so that a change of that file makes cached kernels stale (`jit._source_stamp`).
@@ -172,21 +172,7 @@ def loop_intrinsic(n_args: int, emit: Callable[..., ir.Value | None]) -> Callabl
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         return emit(Emitter(builder), *args) or ir.Constant(I64, 0)
 
-    return _intrinsic(n_args, (), lambda arguments: (types.int64(*[types.int64] * n_args), codegen), emit)
-
-
-def path_intrinsic(n_args: int, emit: Callable[..., ir.Value | None]) -> Callable:
-    """The same with a `KernelPath` before the integers: `emit(kernel_path, emitter, *i64 values)`."""
-
-    def make(arguments):  # type: ignore[no-untyped-def]
-        path_type = arguments[0]
-
-        def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
-            return emit(path_type.kernel_path, Emitter(builder), *args[1:]) or ir.Constant(I64, 0)
-
-        return types.int64(path_type, *[types.int64] * n_args), codegen
-
-    return _intrinsic(n_args, ("path",), make, emit)
+    return make_intrinsic(n_args, (), lambda arguments: (types.int64(*[types.int64] * n_args), codegen), emit)
 
 
 def _emit_fetch_add(e: Emitter, address: ir.Value) -> ir.Value:

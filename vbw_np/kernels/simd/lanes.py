@@ -25,8 +25,12 @@ from numba.core.typing.templates import AbstractTemplate, infer_global, signatur
 from numba.extending import intrinsic, models, register_model
 
 from . import cpu
+from .jit import leaf
 
 WIDTH = 16
+
+PIECE = 1 << 14
+"""Elements that one thread takes at a time: 64 KiB of float32, so that a few arrays of it fit a core's own cache."""
 
 _I1, _I8, _I16, _I32, _I64 = (ir.IntType(n) for n in (1, 8, 16, 32, 64))
 _F32 = ir.FloatType()
@@ -209,20 +213,6 @@ def at(typingctx, x, i):
         return builder.load(_pointer(context, builder, sig.args[0], args[0], index))
 
     return dtype(x, i), code
-
-
-@_function(lambda x, i: x[i : i + 1].view(np.uint32)[0])
-def word_at(typingctx, x, i):
-    """The bit pattern of x[i], of a float32 array or a pointer to one."""
-    if not _is_row(x, types.float32):
-        return None
-
-    def code(context, builder, sig, args):
-        index = context.cast(builder, args[1], sig.args[1], types.intp)
-        source = builder.bitcast(_pointer(context, builder, sig.args[0], args[0], index), _I32.as_pointer())
-        return builder.load(source)
-
-    return types.uint32(x, i), code
 
 
 def _put_numpy(x, i, value):
@@ -610,55 +600,6 @@ def load_bits(typingctx, x, i):
     return B16(x, i), code
 
 
-def _store_pairs_numpy(x, i, stride, low, high):
-    for lane in range(WIDTH):
-        x[i + lane * stride : i + lane * stride + 8] = np.array([low[lane], high[lane]], "<u4").view(np.uint8)
-
-
-@_function(_store_pairs_numpy)
-def store_pairs(typingctx, x, i, stride, low, high):
-    """Into a uint8 array, from byte i + lane * stride on: the four bytes of low[lane], then those of high[lane]."""
-    if not _is_bytes(x) or low is not U16 or high is not U16:
-        return None
-
-    def code(context, builder, sig, args):
-        wide = _vector(_I64)
-        upper = builder.shl(builder.zext(args[4], wide), _constant(_I64, [32] * WIDTH))
-        pairs = builder.or_(builder.zext(args[3], wide), upper)
-        _scatter(context, builder, sig, args, pairs)
-        return context.get_dummy_value()
-
-    return types.void(x, i, stride, low, high), code
-
-
-def _scatter(context, builder, sig, args, value: ir.Value) -> None:
-    """Store each lane's integer at its own byte: args are x, i, stride."""
-    step = context.cast(builder, args[2], sig.args[2], types.intp)
-    place = context.cast(builder, args[1], sig.args[1], types.intp)
-    for lane in range(WIDTH):
-        target = _pointer(context, builder, sig.args[0], args[0], place)
-        target = builder.bitcast(target, value.type.element.as_pointer())
-        builder.store(builder.extract_element(value, ir.Constant(_I32, lane)), target, align=1)
-        place = builder.add(place, step)
-
-
-def _scatter_bytes_numpy(x, i, stride, v):
-    x[i : i + (WIDTH - 1) * stride + 1 : stride] = v
-
-
-@_function(_scatter_bytes_numpy)
-def scatter_bytes(typingctx, x, i, stride, v):
-    """x[i + lane * stride] = the low byte of v[lane], into a uint8 array."""
-    if not _is_bytes(x) or v is not U16:
-        return None
-
-    def code(context, builder, sig, args):
-        _scatter(context, builder, sig, args, builder.trunc(args[3], _vector(_I8)))
-        return context.get_dummy_value()
-
-    return types.void(x, i, stride, v), code
-
-
 @_function(lambda a, b: np.concatenate([np.maximum(v[::2], v[1::2]) for v in (a, b)]))
 def pair_max(typingctx, a, b):
     """The larger of each two neighbours: eight of a, then eight of b. Four rounds turn sixteen vectors into one."""
@@ -721,46 +662,18 @@ def lookup(typingctx, table, index):
     return F16(table, index), lambda context, builder, sig, args: _pick(builder, *args)
 
 
-def _store_number_numpy(x, i, v):
-    if x.dtype == np.float32:
-        x[i : i + WIDTH] = v
-    else:
-        words = v.view(np.uint32)
-        x[i : i + WIDTH] = (words + (((words >> 16) & 1) + 0x7FFF)) >> 16
+@_function(_store_numpy)
+def stream(typingctx, x, i, v):
+    """x[i : i + 16] = v past the caches, into a float32 array; x[i]'s address is a multiple of 64. See `fence`."""
+    if v is not F16 or not _is_row(x, types.float32):
+        return None
 
+    def code(context, builder, sig, args):
+        instruction = builder.store(args[2], _address(context, builder, sig, args, args[2].type), align=64)
+        instruction.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(_I32, 1)]))
+        return context.get_dummy_value()
 
-def _rounded_halves(builder, value: ir.Value) -> ir.Value:
-    """Sixteen float32 to bfloat16 patterns, nearest even."""
-    words = builder.bitcast(value, _vector(_I32))
-    last = builder.and_(builder.lshr(words, _constant(_I32, [16] * WIDTH)), _constant(_I32, [1] * WIDTH))
-    raised = builder.add(words, builder.add(last, _constant(_I32, [0x7FFF] * WIDTH)))
-    return builder.trunc(builder.lshr(raised, _constant(_I32, [16] * WIDTH)), _vector(_I16))
-
-
-def _number_store(past_caches: bool):
-    def typed(typingctx, x, i, v):
-        wide = _is_row(x, types.float32)
-        if v is not F16 or not (wide or _is_row(x, types.uint16)):
-            return None
-
-        def code(context, builder, sig, args):
-            value = args[2] if wide else _rounded_halves(builder, args[2])
-            align = (64 if past_caches else 4) if wide else 2
-            instruction = builder.store(value, _address(context, builder, sig, args, value.type), align=align)
-            if wide and past_caches:
-                instruction.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(_I32, 1)]))
-            return context.get_dummy_value()
-
-        return types.void(x, i, v), code
-
-    return typed
-
-
-store_number = _function(_store_number_numpy)(_number_store(past_caches=False))
-"""x[i : i + 16] = v into a float32 array, or rounded to nearest even as bfloat16 patterns into a uint16 array."""
-
-stream_number = _function(_store_number_numpy)(_number_store(past_caches=True))
-"""The same, but float32 go past the caches: their address must be a multiple of 64 bytes. See `fence`."""
+    return types.void(x, i, v), code
 
 
 @_function(lambda: None)
@@ -772,3 +685,11 @@ def fence(typingctx):
         return context.get_dummy_value()
 
     return types.void(), code
+
+
+@leaf
+def mix(h):
+    """Wellons' lowbias32 on sixteen words, as `autograd.random.mix`."""
+    h = (h ^ (h >> 16)) * 0x7FEB352D
+    h = (h ^ (h >> 15)) * 0x846CA68B
+    return h ^ (h >> 16)

@@ -16,12 +16,23 @@ from numpy.typing import NDArray
 from ...engine import autograd
 from ..simd.jit import jit, leaf, pjit
 from ..simd.jit import row as jit_row
-from ..simd.lanes import WIDTH, absolute, bits, floats, load, load_part, places, select, splat, store, store_part
+from ..simd.lanes import (
+    PIECE,
+    WIDTH,
+    absolute,
+    bits,
+    floats,
+    load,
+    load_part,
+    mix,
+    places,
+    select,
+    splat,
+    store,
+    store_part,
+)
 
 empty = autograd.memory.empty
-
-PIECE = 1 << 14
-"""Elements that one thread takes at a time: 64 KiB of float32, so that a few arrays of it fit a core's own cache."""
 
 _LOG2E = 1.4426950408889634
 _LN2_HIGH = 0.693359375
@@ -178,14 +189,6 @@ def _sigmoid_vjp(y, g, gradient):
 
 
 # ----------------------------------------------------------------------------------------------------------- dropout
-
-
-@leaf
-def mix(h):
-    """Wellons' lowbias32 on sixteen words, as `autograd.random.mix`."""
-    h = (h ^ (h >> 16)) * 0x7FEB352D
-    h = (h ^ (h >> 15)) * 0x846CA68B
-    return h ^ (h >> 16)
 
 
 @jit

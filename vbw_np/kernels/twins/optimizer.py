@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from ..simd.jit import jit, pjit
 from ..simd.jit import row as jit_row
-from ..simd.lanes import WIDTH, load, load_part, sqrt, store, store_part
-from .elementwise import PIECE
+from ..simd.lanes import PIECE, WIDTH, load, load_part, sqrt, store, store_part
 
 
 @jit

@@ -17,8 +17,8 @@ from ...engine import autograd
 from ..simd.jit import jit, leaf, pjit
 from ..simd.jit import row as jit_row
 from ..simd.jit import rows as jit_rows
-from ..simd.lanes import WIDTH, larger, load, load_part, max_lanes, splat, store, store_part, sum_lanes
-from .elementwise import PIECE, exp
+from ..simd.lanes import PIECE, WIDTH, larger, load, load_part, max_lanes, splat, store, store_part, sum_lanes
+from .elementwise import exp
 
 empty, zeros = autograd.memory.empty, autograd.memory.zeros
 

@@ -1,0 +1,489 @@
+"""Operands of the virtual tensor core straight from float32, of an array or of its transpose.
+
+The transpose is quantized along *its* rows from the float32 values, as training needs it: quantizing and transposing do
+not commute.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numba
+import numpy as np
+
+from ... import formats
+from ...formats.hadamard import SIGNS, hadamard_rotate
+from ...formats.random_bits import hash_keys
+from ..simd import cpu
+from ..simd.jit import jit, pjit
+from ..simd.lanes import keep
+from ..simd.variant import Variant
+from .intrinsics_quantize import (
+    RUN,
+    column_amax,
+    column_left,
+    column_right,
+    make_scales,
+    row_amax,
+    row_left,
+    row_right,
+)
+from .panels import (
+    FORMATS,
+    RULES,
+    LeftOperand,
+    RightOperand,
+    block_of,
+    checked_out,
+    empty_left,
+    empty_right,
+    left_from_packed,
+    right_from_packed,
+)
+
+_ROWS_AT_ONCE = 8
+_FLT_MAX = np.float32(np.finfo(np.float32).max)
+_SIXTH = np.float32(1) / np.float32(6)
+
+
+@jit
+def _as_float(bits: np.int32) -> np.float32:
+    return np.int32(bits).view(np.float32)
+
+
+@jit
+def _encode_scale(amax: np.float32) -> np.float32:
+    """S = min(2688 / amax, FLT_MAX); 1 where that is 0 or amax is 0 (`formats.scales.te_encode_scale`)."""
+    if amax == 0:
+        return np.float32(1.0)
+    encode = min(np.float32(2688.0) / amax, _FLT_MAX)
+    return np.float32(1.0) if encode == 0 else encode
+
+
+@jit
+def _largest(bits: np.ndarray) -> np.float32:
+    """The largest magnitude of an array of magnitude bits (NaN above all)."""
+    top = np.int32(0)
+    for i in range(bits.size):
+        top = max(top, bits[i])
+    return _as_float(top)
+
+
+@jit
+def _row_scales(mode, x, start, length, block, two_level, given, tail, amax, pair, codes, factors, halves):  # type: ignore[no-untyped-def]
+    """Scales of one row: fills amax, codes, factors, halves; returns the row's second-level amax.
+
+    Of a ragged row, `tail` gets the last block, filled up with zeros.
+    """
+    whole = length // block
+    row_amax(mode, x.ctypes.data + start * 4, whole, amax.ctypes.data)
+    if whole * block < length:
+        tail[:] = 0
+        for k in range(whole * block, length):
+            tail[k - whole * block] = x[start + k]
+        row_amax(mode, tail.ctypes.data, 1, amax.ctypes.data + whole * 4)
+    level = np.float32(0.0)
+    if two_level:
+        level = given[0] if given.size else _largest(amax)
+        encode = _encode_scale(level)
+        pair[0], pair[1] = encode * _SIXTH, np.float32(1.0) / encode
+    at = pair.ctypes.data
+    vectors = amax.size // 16
+    make_scales(mode, amax.ctypes.data, vectors, at, at + 4, codes.ctypes.data, factors.ctypes.data, halves.ctypes.data)
+    return level
+
+
+@jit
+def _copy_to(source, target, first, step, count):  # type: ignore[no-untyped-def]
+    """target[first], target[first + step], ... = the first `count` of source.
+
+    A slice would do the same, but numba compiles a text for when its shape does not fit: half a second.
+    """
+    for i in range(count):
+        target[first + i * step] = source[i]
+
+
+@jit
+def left_rows(mode, x, first, stop, length, block, two_level, given, key1, key2, values, scales, row_factors, sums):  # type: ignore[no-untyped-def]
+    """Rows first .. stop of a flat matrix into the arrays of a left operand, on one thread."""
+    blocks = scales.shape[1]
+    padded = (blocks + 15) // 16 * 16
+    amax, codes = np.zeros(padded, np.int32), np.empty(padded, np.uint8)
+    factors, halves = np.empty(padded, np.float32), np.empty(padded, np.float32)
+    tail, pair = np.empty(block, np.float32), np.ones(2, np.float32)
+    for m in range(first, stop):
+        level = _row_scales(mode, x, m * length, length, block, two_level, given, tail, amax, pair, codes, factors, halves)  # noqa: E501
+        if two_level:
+            row_factors[m] = level / np.float32(2688.0)
+        _copy_to(halves, scales.reshape(-1), m * blocks, 1, blocks)
+        whole = length // block
+        source, target = x.ctypes.data + m * length * 4, values.ctypes.data + m * blocks * block
+        sums_at = sums.ctypes.data + m * blocks * 2
+        row_left(mode, source, factors.ctypes.data, whole, target, sums_at, m * length, key1, key2)
+        if whole < blocks:
+            at, done = factors.ctypes.data + whole * 4, whole * block
+            sums_at += whole * 2
+            row_left(mode, tail.ctypes.data, at, 1, target + done, sums_at, m * length + done, key1, key2)
+
+
+@pjit
+def _rows_left(mode, x, rows, length, block, two_level, given, key1, key2, values, scales, row_factors, sums):  # type: ignore[no-untyped-def]
+    for task in numba.prange((rows + _ROWS_AT_ONCE - 1) // _ROWS_AT_ONCE):
+        first, stop = task * _ROWS_AT_ONCE, min((task + 1) * _ROWS_AT_ONCE, rows)
+        left_rows(mode, x, first, stop, length, block, two_level, given, key1, key2, values, scales, row_factors, sums)
+
+
+@pjit
+def _rows_right(mode, x, rows, length, block, two_level, given, key1, key2, panel_codes, panel_scales):  # type: ignore[no-untyped-def]
+    panels, blocks = panel_scales.shape[:2]
+    padded = (blocks + 15) // 16 * 16
+    for panel in numba.prange(panels):
+        amax, codes = np.zeros(padded, np.int32), np.empty(padded, np.uint8)
+        factors, halves = np.empty(padded, np.float32), np.empty(padded, np.float32)
+        tail, pair = np.empty(block, np.float32), np.ones(2, np.float32)
+        if panel * 16 + 16 > rows:
+            panel_codes[panel] = 0
+            panel_scales[panel] = 0
+        for n in range(panel * 16, min(panel * 16 + 16, rows)):
+            _row_scales(mode, x, n * length, length, block, two_level, given, tail, amax, pair, codes, factors, halves)
+            _copy_to(codes, panel_scales.reshape(-1), panel * blocks * 16 + n - panel * 16, 16, blocks)
+            whole = length // block
+            target = panel_codes.ctypes.data + panel * blocks * block * 8 + (n - panel * 16) * 4
+            row_right(mode, x.ctypes.data + n * length * 4, factors.ctypes.data, whole, target, n * length, key1, key2)
+            if whole < blocks:
+                at, done = factors.ctypes.data + whole * 4, whole * block
+                row_right(mode, tail.ctypes.data, at, 1, target + done * 8, n * length + done, key1, key2)
+
+
+@jit
+def _piece_amax(bits):  # type: ignore[no-untyped-def]
+    top = np.int32(0)
+    for i in range(bits.size):
+        top = max(top, bits[i] & np.int32(0x7FFFFFFF))
+    return top
+
+
+_STRIPS = 8
+
+
+@jit
+def _strips(x, width, length, first, block, buffer, tail, sources, strides):  # type: ignore[no-untyped-def]
+    """Where strips of 16 columns from `first` on lie, whole blocks and what is left of the last one apart.
+
+    Whole blocks lie in x itself, those of a strip that is not 16 wide in `buffer`; the last block is copied into
+    `tail`; copies are filled up with zeros. Returns how many strips there are. A thread passes a run of rows of all
+    its strips before the next run: the rows of a wide matrix lie on different pages, and one strip alone would miss
+    the address cache at every row.
+    """
+    count = min(_STRIPS, (width - first + 15) // 16)
+    whole = length // block * block
+    for s in range(count):
+        column = first + s * 16
+        have = min(16, width - column)
+        sources[s], strides[s] = x.ctypes.data + column * 4, width * 4
+        if have < 16:
+            _copy_strip(x, width, 0, whole, column, have, buffer)
+            sources[s], strides[s] = buffer.ctypes.data, 64
+        if whole < length:
+            part = tail[s * block * 16 : (s + 1) * block * 16]
+            part[:] = 0
+            _copy_strip(x, width, whole, length, column, have, part)
+    return count
+
+
+@jit
+def _copy_strip(x, width, start, stop, column, have, target):  # type: ignore[no-untyped-def]
+    for k in range(start, stop):
+        for c in range(16):
+            target[(k - start) * 16 + c] = x[k * width + column + c] if c < have else np.float32(0.0)
+
+
+@jit
+def _place(source, stride, tail, b, whole, block):  # type: ignore[no-untyped-def]
+    """Of the run of a strip that begins with block b: its address, bytes from row to row, and how many blocks."""
+    if b == whole:
+        return tail, 64, 1
+    return source + b * block * stride, stride, min(RUN // block, whole - b)
+
+
+@jit
+def _strip_amax(mode, sources, strides, tail, count, length, block, signs, amax):  # type: ignore[no-untyped-def]
+    """The amax bits of each column of the strips."""
+    amax[:] = 0
+    whole, run = length // block, RUN // block
+    for b in range(0, whole, run):
+        for s in range(count):
+            source = sources[s] + b * block * strides[s]
+            column_amax(mode, source, strides[s], min(run, whole - b), signs, amax.ctypes.data + s * 64)
+    if whole * block < length:
+        for s in range(count):
+            column_amax(mode, tail.ctypes.data + s * block * 64, 64, 1, signs, amax.ctypes.data + s * 64)
+
+
+@jit
+def _strip_levels(given, amax, encode, decode):  # type: ignore[no-untyped-def]
+    """Second-level scales of columns; a given amax replaces theirs."""
+    for c in range(amax.size):
+        if given.size:
+            amax[c] = given.view(np.int32)[0]
+        scale = _encode_scale(_as_float(amax[c]))
+        encode[c], decode[c] = scale * _SIXTH, np.float32(1.0) / scale
+
+
+@pjit
+def _columns_left(mode, x, width, length, block, two_level, given, signs, index_length, key1, key2, values, scales, row_factors, sums):  # type: ignore[no-untyped-def]  # noqa: E501
+    blocks = scales.shape[1]
+    padded, whole, run = blocks * block, length // block, RUN // block
+    for task in numba.prange((width + 16 * _STRIPS - 1) // (16 * _STRIPS)):
+        first = task * 16 * _STRIPS
+        amax = np.zeros(16 * _STRIPS, np.int32)
+        encode, decode = np.ones(16 * _STRIPS, np.float32), np.ones(16 * _STRIPS, np.float32)
+        sources, strides = np.zeros(_STRIPS, np.int64), np.zeros(_STRIPS, np.int64)
+        tail = np.empty(block * 16 * _STRIPS, np.float32)
+        buffer = np.empty(length * 16 if first + 16 * _STRIPS > width else 0, np.float32)
+        count = _strips(x, width, length, first, block, buffer, tail, sources, strides)
+        if two_level:
+            if given.size == 0:
+                _strip_amax(mode, sources, strides, tail, count, length, block, signs, amax)
+            _strip_levels(given, amax, encode, decode)
+            for c in range(16 * count):
+                row_factors[first + c] = _as_float(amax[c]) / np.float32(2688.0)
+        for part in range((whole + run - 1) // run + blocks - whole):
+            b = min(part * run, whole)
+            for s in range(count):
+                row = first + s * 16
+                source, stride, n = _place(sources[s], strides[s], tail.ctypes.data + s * block * 64, b, whole, block)
+                index = row * index_length + b * block
+                target = values.ctypes.data + row * padded + b * block
+                scale_target = scales.ctypes.data + (row * blocks + b) * 4
+                sums_at = sums.ctypes.data + (row * blocks + b) * 2
+                enc, dec = encode.ctypes.data + s * 64, decode.ctypes.data + s * 64
+                column_left(mode, source, stride, n, signs, enc, dec, index, index_length, key1, key2, target, padded, scale_target, blocks * 4, sums_at)  # noqa: E501
+        keep(buffer)  # numba frees an array after its last use by name; the sources are plain addresses into them
+        keep(tail)
+
+
+@pjit
+def _columns_right(mode, x, width, length, block, two_level, given, signs, index_length, key1, key2, codes, scales):  # type: ignore[no-untyped-def]
+    blocks = scales.shape[1]
+    padded, whole, run = blocks * block, length // block, RUN // block
+    for task in numba.prange((width + 16 * _STRIPS - 1) // (16 * _STRIPS)):
+        first = task * 16 * _STRIPS
+        amax = np.zeros(16 * _STRIPS, np.int32)
+        encode, decode = np.ones(16 * _STRIPS, np.float32), np.ones(16 * _STRIPS, np.float32)
+        sources, strides = np.zeros(_STRIPS, np.int64), np.zeros(_STRIPS, np.int64)
+        tail = np.empty(block * 16 * _STRIPS, np.float32)
+        buffer = np.empty(length * 16 if first + 16 * _STRIPS > width else 0, np.float32)
+        count = _strips(x, width, length, first, block, buffer, tail, sources, strides)
+        if two_level:
+            _strip_levels(given, amax, encode, decode)
+        for part in range((whole + run - 1) // run + blocks - whole):
+            b = min(part * run, whole)
+            for s in range(count):
+                panel = task * _STRIPS + s
+                source, stride, n = _place(sources[s], strides[s], tail.ctypes.data + s * block * 64, b, whole, block)
+                index = panel * 16 * index_length + b * block
+                target = codes.ctypes.data + (panel * padded + b * block) * 8
+                scale_target = scales.ctypes.data + (panel * blocks + b) * 16
+                enc, dec = encode.ctypes.data + s * 64, decode.ctypes.data + s * 64
+                column_right(mode, source, stride, n, signs, enc, dec, index, index_length, key1, key2, target, scale_target)  # noqa: E501
+        keep(buffer)  # numba frees an array after its last use by name; the sources are plain addresses into them
+        keep(tail)
+
+
+@pjit
+def _columns_amax(mode, x, width, length, block, signs, tops):  # type: ignore[no-untyped-def]
+    for task in numba.prange((width + 16 * _STRIPS - 1) // (16 * _STRIPS)):
+        first = task * 16 * _STRIPS
+        amax = np.zeros(16 * _STRIPS, np.int32)
+        sources, strides = np.zeros(_STRIPS, np.int64), np.zeros(_STRIPS, np.int64)
+        tail = np.empty(block * 16 * _STRIPS, np.float32)
+        buffer = np.empty(length * 16 if first + 16 * _STRIPS > width else 0, np.float32)
+        count = _strips(x, width, length, first, block, buffer, tail, sources, strides)
+        _strip_amax(mode, sources, strides, tail, count, length, block, signs, amax)
+        tops[task] = _piece_amax(amax)
+        keep(buffer)  # numba frees an array after its last use by name; the sources are plain addresses into them
+        keep(tail)
+
+
+@pjit
+def _flat_amax(bits, tops):  # type: ignore[no-untyped-def]
+    parts = tops.size
+    for part in numba.prange(parts):
+        tops[part] = _piece_amax(bits[part * bits.size // parts : (part + 1) * bits.size // parts])
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One checked request to quantize."""
+
+    x: np.ndarray
+    fmt: str
+    rule: str
+    rows: int
+    length: int
+    transpose: bool
+    hadamard: bool
+    seed: tuple[int, int] | None
+
+    @property
+    def mode(self) -> Variant:
+        """What the inner loops are compiled for."""
+        options = [self.rule, *["stochastic"] * (self.seed is not None), *["hadamard"] * self.hadamard]
+        return Variant("+".join(options), FORMATS[self.fmt])
+
+    @property
+    def keys(self) -> tuple[int, int]:
+        """Keys of the random bits."""
+        return hash_keys(*self.seed) if self.seed is not None else (0, 0)
+
+    def amax(self) -> np.float32:
+        """The largest magnitude of what will be quantized (rotated, where it will be); NaN if there is one."""
+        if self.hadamard:
+            tops = np.zeros(-(-self.rows // (16 * _STRIPS)), np.int32)
+            block = FORMATS[self.fmt]
+            _columns_amax(self.mode, self.x.reshape(-1), self.rows, self.length, block, _SIGN_BITS, tops)
+        else:
+            tops = np.zeros(64, np.int32)
+            _flat_amax(self.x.reshape(-1).view(np.int32), tops)
+        return tops.max().view(np.float32)
+
+    def by_definition(self, level: str, amax: float | None) -> formats.PackedTensor:
+        """The same by `vbw_np.formats`, for use without a compiler."""
+        x = np.ascontiguousarray(self.x.T) if self.transpose else self.x
+        x = hadamard_rotate(x) if self.hadamard else x
+        rules = {"mx-floor": formats.scales.MX_FLOOR, "mx-rceil": formats.scales.MX_RCEIL, "te": formats.scales.TE}
+        level = "none" if self.fmt == "mxfp4" else level if amax is None else "tensor"
+        record = replace(formats.get_format(self.fmt), rule=rules[self.rule], tensor_level=level)
+        fitted = formats.fit_scales(x, record, nonfinite="propagate")
+        if self.fmt == "nvfp4" and amax is not None:
+            stored = np.float32(amax)
+            block = record.rule.block(formats.codec.block_amax(x, record), stored)
+            fitted = formats.FittedScales(block, stored, np.float32(record.rule.multiplier(stored)))
+        random = formats.random_bits(x.shape, *self.seed) if self.seed is not None else None
+        ties = "stochastic" if self.seed is not None else None
+        return formats.encode(x, record, fitted, ties=ties, random=random, nonfinite="propagate")
+
+
+_SIGN_BITS = int(np.packbits(SIGNS < 0, bitorder="little").view(np.uint16)[0])
+
+
+def _job(x, fmt, rule, transpose, hadamard, seed) -> _Job:  # type: ignore[no-untyped-def]
+    """Check a float32 source and the options."""
+    if not isinstance(x, np.ndarray) or x.dtype != np.float32 or x.ndim != 2 or not x.flags.c_contiguous:
+        found = f"{getattr(x, 'dtype', type(x).__name__)} {getattr(x, 'shape', '')}"
+        raise ValueError(f"x must be a C-contiguous float32 matrix, got {found}: np.ascontiguousarray(x, np.float32)")
+    if x.size == 0:
+        raise ValueError(f"x has shape {x.shape}: no elements, hence no amax and no scale")
+    block_of(fmt)
+    rule = rule or RULES[fmt][0]
+    if rule not in RULES[fmt]:
+        raise ValueError(f"unknown scale rule {rule!r} for {fmt}; choose one of {', '.join(RULES[fmt])}")
+    if hadamard and not transpose:
+        raise ValueError("hadamard=True rotates along the columns of x: it needs transpose=True (or rotate x yourself)")
+    rows, length = x.shape[::-1] if transpose else x.shape
+    return _Job(x, fmt, rule, rows, length, transpose, hadamard, seed)
+
+
+def quantize_left(
+    x: np.ndarray,
+    fmt: str = "nvfp4",
+    *,
+    rule: str | None = None,
+    level: str = "row",
+    amax: float | None = None,
+    transpose: bool = False,
+    hadamard: bool = False,
+    seed: tuple[int, int] | None = None,
+    out: LeftOperand | None = None,
+) -> LeftOperand:
+    """Quantize a float32 matrix straight into a left operand.
+
+    Parameters
+    ----------
+    x : float32, C-contiguous, (M, K); (K, M) with `transpose`
+    fmt : {"mxfp4", "nvfp4"}
+    rule : one of `RULES[fmt]`
+        mxfp4: `mx-floor` (OCP) or `mx-rceil`; nvfp4: `te`.
+    level : {"row", "tensor"}
+        nvfp4: whether each row of the operand takes its own second-level scale, so that no row can change another,
+        or one serves all (which costs one more pass to find it).
+    amax : float, optional
+        nvfp4: the largest magnitude of the tensor, where it is known; then `level` is "tensor".
+    transpose : bool
+        Quantize x.T: blocks run down the columns of x.
+    hadamard : bool
+        Rotate every 16 elements along the reduction first (`formats.hadamard`); needs `transpose`. The operand's K is
+        then a multiple of 16.
+    seed : (seed, stream), optional
+        Round stochastically, with the bits `formats.random_bits` has for this seed, stream and the element's index in
+        the operand. Default: to nearest even.
+    out : LeftOperand of the same shape and format, to be overwritten
+
+    Notes
+    -----
+    Equal to `vbw_np.formats.quantize` value for value (a zero loses its sign). Inf or NaN in a block makes its scale
+    NaN.
+    """
+    if level not in ("row", "tensor"):
+        raise ValueError(f"unknown level {level!r} of the second scale; choose row or tensor")
+    job = _job(x, fmt, rule, transpose, hadamard, seed)
+    length = _operand_length(job)
+    left = checked_out(out, empty_left, job.rows, length, fmt)
+    if cpu.jit_disabled():
+        packed = job.by_definition(level, amax)
+        factor = 1.0 if packed.tensor_scale is None else packed.tensor_scale
+        return left_from_packed(packed.codes, packed.scales, fmt, factor, length=length, out=left)
+    two_level = fmt == "nvfp4"
+    if two_level and level == "tensor" and amax is None:
+        amax = job.amax()
+    given = np.array([] if amax is None else [amax], np.float32)
+    target = left.values, left.scales, left.factors, left.sums
+    source = job.mode, x.reshape(-1), job.rows, job.length, left.block, two_level, given
+    if transpose:
+        _columns_left(*source, _SIGN_BITS, length, *job.keys, *target)
+    else:
+        _rows_left(*source, *job.keys, *target)
+    return left
+
+
+def _operand_length(job: _Job) -> int:
+    return -(-job.length // 16) * 16 if job.hadamard else job.length
+
+
+def quantize_right(
+    w: np.ndarray,
+    fmt: str = "nvfp4",
+    *,
+    rule: str | None = None,
+    amax: float | None = None,
+    transpose: bool = False,
+    hadamard: bool = False,
+    seed: tuple[int, int] | None = None,
+    out: RightOperand | None = None,
+) -> RightOperand:
+    """Quantize a float32 matrix straight into panels. As `quantize_left`, with one second-level scale a tensor.
+
+    w : float32, C-contiguous, (N, K); (K, N) with `transpose`. amax: default, found here (nvfp4).
+    """
+    job = _job(w, fmt, rule, transpose, hadamard, seed)
+    length = _operand_length(job)
+    right = checked_out(out, empty_right, job.rows, length, fmt)
+    two_level = fmt == "nvfp4"
+    if cpu.jit_disabled():
+        packed = job.by_definition("tensor", amax)
+        factor = np.float32(1 if packed.tensor_scale is None else packed.tensor_scale)
+        filled = right_from_packed(packed.codes, packed.scales, fmt, factor, length=length)
+        right.codes[...], right.scales[...] = filled.codes, filled.scales
+        return RightOperand(right.codes, right.scales, factor, right.shape, fmt)
+    given = np.zeros(1, np.float32)
+    if two_level:
+        given[0] = job.amax() if amax is None else amax
+    target = right.codes, right.scales
+    source = job.mode, w.reshape(-1), job.rows, job.length, right.block, two_level, given
+    if transpose:
+        _columns_right(*source, _SIGN_BITS, length, *job.keys, *target)
+    else:
+        _rows_right(*source, *job.keys, *target)
+    factor = given[0] / np.float32(2688) if two_level else np.float32(1)
+    return RightOperand(right.codes, right.scales, factor, right.shape, fmt)

@@ -1,0 +1,433 @@
+"""The kernels that quantize rows.
+
+A *strip* is sixteen blocks. Their largest magnitudes come into the sixteen lanes of one vector, so sixteen scales are
+fitted at once; then each block is multiplied, rounded and packed. Rows are cut into strips; what is left at a row's
+end is copied into a strip padded with zeros.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import prange
+from numpy.typing import NDArray
+
+from ..simd.jit import jit, leaf, pjit
+from ..simd.lanes import (
+    WIDTH,
+    absolute,
+    at,
+    bits,
+    floats,
+    keep,
+    larger,
+    load,
+    load_bytes,
+    load_part,
+    lookup,
+    max_lanes,
+    mix,
+    pair_max,
+    places,
+    pointer,
+    prefetch,
+    put,
+    select,
+    smaller,
+    splat,
+    store,
+    store_bytes,
+    store_nibbles,
+    to_float,
+    to_int,
+    usplat,
+)
+
+FLOOR, EVEN, CEIL, RCEIL, TE, ABSMAX = range(6)
+"""Scale rules that kernels know; those of MX come first."""
+
+NEAREST, STOCHASTIC, STOCHASTIC_8 = range(3)
+KEEP, DROP, NEVER = range(3)
+"""Rules for the sign of zero."""
+
+AHEAD = 2048
+"""Elements between those that are being rounded and those that are fetched meanwhile."""
+
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+
+# ------------------------------------------------------------------------------------------------------------- scales
+
+
+@leaf
+def _block_amax(x, i, block):
+    """Bit patterns of magnitudes: the larger ones of a block's sixteens. (As integers they sort like the numbers.)"""
+    top = bits(load(x, i)) & 0x7FFFFFFF
+    if block == 32:
+        top = larger(top, bits(load(x, i + WIDTH)) & 0x7FFFFFFF)
+    return top
+
+
+@leaf
+def _two(x, i, block):
+    return pair_max(_block_amax(x, i, block), _block_amax(x, i + block, block))
+
+
+@leaf
+def _four(x, i, block):
+    return pair_max(_two(x, i, block), _two(x, i + 2 * block, block))
+
+
+@leaf
+def _eight(x, i, block):
+    return pair_max(_four(x, i, block), _four(x, i + 4 * block, block))
+
+
+@leaf
+def strip_amax(x, i, block):
+    """The largest magnitudes of sixteen blocks of 16 or 32, as bit patterns."""
+    if block == 32:  # a constant in each branch, so that nothing below has to ask again
+        return pair_max(_eight(x, i, 32), _eight(x, i + 256, 32))
+    return pair_max(_eight(x, i, 16), _eight(x, i + 128, 16))
+
+
+@leaf
+def _e4m3(v):
+    """Codes of non-negative numbers up to 448, nearest even: by the bits, and below 2**-6 by adding 2**14."""
+    b = bits(v)
+    normal = ((b + 0x7FFFF + ((b >> 20) & 1)) >> 20) - 960
+    small = bits(v + 16384.0) - 0x46800000
+    return select(v < 0.015625, small, normal)
+
+
+@leaf
+def _e4m3_value(code):
+    return select(code < 8, to_float(code) * 0.001953125, floats((code + 960) << 20))
+
+
+@leaf
+def fit(amax, rule, factor):
+    """Scale codes from bit patterns of amax; for `ABSMAX` the bit patterns of amax / 6. See `formats.scales`."""
+    if rule == TE:
+        scale = smaller(floats(amax) * factor, _FLOAT32_MAX)
+        return _e4m3(smaller(scale, 448.0))
+    if rule == ABSMAX:
+        return bits(floats(amax) / 6.0)
+    if rule == RCEIL:
+        d = bits(floats(amax) / 6.0)
+        exponent, mantissa = d >> 23, d & 0x7FFFFF
+        tiny = select(mantissa > 0x400000, usplat(1), 0)
+        return select(exponent == 0, tiny, exponent + select(mantissa != 0, usplat(1), 0))
+    if rule == EVEN:
+        amax = amax + 0x200000
+    exponent = amax >> 23
+    if rule == CEIL:
+        exponent = exponent + select((amax & 0x7FFFFF) != 0, usplat(1), 0)
+    return select(exponent > 2, exponent - 2, 0)
+
+
+@leaf
+def factor_of(code, rule, s_dec):
+    """What an element is multiplied with before rounding; for `ABSMAX` what it is divided by."""
+    if rule == TE:
+        return smaller(1.0 / (_e4m3_value(code) * s_dec), _FLOAT32_MAX)
+    if rule == ABSMAX:
+        return select(floats(code) == 0.0, 1.0, floats(code))
+    # A power of two, so multiplying is dividing; 2**-127, under code 254, is subnormal but exact.
+    return floats(select(code == 254, 0x400000, (254 - code) << 23))
+
+
+# ---------------------------------------------------------------------------------------------------------- elements
+
+
+@leaf
+def e2m1(q):
+    """Magnitude codes, ties to even: adding 2**22 steps of the local spacing leaves the rounded multiple in the sum."""
+    a = smaller(bits(q) & 0x7FFFFFFF, 0x40C00000)  # not above 6
+    exponent = larger(a & 0x7F800000, 0x3F800000)  # the spacing is 1/2 below 2, then 1 and 2
+    shift = exponent + 0x0B000000
+    return bits(floats(a) + floats(shift)) - shift + ((exponent - 0x3F800000) >> 22)
+
+
+@leaf
+def _floor_code(a):
+    """Magnitude codes rounded down, of bit patterns not above 8."""
+    code = select(a < 0x3F800000, select(a < 0x3F000000, usplat(0), 1), (a >> 22) - 252)
+    return smaller(code, 7)
+
+
+@leaf
+def e2m1_stochastic(q, word, rounding):
+    """Magnitude codes: `ElementFormat._stochastic` and `._stochastic_8_bit` of `formats.elements`."""
+    a = smaller(bits(q) & 0x7FFFFFFF, 0x40C00000)
+    exponent = larger(a & 0x7F800000, 0x3F800000)
+    if rounding == STOCHASTIC_8:
+        step = floats(exponent - 0x00800000)
+        return _floor_code(bits(floats(a) + to_float(word & 0xFF) * 0.00390625 * step))
+    low = floats(select(a < 0x3F800000, select(a < 0x3F000000, usplat(0), 0x3F000000), a & 0x7FC00000))
+    fraction = (floats(a) - low) * floats(0x7F800000 - exponent)
+    up = to_float(word >> 8) * 5.9604644775390625e-08 < fraction
+    return _floor_code(a) + select(up, usplat(1), 0)
+
+
+@leaf
+def _signs(q, code, rule):
+    """The sign bits by the rule for zeros, as `ElementFormat._sign`."""
+    if rule == KEEP:
+        return (bits(q) >> 28) & 8
+    negative = select(q < 0.0, usplat(8), 0)
+    return select(code == 0, 0, negative) if rule == NEVER else negative
+
+
+@leaf
+def _words(index, first_key, second_key):
+    """The counter's random words of sixteen elements from flat index `index` on (below 2**32)."""
+    return mix(mix((places() + index) ^ first_key) + second_key)
+
+
+@leaf
+def nested_cells(q, magnitude, low, width):
+    """The nested fine tier: see `formats.codec.nested_cells`; `low` and `width` / 16 by magnitude."""
+    a = select(magnitude == 0, q, absolute(q))
+    return to_int(smaller((a - lookup(low, magnitude)) / lookup(width, magnitude), 15.0))
+
+
+class Settings(NamedTuple):
+    """What a quantizing kernel needs to know besides its arrays. All integers; some are truth values."""
+
+    block: int
+    rule: int
+    rounding: int
+    sign: int
+    key1: int
+    key2: int
+    fresh: int  # fit scales, instead of using those given
+    whole: int  # one float32 scale a row
+    nested: int
+    tile: int  # rows that share a scale: 1 or 16
+
+
+class Arrays(NamedTuple):
+    """What a quantizing kernel reads and writes, flat; inside it, pointers. Those a format does not have are empty."""
+
+    x: NDArray  # float32
+    codes: NDArray  # uint8
+    fine: NDArray  # uint8
+    scales: NDArray  # uint8
+    wide: NDArray  # float32: scales that are not coded
+    tables: NDArray  # float32: lower edges and sixteenths of the widths of the nested fine tier's intervals
+
+
+class Place(NamedTuple):
+    """Where a strip lies: in x, codes, scales, and by the index of its random words; first row, and from row to row."""
+
+    x: int
+    x_step: int
+    codes: int
+    codes_step: int
+    scales: int
+    scales_step: int
+    index: int
+    index_step: int
+
+
+# ------------------------------------------------------------------------------------------------------------- strips
+
+
+@leaf
+def _encode_block(arrays, i, c, index, factor, settings, low, width):
+    """Round and pack one block of 16 or 32."""
+    for j in range(0, settings.block, WIDTH):
+        v = load(arrays.x, i + j)
+        q = v / factor if settings.rule == ABSMAX else v * factor
+        if settings.rounding == NEAREST:
+            magnitude = e2m1(q)
+        else:
+            magnitude = e2m1_stochastic(q, _words(index + j, settings.key1, settings.key2), settings.rounding)
+        store_nibbles(arrays.codes, c + j // 2, magnitude | _signs(q, magnitude, settings.sign))
+        if settings.nested:
+            store_nibbles(arrays.fine, c + j // 2, nested_cells(q, magnitude, low, width))
+
+
+@leaf
+def _load_scales(arrays, s, rule):
+    """Sixteen scale codes, or the bit patterns of sixteen float32 scales."""
+    return bits(load(arrays.wide, s)) if rule == ABSMAX else load_bytes(arrays.scales, s)
+
+
+@leaf
+def _store_scales(arrays, s, code, rule):
+    if rule == ABSMAX:
+        store(arrays.wide, s, floats(code))
+    else:
+        store_bytes(arrays.scales, s, code)
+
+
+@leaf
+def _encode_plain(x, i, codes, c, factor, minus):
+    """Sixteen elements to nearest even, packed; `minus` is 8 where -0 keeps its sign, else 0."""
+    q = load(x, i) * factor
+    sign = (bits(q) >> 28) & select(q != 0.0, usplat(8), minus)
+    store_nibbles(codes, c, e2m1(q) | sign)
+
+
+@leaf
+def _encode_plain_strip(x, i, codes, c, scratch, block, minus):
+    """Sixteen blocks by their factors in `scratch`: the common case, without a branch.
+
+    While it computes, nothing would be read: so what lies `AHEAD` is fetched meanwhile.
+    """
+    if block == 32:
+        for b in range(WIDTH):
+            prefetch(x, i + 32 * b + AHEAD)
+            prefetch(x, i + 32 * b + 16 + AHEAD)
+            factor = splat(at(scratch, b))
+            _encode_plain(x, i + 32 * b, codes, c + 16 * b, factor, minus)
+            _encode_plain(x, i + 32 * b + 16, codes, c + 16 * b + 8, factor, minus)
+    else:
+        for b in range(WIDTH):
+            prefetch(x, i + 16 * b + AHEAD)
+            _encode_plain(x, i + 16 * b, codes, c + 8 * b, splat(at(scratch, b)), minus)
+
+
+@leaf
+def _strip(arrays, place, tile, scratch, factor, s_dec, settings):
+    """Quantize `tile` rows of sixteen blocks each, which share their scales; the bit patterns of the blocks' amax."""
+    amax = usplat(0)
+    for r in range(tile):
+        amax = larger(amax, strip_amax(arrays.x, place.x + r * place.x_step, settings.block))
+    if settings.whole:
+        store(scratch, 0, splat(factor))
+    elif settings.fresh:
+        code = fit(amax, settings.rule, factor)
+        for r in range(tile):
+            _store_scales(arrays, place.scales + r * place.scales_step, code, settings.rule)
+        store(scratch, 0, factor_of(code, settings.rule, s_dec))
+    else:
+        store(scratch, 0, factor_of(_load_scales(arrays, place.scales, settings.rule), settings.rule, s_dec))
+    if settings.rounding == NEAREST and settings.rule != ABSMAX and settings.sign != NEVER:
+        minus = usplat(8 if settings.sign == KEEP else 0)
+        for r in range(tile):
+            i, c = place.x + r * place.x_step, place.codes + r * place.codes_step
+            _encode_plain_strip(arrays.x, i, arrays.codes, c, scratch, settings.block, minus)
+        return amax
+    low, width = load(arrays.tables, 0), load(arrays.tables, WIDTH)
+    for r in range(tile):
+        for b in range(WIDTH):
+            start = b * settings.block
+            i, c = place.x + r * place.x_step + start, place.codes + r * place.codes_step + start // 2
+            index = place.index + r * place.index_step + start
+            _encode_block(arrays, i, c, index, splat(at(scratch, b)), settings, low, width)
+    return amax
+
+
+@leaf
+def _copy_rows(source, start, step, target, to, to_step, count, rows):
+    for r in range(rows):
+        for k in range(count):
+            put(target, to + r * to_step + k, at(source, start + r * step + k))
+
+
+@leaf
+def _copy_in(arrays, place, count, tile, own, settings):
+    """`count` elements a row, fewer than a strip, into a strip padded with zeros; and their scales, if given."""
+    length, n_scales = WIDTH * settings.block, (count + settings.block - 1) // settings.block
+    for i in range(0, tile * length, WIDTH):
+        store(own.x, i, splat(0.0))
+    _copy_rows(arrays.x, place.x, place.x_step, own.x, 0, length, count, tile)
+    if not settings.fresh and not settings.whole:
+        if settings.rule == ABSMAX:
+            _copy_rows(arrays.wide, place.scales, place.scales_step, own.wide, 0, WIDTH, n_scales, tile)
+        else:
+            _copy_rows(arrays.scales, place.scales, place.scales_step, own.scales, 0, WIDTH, n_scales, tile)
+
+
+@leaf
+def _copy_out(arrays, place, count, tile, own, settings):
+    """What was made of them, back to where it belongs."""
+    length, n_scales = WIDTH * settings.block, (count + settings.block - 1) // settings.block
+    n_codes = (count + 1) // 2
+    _copy_rows(own.codes, 0, length // 2, arrays.codes, place.codes, place.codes_step, n_codes, tile)
+    if settings.nested:
+        if count % 2:  # the odd last nibble of a row holds nothing
+            for r in range(tile):
+                last = r * length // 2 + count // 2
+                put(own.fine, last, at(own.fine, last) & 15)
+        _copy_rows(own.fine, 0, length // 2, arrays.fine, place.codes, place.codes_step, n_codes, tile)
+    if settings.fresh and not settings.whole:
+        if settings.rule == ABSMAX:
+            _copy_rows(own.wide, 0, WIDTH, arrays.wide, place.scales, place.scales_step, n_scales, tile)
+        else:
+            _copy_rows(own.scales, 0, WIDTH, arrays.scales, place.scales, place.scales_step, n_scales, tile)
+
+
+@leaf
+def _quantize_rows(arrays, first, tile, step, length, own, scratch, factor, s_dec, settings):
+    """`tile` rows of `length` elements, `step` apart, from row `first` on, strip by strip; the bit pattern of amax."""
+    strip = WIDTH * settings.block
+    code_bytes, blocks = (step + 1) // 2, (step + settings.block - 1) // settings.block
+    if settings.whole:
+        blocks = 1
+    top = usplat(0)
+    for start in range(0, length, strip):
+        begin = first * step + start
+        codes, scales = first * code_bytes + start // 2, first * blocks + start // settings.block
+        place = there = Place(begin, step, codes, code_bytes, scales, blocks, begin, step)
+        source = arrays
+        short = start + strip > length
+        if short:
+            _copy_in(arrays, place, length - start, tile, own, settings)
+            source, there = own, Place(0, strip, 0, strip // 2, 0, WIDTH, begin, step)
+        top = larger(top, _strip(source, there, tile, scratch, factor, s_dec, settings))
+        if short:
+            _copy_out(arrays, place, length - start, tile, own, settings)
+    return max_lanes(top)
+
+
+@jit
+def _quantize_group(arrays, first, tile, step, length, factor, s_dec, settings):
+    """`_quantize_rows` with room of its own for a short strip."""
+    strip = tile * WIDTH * settings.block
+    words, octets = np.empty(strip + (tile + 1) * WIDTH, np.float32), np.zeros(strip + tile * WIDTH, np.uint8)
+    x, wide, scratch = words[:strip], words[strip : strip + tile * WIDTH], words[strip + tile * WIDTH :]
+    codes, fine, scales = octets[: strip // 2], octets[strip // 2 : strip], octets[strip:]
+    own = Arrays(pointer(x), pointer(codes), pointer(fine), pointer(scales), pointer(wide), arrays.tables)
+    top = _quantize_rows(arrays, first, tile, step, length, own, pointer(scratch), factor, s_dec, settings)
+    keep(words)
+    keep(octets)
+    return top
+
+
+@pjit
+def quantize_strips(x, codes, fine, scales, wide, tables, rows, length, tile, factors, s_decs, settings, tops):
+    """Rows of `length` elements, in groups of `tile` rows that share scales; `tops` gets each group's amax bits.
+
+    The last row may be shorter. `factors` and `s_decs` hold one number for all rows, or one for each.
+    """
+    for group in prange((rows + tile - 1) // tile):
+        arrays = Arrays(
+            pointer(x), pointer(codes), pointer(fine), pointer(scales), pointer(wide), pointer(tables)
+        )
+        first = group * tile
+        here, rest = min(tile, rows - first), min(length, len(x) - first * length)
+        k = first if len(factors) > 1 else 0
+        tops[group] = _quantize_group(arrays, first, here, length, rest, factors[k], s_decs[k], settings)
+
+
+@leaf
+def _amax_piece(x, start, stop):
+    top = usplat(0)
+    whole = stop - (stop - start) % WIDTH
+    for i in range(start, whole, WIDTH):
+        top = larger(top, bits(load(x, i)) & 0x7FFFFFFF)
+    if whole < stop:
+        top = larger(top, bits(load_part(x, whole, stop - whole, 0.0)) & 0x7FFFFFFF)
+    return max_lanes(top)
+
+
+@pjit
+def amax_rows(x, length, tops):
+    """Bit patterns of the largest magnitude of each stretch of `length` elements."""
+    for i in prange(len(tops)):
+        tops[i] = _amax_piece(x, i * length, min((i + 1) * length, len(x)))

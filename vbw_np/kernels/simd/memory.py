@@ -1,0 +1,37 @@
+"""Arrays that start where a cache line does, and work memory that is kept between calls."""
+
+from __future__ import annotations
+
+import math
+import threading
+
+import numpy as np
+
+from ...engine import autograd
+
+
+def aligned_empty(shape: tuple[int, ...], dtype: type) -> np.ndarray:
+    """An uninitialized C-contiguous array that starts at a multiple of 64 bytes (one cache line, one vector).
+
+    A large one comes from the engine's pool: operands are made anew for every product, and fresh pages cost more than
+    the arithmetic on them.
+    """
+    dtype = np.dtype(dtype)
+    size = math.prod(shape) * dtype.itemsize
+    if size >= autograd.memory.SMALLEST:
+        return autograd.memory.empty(shape, dtype)
+    raw = np.empty(size + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + size].view(dtype).reshape(shape)
+
+
+_local = threading.local()
+
+
+def kept(name: str, size: int, dtype: type) -> np.ndarray:
+    """Work memory of this Python thread, at least `size` elements, kept between calls."""
+    array = getattr(_local, name, None)
+    if array is None or array.size < size:
+        array = aligned_empty((size,), dtype)
+        setattr(_local, name, array)
+    return array[:size]
