@@ -154,7 +154,7 @@ def _natural(ty: ir.Type) -> int:
 def make_intrinsic(n_args: int, first: tuple[str, ...], make: Callable, emit: Callable) -> Callable:
     """An intrinsic with a fixed number of arguments; `make(types)` gives its signature and code generator.
 
-    It belongs to the module of `emit`, so that a change of that file makes cached kernels stale (`jit._source_stamp`).
+    It belongs to the module of `emit`, so that a change of that file makes cached kernels stale (`jit.source_stamp`).
     """
 
     def kernel(typingctx, *arguments):  # type: ignore[no-untyped-def]

@@ -1,9 +1,8 @@
 """The one door to numba: `jit` and `pjit` compile at the first call, cache on disk if they can, never fail at import.
 
-**Cache.** `numba.njit(cache=True)` raises at decoration when no folder is writable (a read-only install, a container
-without a home). Here the same decorator then falls back to compiling in memory, and `cache_problem()` says why. numba
-looks at the file of a function only to tell whether its cached code is stale; kernels call helpers in other files, so
-here the stamp is that of all files of `kernels` that the kernel's file uses.
+**Cache.** Kernels are kept on disk (`cache`) where a folder is writable; elsewhere (a read-only install, a container
+without a home) they are compiled in memory, and `cache_problem()` says why. A kernel's file is stale once any file of
+`kernels` has changed that it calls helpers from.
 
 **Threads.** NumPy's BLAS has worker threads of its own, and both kinds wait for work by spinning. GNU OpenMP, numba's
 usual threading layer on Linux, spins for milliseconds after every parallel loop unless told otherwise, which takes
@@ -18,11 +17,14 @@ so that measurements can report it apart.
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numba
@@ -31,7 +33,7 @@ from numba import config
 from numba.core import event
 from numpy.typing import NDArray
 
-_cache_problem: str | None = None
+from .cache import KernelCache, note_problem, problem
 
 _ROOM = __package__.rpartition(".")[0]
 
@@ -52,26 +54,41 @@ _calm_threads()
 
 def cache_problem() -> str | None:
     """Why compiled kernels are not kept on disk, or None when they are."""
-    return _cache_problem
+    return problem()
 
 
-def _modules_behind(module: str, found: set[str]) -> set[str]:
-    """The modules of `kernels` whose functions `module` uses, itself included, however indirectly."""
-    if module in found or not module.startswith(_ROOM) or module not in sys.modules:
-        return found
-    found.add(module)
-    for value in list(vars(sys.modules[module]).values()):
-        function = getattr(value, "py_func", getattr(value, "_defn", value))  # a kernel's, an intrinsic's, or itself
-        name = getattr(function, "__module__", None) or getattr(function, "__name__", None)
-        if isinstance(name, str):
-            _modules_behind(name, found)
+_IMPORT = re.compile(r"^from (\.+)([\w.]*) import ([^\n(]*)", re.MULTILINE)
+
+
+@cache
+def _source(module: str) -> tuple[str, frozenset[str]]:
+    """A digest of a module's file, and the modules of `kernels` that the file imports."""
+    source = Path(sys.modules[module].__file__).read_bytes()
+    found = set()
+    for dots, name, names in _IMPORT.findall(source.decode()):
+        base = ".".join([*module.split(".")[: -len(dots)], *filter(None, [name])])
+        found |= {base, *(f"{base}.{imported.split()[0]}" for imported in names.split(",") if imported.strip())}
+    known = (name for name in found if name.startswith(f"{_ROOM}.") and name in sys.modules)
+    return hashlib.sha256(source).hexdigest(), frozenset(known)
+
+
+def modules_behind(module: str) -> set[str]:
+    """The modules of `kernels` whose functions or numbers `module` may use, itself included, however indirectly."""
+    found, new = set(), {module}
+    while new:
+        found |= new
+        new = {other for name in new for other in _source(name)[1]} - found
     return found
 
 
-def _source_stamp(function: Callable) -> tuple:
-    """What changes whenever a file that `function` may compile from does: names, times and sizes."""
-    files = [Path(sys.modules[name].__file__) for name in sorted(_modules_behind(function.__module__, set()))]
-    return tuple((file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files)
+def source_stamp(function: Callable) -> str:
+    """What changes whenever a file does that `function` may be compiled from: their names and digests."""
+    if function.__module__.startswith(f"{_ROOM}."):
+        modules, own = modules_behind(function.__module__), ""
+    else:  # a kernel declared elsewhere, in a test: whatever of this room is loaded
+        modules = {name for name in list(sys.modules) if name.startswith(f"{_ROOM}.")}
+        own = hashlib.sha256(Path(function.__code__.co_filename).read_bytes()).hexdigest()
+    return own + "".join(f"{name} {_source(name)[0]}\n" for name in sorted(modules))
 
 
 _OPTIONS = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
@@ -79,17 +96,13 @@ _OPTIONS = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
 
 
 def _njit(function: Callable, **options: object) -> Callable:
-    global _cache_problem
     if config.DISABLE_JIT:
         return function
+    kernel = numba.njit(**_OPTIONS, **options)(function)
     try:
-        kernel = numba.njit(cache=True, **_OPTIONS, **options)(function)
-        cache_file = getattr(kernel._cache, "_cache_file", None)
-        if hasattr(cache_file, "_source_stamp"):
-            cache_file._source_stamp = _source_stamp(function)
+        kernel._cache = KernelCache(function, lambda: source_stamp(function))
     except (RuntimeError, OSError) as error:  # "cannot cache function ...: no locator available for file ..."
-        _cache_problem = str(error)
-        kernel = numba.njit(**_OPTIONS, **options)(function)
+        note_problem(error)
     KERNELS.append(kernel)
     return kernel
 
