@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "oracles")]
 
 import cases  # noqa: E402
+import mma_sim  # noqa: E402
 
 Result = dict[str, np.ndarray]  # codes, scales, and maybe stored
 
@@ -303,6 +304,7 @@ def main() -> None:
         arrays |= record(transformer_engine(16, error, 256.0), f"te-nvfp4-16x16-4over6-{error}")
     source = "TransformerEngine's formulas (its Python reference quantizer), written in torch; not the library itself"
     write("transformer_engine", (), source, arrays)
+    mma_sim.write()
 
 
 if __name__ == "__main__":
