@@ -1,21 +1,25 @@
-"""Writing on from a prompt: the incremental reader against the whole computation, sampling, and comparing."""
+"""Writing on from a prompt, and comparing what two ways of computing wrote."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from vbw_np.device import RECIPES, place, release
+from vbw_np.device import place, release
 from vbw_np.engine import Tensor, no_grad, optim
 from vbw_np.errors import UserError
-from vbw_np.layers import graph
 from vbw_np.models.claude4 import Claude4, Claude4Config
-from vbw_np.models.generation import Generation, PathRows, ReachRows, Reader, generate, parting
+from vbw_np.models.generation import Generation, generate, parting
+from vbw_np.models.llama import Llama, LlamaConfig
+from vbw_np.models.llama_files import config_from_json
 
 CONFIG = Claude4Config(vocab_size=61, d_model=32, heads=4, hidden=48, layers=3, rank=4, experts=2, causal=True)
 LENGTH = 23
+GOLDEN = np.load(Path(__file__).parents[1] / "oracles" / "llama.npz")
 
 
 def build(dtype: type = np.float64, **changes: object) -> Claude4:
@@ -29,109 +33,6 @@ def build(dtype: type = np.float64, **changes: object) -> Claude4:
 
 def ids_of(length: int = LENGTH, batch: int = 2, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, CONFIG.vocab_size, (batch, length))
-
-
-def whole(model: Claude4, ids: np.ndarray) -> np.ndarray:
-    with no_grad(), model.evaluating():
-        return model.hidden_states(ids)[0].data
-
-
-def in_pieces(model: Claude4, ids: np.ndarray, sizes: list[int]) -> np.ndarray:
-    reader = Reader(model, len(ids), ids.shape[1])
-    pieces = np.split(ids, np.cumsum(sizes)[:-1], axis=1)
-    return np.concatenate([reader.extend(piece) for piece in pieces], axis=1)
-
-
-# -- the reader is the model
-
-
-@pytest.mark.parametrize("token_shift", [False, True])
-@pytest.mark.parametrize("sizes", [[LENGTH], [1] * LENGTH, [1, 2, 3, 4, 13], [7, 1, 1, 14]])
-def test_reading_in_pieces_is_reading_the_whole(sizes: list[int], token_shift: bool) -> None:
-    model, ids = build(token_shift=token_shift), ids_of()
-    np.testing.assert_allclose(in_pieces(model, ids, sizes), whole(model, ids), rtol=1e-10, atol=1e-12)
-
-
-def test_the_comparison_would_see_a_wrong_edge(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The attention is strong enough for graph and paths to matter: without them the result is another one."""
-    model, ids = build(), ids_of()
-    right = whole(model, ids)
-    for target, name in ((ReachRows, "extend"), (PathRows, "extend")):
-        original = getattr(target, name)
-        with monkeypatch.context() as patch:
-            wrong = lambda self, rows, *rest, original=original: original(self, np.roll(rows, 1, axis=-1), *rest)  # noqa: E731
-            patch.setattr(target, name, wrong)
-            assert np.abs(in_pieces(model, ids, [LENGTH]) - right).max() > 1e-3
-
-
-def test_in_float32_only_rounding_differs() -> None:
-    model, ids = build(np.float32), ids_of()
-    np.testing.assert_allclose(in_pieces(model, ids, [1] * LENGTH), whole(model, ids), rtol=0, atol=2e-5)
-
-
-@pytest.mark.parametrize("recipe", ["nvfp4", "nvfp4-boh", "nvfp4-train"])
-def test_on_cards(recipe: str) -> None:
-    model, ids = build(np.float32, route_out_proj=True), ids_of()
-    place(model, recipe, mode="inference")
-    exact = whole(model, ids)
-    # FP4 activations turn a last-bit difference into a whole step of E2M1 now and then, in recipes that have them.
-    atol = 2e-5 if RECIPES[recipe].activation is None else 0.3
-    np.testing.assert_allclose(in_pieces(model, ids, [5] + [1] * (LENGTH - 5)), exact, rtol=0, atol=atol)
-
-
-def test_with_packed_weights_and_dropped_masters() -> None:
-    model, ids = build(np.float32), ids_of()
-    device = place(model, "nvfp4", mode="inference", select="all")
-    device.drop_masters()
-    np.testing.assert_allclose(in_pieces(model, ids, [1] * LENGTH), whole(model, ids), rtol=0, atol=2e-5)
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_shortest_paths_row_by_row_are_those_of_the_whole_bit_for_bit(dtype: type) -> None:
-    rng = np.random.default_rng(2)
-    distances = rng.exponential(size=(2, 3, 19, 19)).astype(dtype)
-    distances = np.where(np.tri(19, dtype=bool), distances, dtype(np.inf))
-    expected = graph.shortest_paths(distances)
-    rows = PathRows(2, 3, 19, np.dtype(dtype))
-    pieces = [rows.extend(distances[:, :, a:b, :b]) for a, b in ((0, 1), (1, 2), (2, 9), (9, 19))]
-    for piece, (a, b) in zip(pieces, ((0, 1), (1, 2), (2, 9), (9, 19))):
-        np.testing.assert_array_equal(piece, expected[:, :, a:b, :b])
-
-
-def test_reach_row_by_row_is_that_of_the_whole() -> None:
-    rng = np.random.default_rng(2)
-    attention = np.tril(rng.random((2, 3, 17, 17)) * (rng.random((2, 3, 17, 17)) < 0.3))
-    expected = graph.past_reach(attention, 0.1)
-    reach = ReachRows(2, 3, 17)
-    found = [reach.extend(attention[:, :, a:b, :b], 0.1) for a, b in ((0, 3), (3, 4), (4, 17))]
-    np.testing.assert_array_equal(np.concatenate(found, axis=-1), expected)
-
-
-def test_each_new_token_costs_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = build(np.float32)
-    device = place(model, "nvfp4", mode="inference")
-    reader = Reader(model, 1, 12)
-    reader.extend(ids_of(8, batch=1))
-    for _ in range(3):
-        steps = device.step(reader.extend, ids_of(1, batch=1))
-        rows = {event.values["rows"] for event in steps if event.kind == "matmul"}
-        assert rows == {1}
-
-
-def test_reading_leaves_the_model_as_it_was() -> None:
-    model = build(np.float32)
-    model.train()
-    reader = Reader(model, 2, LENGTH)
-    reader.extend(ids_of())
-    assert model.training and model.blocks[0].ffn.dropout.training
-    assert all(parameter.grad is None for parameter in model.parameters())
-    with pytest.raises(ValueError, match="23 tokens were read and 1 follow: more than 23"):
-        reader.extend(ids_of(1))
-
-
-def test_a_model_that_looks_ahead_cannot_be_read_in_pieces() -> None:
-    with pytest.raises(ValueError, match="only a causal model"):
-        Reader(build(causal=False), 1, 8)
 
 
 # -- writing
@@ -257,5 +158,41 @@ def test_the_head_sees_what_the_reader_gives(trained: Claude4) -> None:
     prompt = ids_of(9)
     step = generate(trained, prompt, 1, temperature=0, keep_logits=True)
     with no_grad(), trained.evaluating():
-        expected = trained.output_head(Tensor(whole(trained, prompt)[:, -1])).data
+        expected = trained.output_head(Tensor(trained.hidden_states(prompt)[0].data[:, -1])).data
     np.testing.assert_allclose(step.logits[:, 0], expected, rtol=0, atol=2e-5)
+
+
+# -- Llamas
+
+
+def llama(name: str) -> tuple[Llama, np.ndarray]:
+    model = Llama(config_from_json(json.loads(str(GOLDEN[f"{name}/config"]))), dtype=np.float64)
+    prefix = f"{name}/param/"
+    model.load_state_dict({key[len(prefix) :]: GOLDEN[key] for key in GOLDEN if key.startswith(prefix)})
+    return model, GOLDEN[f"{name}/greedy"]
+
+
+@pytest.mark.parametrize("incremental", [True, False])
+@pytest.mark.parametrize("name", ["grouped", "own_head", "one_group", "linear"])
+def test_a_llama_writes_greedily_what_transformers_does(name: str, incremental: bool) -> None:
+    model, golden = llama(name)
+    written = generate(model, golden[:, :5], 12, temperature=0, incremental=incremental)
+    np.testing.assert_array_equal(written.tokens, golden[:, 5:])
+
+
+def test_a_llama_writes_on_packed_weights() -> None:
+    """Where a token's activations are rounded to eight bits: half a step is 1 / 254 of the largest."""
+    model = Llama(LlamaConfig(vocab_size=61, hidden_size=32, intermediate_size=64, tie_word_embeddings=False))
+    results = {}
+    for compute in ("dequant", "packed"):
+        device = place(model, "nvfp4", mode="inference", compute=compute)
+        results[compute] = generate(model, ids_of(6), 8, temperature=0, keep_logits=True)
+        device.release()
+    packed, decoded = results["packed"].logits[:, 0], results["dequant"].logits[:, 0]
+    assert 0 < np.abs(packed - decoded).max() < 0.05 * np.abs(decoded).max()
+
+
+def test_more_than_a_llama_was_made_for_is_refused_before_it_reads() -> None:
+    model = Llama(LlamaConfig(max_position_embeddings=16))
+    with pytest.raises(UserError, match="20 tokens, prompt and answer together, are more than the 16"):
+        generate(model, np.zeros((1, 10), int), 10)

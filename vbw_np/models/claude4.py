@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from ..engine import F, Tensor, autograd, nn, no_grad
+from ..engine import F, Tensor, autograd, nn
 from ..layers import MixtureOfExperts, Reflection, ShortestPathReflection, Threshold, TriVeinAttention
 
 IMAGE_FEATURES = 1024
@@ -87,9 +87,7 @@ class OmniEncoder(nn.Module):
         self.image_proj = nn.Linear(IMAGE_FEATURES, d_model, rng=rng, dtype=dtype)
         self.audio_proj = nn.Linear(AUDIO_FEATURES, d_model, rng=rng, dtype=dtype)
 
-    def forward(
-        self, ids: NDArray | None = None, image: NDArray | None = None, audio: NDArray | None = None
-    ) -> Tensor:
+    def forward(self, ids: NDArray | None = None, image: NDArray | None = None, audio: NDArray | None = None) -> Tensor:
         """ids (B, T) integers, image (B, T, 1024), audio (B, T, 512), at least one of them, to (B, T, D)."""
         streams = []
         if ids is not None:
@@ -286,43 +284,3 @@ class Claude4(nn.Module):
             raise ValueError(f"the loss needs ids (batch, at least 2 tokens), not shape {ids.shape}")
         hidden, _ = self.hidden_states(ids, reflection_attention=reflection_attention)
         return F.linear_cross_entropy(hidden[:, :-1], self.output_head.weight, ids[:, 1:])
-
-    def generate(
-        self,
-        ids: NDArray,
-        max_new_tokens: int = 32,
-        temperature: float = 1.0,
-        top_p: float = 0.9,
-        seed: int = 0,
-    ) -> NDArray:
-        """Continue each row of `ids` (B, T) by sampling; returns (B, T + max_new_tokens).
-
-        The nucleus (arXiv 1904.09751) is the smallest set of tokens whose probability reaches `top_p`, the one that
-        crosses it included.
-        """
-        rng = np.random.default_rng(seed)
-        ids = np.asarray(ids)
-        with no_grad(), self.evaluating():
-            for _ in range(max_new_tokens):
-                hidden, _ = self.hidden_states(ids)
-                logits = self.output_head(hidden[:, -1]).data
-                new = [sample(row, rng, temperature, top_p) for row in logits]
-                ids = np.concatenate([ids, np.array(new, ids.dtype)[:, None]], axis=1)
-        return ids
-
-
-def sample(
-    logits: NDArray, rng: np.random.Generator, temperature: float = 1.0, top_p: float = 1.0, top_k: int | None = None
-) -> int:
-    """One token from logits (V,): the likeliest for temperature 0, else drawn from the `top_k` and the nucleus."""
-    if temperature < 0 or not 0 < top_p <= 1 or (top_k is not None and top_k < 1):
-        raise ValueError(f"need temperature >= 0, 0 < top_p <= 1, top_k >= 1; got {temperature}, {top_p}, {top_k}")
-    if temperature == 0:
-        return int(np.argmax(logits))
-    scaled = logits.astype(np.float64) / temperature
-    order = np.argsort(-scaled, kind="stable")[:top_k]
-    probabilities = np.exp(scaled[order] - scaled[order[0]])
-    probabilities /= probabilities.sum()
-    count = int(np.searchsorted(np.cumsum(probabilities), top_p)) + 1
-    kept = probabilities[:count] / probabilities[:count].sum()
-    return int(order[: len(kept)][rng.choice(len(kept), p=kept)])

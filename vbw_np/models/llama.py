@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from ..engine import F, Tensor, nn
+from ..errors import UserError
 from ..layers import GroupedQueryAttention, RMSNorm, SwiGLU
 from ..layers.rotary import frequencies, rotary_tables
+from .evaluating import evaluating
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,3 +223,22 @@ class Llama(nn.Module):
     def cache(self, batch: int, capacity: int) -> KeyValueCache:
         """An empty cache for `batch` sequences of up to `capacity` tokens."""
         return KeyValueCache(self.config, batch, capacity, self.model.dtype)
+
+
+class LlamaReader:
+    """Reads tokens as they come, and computes only the new ones' rows; keys and values of the others are kept."""
+
+    def __init__(self, model: Llama, batch: int, capacity: int) -> None:
+        limit = model.config.max_position_embeddings
+        if capacity > limit:
+            raise UserError(
+                f"{capacity} tokens, prompt and answer together, are more than the {limit} that this model was made "
+                "for; give a shorter prompt, or ask for fewer"
+            )
+        self._model, self._modules = model.model, list(model.modules())
+        self._cache = model.cache(batch, capacity)
+
+    def extend(self, ids: NDArray) -> NDArray:
+        """New tokens (B, n), to what the head sees of them (B, n, D)."""
+        with evaluating(self._modules):
+            return self._model(ids, self._cache).data

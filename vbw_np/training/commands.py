@@ -214,10 +214,13 @@ def _sample(trainer: Any, prompt: str | None, count: int) -> str:
     """Text that goes on from the prompt, or from the start of a held-out file."""
     import numpy as np
 
+    from ..models.generation import generate
+
     stream = trainer.train_stream
     ids = trainer.held_out.ids[:16] if prompt is None else stream.encode(prompt)
     ids = np.asarray(ids, np.int64)[None]
-    return stream.decode(trainer.model.generate(ids, count, temperature=0.8, seed=trainer.config.seed)[0])
+    written = generate(trainer.model, ids, count, temperature=0.8, seed=trainer.config.seed)
+    return stream.decode(np.concatenate([ids, written.tokens], axis=1)[0])
 
 
 # -------------------------------------------------------------------------------------------------------------- compare

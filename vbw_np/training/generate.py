@@ -59,7 +59,7 @@ def add_commands(subparsers: Any) -> None:
 def run_generate(arguments: argparse.Namespace) -> int:
     """``vbw generate``"""
     from ..device import get_recipe
-    from ..models.generation import Sampling
+    from ..models.sampling import Sampling
     from .loop import load_model
 
     get_recipe(arguments.recipe)  # settings first: a typing error shall not wait for a large file

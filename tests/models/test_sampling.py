@@ -1,0 +1,63 @@
+"""How a token is chosen: the nucleus, and temperatures and logits at the edge."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+
+from vbw_np.errors import UserError
+from vbw_np.models.sampling import Sampling, sample
+
+
+def test_the_nucleus_holds_the_token_that_crosses_it() -> None:
+    logits = np.log(np.array([0.5, 0.3, 0.15, 0.05]))
+    rng = np.random.default_rng(0)
+    assert {sample(logits, rng, top_p=0.5) for _ in range(200)} == {0}
+    assert {sample(logits, rng, top_p=0.51) for _ in range(200)} == {0, 1}
+    assert {sample(logits, rng, top_p=0.9) for _ in range(400)} == {0, 1, 2}
+    assert {sample(logits, rng, top_k=1) for _ in range(50)} == {0}
+    assert sample(logits, rng, temperature=0) == 0
+    drawn = np.bincount([sample(logits, rng) for _ in range(4000)], minlength=4) / 4000
+    np.testing.assert_allclose(drawn, [0.5, 0.3, 0.15, 0.05], atol=5 * math.sqrt(0.25 / 4000))
+    with pytest.raises(ValueError, match="top_p"):
+        sample(logits, rng, top_p=0)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("temperature", [5e-324, 1e-310, 1e-45, 1e-8])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e30])
+def test_as_the_temperature_goes_to_zero_the_likeliest_is_drawn(temperature: float, scale: float, dtype: type) -> None:
+    logits = np.array([-3, 2, -np.inf, 1.5], dtype) * dtype(scale)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rng = np.random.default_rng(0)
+        assert {sample(logits, rng, temperature, top_p=0.9) for _ in range(50)} == {1}
+
+
+def test_at_a_high_temperature_all_are_drawn_alike() -> None:
+    rng = np.random.default_rng(0)
+    drawn = np.bincount([sample(np.arange(4.0), rng, 1e300) for _ in range(4000)], minlength=4) / 4000
+    np.testing.assert_allclose(drawn, 0.25, atol=5 * math.sqrt(0.25 / 4000))
+
+
+def test_equally_likely_tokens_share_at_any_temperature() -> None:
+    rng = np.random.default_rng(0)
+    assert {sample(np.array([1.0, 3.0, 3.0]), rng, 1e-310) for _ in range(50)} == {1, 2}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1e-310, 1.0])
+@pytest.mark.parametrize("logits", [[1, np.nan, 2], [np.nan] * 3, [1, np.inf, 2], [-np.inf] * 3])
+def test_logits_that_prefer_nothing_are_refused(logits: list[float], temperature: float) -> None:
+    with pytest.raises(UserError, match="no token can be chosen: the logit of token"):
+        sample(np.array(logits, np.float32), np.random.default_rng(0), temperature)
+
+
+@pytest.mark.parametrize("temperature", [math.nan, -1.0, math.inf])
+def test_temperatures_that_mean_nothing(temperature: float) -> None:
+    with pytest.raises(UserError, match="temperature"):
+        Sampling(temperature=temperature)
+    with pytest.raises(UserError, match="temperature"):
+        sample(np.zeros(3), np.random.default_rng(0), temperature)
