@@ -57,8 +57,6 @@ IN_WORK = {
     "vbw_np.formats.mixed",
     "vbw_np.formats.packed",
     "vbw_np.formats.profiles",
-    "vbw_np.teach.catalog",
-    "vbw_np.teach.core",
 }
 
 

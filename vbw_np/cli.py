@@ -37,7 +37,7 @@ ROOMS = (
     "vbw_np.formats.commands",
     "vbw_np.data.commands",
     "vbw_np.kernels.warmup",
-    "vbw_np.teach",
+    "vbw_np.teach.commands",
     "vbw_np.doctor",
 )
 

@@ -1,4 +1,4 @@
-"""Read a notebook, run it without Jupyter, and grade it. Standard library only, apart from what the cells import.
+"""Read a notebook and run it without Jupyter. Standard library only, apart from what the cells import.
 
 The runner does what a kernel does for the cells of these notebooks: it executes them top to bottom in one namespace,
 catches what they print, and shows the value of a last expression. There are no magics in the notebooks, so nothing
@@ -13,7 +13,6 @@ import io
 import json
 import linecache
 import re
-import sys
 import time
 import traceback
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from typing import Any
 
 from ..errors import UserError
 
+MAX_BYTES = 64 << 20
 BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
 
 
@@ -55,8 +55,21 @@ class Cell:
 
     @property
     def exercise(self) -> str | None:
-        """The exercise that is answered here."""
-        return self.metadata.get("vbw", {}).get("exercise")
+        """The exercise that is answered here, by the cell's metadata: ours, or nbgrader's, which survives its tools."""
+        return self._marked("exercise")
+
+    @property
+    def check(self) -> str | None:
+        """The exercise that is checked here, by the cell's metadata."""
+        return self._marked("check")
+
+    def _marked(self, kind: str) -> str | None:
+        ours, nbgrader = self.metadata.get("vbw"), self.metadata.get("nbgrader")
+        if isinstance(ours, dict) and isinstance(ours.get(kind), str):
+            return ours[kind]
+        grade_id = str(nbgrader.get("grade_id", "")) if isinstance(nbgrader, dict) else ""
+        found = re.fullmatch(rf"{kind}-(\d\d)-(\d+)", grade_id)
+        return f"{found[1]}.{found[2]}" if found else None
 
 
 def read_notebook(path: str | Path) -> list[Cell]:
@@ -69,17 +82,37 @@ def read_notebook(path: str | Path) -> list[Cell]:
     """
     path = Path(path)
     try:
-        document = json.loads(path.read_text("utf-8"))
+        document = json.loads(read_learners_file(path))
         cells = document["cells"]
         return [
-            Cell(c["cell_type"], "".join(c["source"]), dict(c.get("metadata", {})))
+            Cell(c["cell_type"], "".join(c["source"]), dict(c.get("metadata") or {}))
             for c in cells
             if c["cell_type"] in ("code", "markdown")
         ]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path} is not a Jupyter notebook (JSON with a list of cells)") from None
+
+
+def read_learners_file(path: Path) -> str:
+    """The text of a file that somebody handed in.
+
+    Raises
+    ------
+    UserError
+        It is not there, not a file (a pipe would be waited for), not UTF-8, or larger than a notebook can be.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path} is not a regular file")
+        if path.stat().st_size > MAX_BYTES:
+            raise UserError(f"{path} is larger than {MAX_BYTES // 2**20} MiB")
+        return path.read_text("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not text in UTF-8") from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path} is not a Jupyter notebook (JSON with a list of cells)") from None
 
 
 def answer_with(source: str, body: str) -> str:
@@ -139,43 +172,3 @@ def run_cells(cells: list[Cell], label: str = "notebook", *, stop: bool = True) 
 def _display(*values: Any) -> None:
     for value in values:
         print(value)
-
-
-def grade(path: str | Path, seed: int = 20_001) -> dict[str, Any]:
-    """Run a learner's notebook and judge every exercise in it, on other cases than the learner saw.
-
-    Returns
-    -------
-    dict
-        ``file``, ``right``, ``total``, ``errors`` (cells that raised) and ``exercises``: name, title, state, message.
-    """
-    from .core import RIGHT, judge
-
-    cells = read_notebook(path)
-    found = [(cell.exercise, cell) for cell in cells if cell.exercise]
-    if not found:
-        raise UserError(f"{path} has no exercises of this curriculum in it")
-    folder = str(Path(path).resolve().parent)
-    sys.path.insert(0, folder)
-    try:
-        namespace = run_cells(cells, Path(path).name, stop=False)
-    finally:
-        sys.path.remove(folder)
-    from .core import get_exercise
-
-    verdicts = []
-    for name, cell in found:
-        exercise = get_exercise(name)
-        answer = None if cell.error else namespace.get(exercise.target)
-        result = judge(exercise, answer, seed)
-        message = result.message
-        if cell.error:
-            message = "the cell raised: " + cell.error.strip().splitlines()[-1]
-        verdicts.append({"name": name, "title": exercise.title, "state": result.state, "message": message})
-    errors = [
-        {"cell": number, "error": cell.error.strip().splitlines()[-1]}
-        for number, cell in enumerate(cells)
-        if cell.error
-    ]
-    right = sum(v["state"] == RIGHT for v in verdicts)
-    return {"file": str(path), "right": right, "total": len(verdicts), "errors": errors, "exercises": verdicts}

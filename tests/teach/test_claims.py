@@ -1,0 +1,32 @@
+"""Sentences that are asserted, guesses that are compared."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from vbw_np.teach import CLAIMS, claim, predict
+
+
+def test_a_claim_holds_or_stops(capsys):
+    CLAIMS.clear()
+    claim("four", 2 + 2, 4)
+    claim("about pi", 3.1, 3, tol=0.2)
+    claim("bounds", 5, at_least=4, at_most=6)
+    claim("an array", np.arange(3), np.arange(3))
+    assert capsys.readouterr().out.count("[holds]") == 4
+    assert [c.numbers for c in CLAIMS] == [(4.0,), (3.0,), (4.0, 6.0), ()]
+    for wrong in ({"expected": 5}, {"at_least": 5}, {"at_most": 3}):
+        with pytest.raises(AssertionError, match="claim does not hold: four"):
+            claim("four", 4, **wrong)
+    with pytest.raises(TypeError, match="say what is expected"):
+        claim("four", 4)
+
+
+def test_predictions(capsys):
+    predict(None, 4)
+    predict(4, 4)
+    predict(3, 4, "legs")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("no guess yet") and "so it is" in lines[1]
+    assert lines[2] == "legs: you said 3; it is 4. Where does it come from?"
