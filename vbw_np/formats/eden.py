@@ -1,0 +1,73 @@
+"""MS-EDEN: NVFP4 whose average is unbiased, at the error of rounding to nearest (Quartet II, arXiv:2601.22813).
+
+Stochastic rounding of every element makes a gradient unbiased and its error two and a half times as large. EDEN rounds
+to nearest and mends the length instead: after a random rotation the error of a vector is, on average, a shrinking, and
+the factor <x, x> / <x, q> undoes it. The factor of every 128 elements goes into their block scales, which are then
+rounded stochastically, so that the scales' own rounding adds no bias.
+
+The operations, in order:
+
+1. rotate every 128 elements (Hadamard, random signs), float32;
+2. quantize as NVFP4, with E4M3 scales up to 255.99 and blocks scaled so that amax lies at 6 * 16/17 / 0.93: scales stay
+   clear of E4M3's largest, so that a factor above 1 still fits;
+3. per 128 elements, the factor <x, x> / <x, q>, in float64;
+4. every block scale times its factor goes to one of its two E4M3 neighbours, up with probability equal to the fraction.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .blocks import FORMATS
+from .codec import encode, fit_scales
+from .elements import E4M3
+from .errors import ShapeError
+from .hadamard import hadamard_rotate, random_signs
+from .packed import PackedTensor
+from .random_bits import random_bits
+from .scales import te_rule
+
+POINTS = 128
+"""Elements that are rotated, and corrected, together."""
+
+HEADROOM = 16 / 17 / 0.93
+"""Where a block's amax lies, as a fraction of 6."""
+
+EDEN = replace(FORMATS["nvfp4"], name="nvfp4-eden", rule=te_rule("te-eden", cap=255.99, headroom=HEADROOM))
+"""NVFP4 under MS-EDEN's scales, before the correction."""
+
+
+def rotate_for_eden(x: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
+    """x (..., K), K a multiple of 128, rotated under the signs of a seed; both operands of a product take the same."""
+    if x.shape[-1] % POINTS:
+        raise ShapeError(f"x has shape {x.shape}; MS-EDEN corrects {POINTS} elements at a time: fill up with zeros")
+    return hadamard_rotate(x, random_signs(POINTS, seed))
+
+
+def quantize_eden(rotated: NDArray[np.float32], seed: int, stream: int = 0) -> PackedTensor:
+    """A rotated array as NVFP4, unbiased on average over rotations and draws.
+
+    Parameters
+    ----------
+    rotated : float32 (..., K)
+        From `rotate_for_eden`.
+    seed, stream : int
+        Of the random bits that round the scales.
+
+    Returns
+    -------
+    PackedTensor, of the rotated values
+    """
+    scales = fit_scales(rotated, EDEN)
+    packed = encode(rotated, EDEN, scales, measure=False)
+    x = rotated.astype(np.float64).reshape(-1, POINTS)
+    q = packed.dequantize().astype(np.float64).reshape(-1, POINTS)
+    overlap = (x * q).sum(axis=-1)
+    factor = np.divide((x * x).sum(axis=-1), overlap, out=np.ones_like(overlap), where=overlap > 0)
+    wanted = E4M3.table[packed.scales] * np.repeat(factor, POINTS // 16).reshape(packed.scales.shape)
+    bits = random_bits(wanted.shape, seed=seed, stream=stream)
+    codes = E4M3.encode(wanted.astype(np.float32), "stochastic", random=bits)
+    return replace(packed, scales=codes)
