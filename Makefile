@@ -33,6 +33,8 @@ oracles:  ## build the golden arrays anew from the real libraries (torch and mor
 	"$(ORACLE_VENV)/bin/python" -m pip install --quiet --disable-pip-version-check -r tools/oracles/requirements.txt
 	"$(ORACLE_VENV)/bin/python" tools/oracles/build.py
 	"$(ORACLE_VENV)/bin/python" tools/oracles/mixed.py
+	"$(ORACLE_VENV)/bin/python" tools/oracles/checkpoints.py
+	"$(ORACLE_VENV)/bin/python" tools/oracles/load.py
 
 peers:  ## the same work in torch, torchao, bitsandbytes, gguf and ml_dtypes, in an environment of their own
 	"$(PYTHON)" -m venv "$(PEERS_VENV)"

@@ -117,28 +117,20 @@ def _wrong_shape(name: str, codes: StoredTensor, scales: StoredTensor) -> Checkp
 def _gguf_weights(checkpoint: Checkpoint) -> dict[str, Weight]:
     """Block types are weights by themselves; an NVFP4 one may have its tensor scale in `<name>.scale` beside it."""
     found: dict[str, Weight] = {}
-    levels = {
-        name: checkpoint.tensors.get(_level_name(name)) for name, t in checkpoint.tensors.items() if t.is_block_type
-    }
-    used = {level.name for name, level in levels.items() if level is not None and checkpoint[name].dtype == "NVFP4"}
+    taken: set[str] = set()
     for name, tensor in checkpoint.tensors.items():
-        if name in used:
-            continue
         if not tensor.is_block_type:
-            found[name] = plain(tensor)
             continue
         parts = {"blocks": tensor}
-        if levels[name] is not None and tensor.dtype == "NVFP4":
-            parts["tensor_scale"] = levels[name]
+        if tensor.dtype == "NVFP4":
+            module = _Module(checkpoint, name.removesuffix(".weight"), taken)
+            parts |= module.parts(tensor_scale=".scale", input_scale=".input_scale")
         known = tensor.dtype in GGUF_FORMATS and "tensor_scale" not in parts
         fmt = GGUF_FORMATS.get(tensor.dtype, tensor.dtype.lower())
         unpack = layouts.unpack_gguf if known else layouts.unpack_gguf_nvfp4 if "tensor_scale" in parts else None
         found[name] = Weight(name, tensor.shape, fmt, "gguf", parts, unpack, layouts.decode_gguf)
-    return found
-
-
-def _level_name(name: str) -> str:
-    return name.removesuffix(".weight") + ".scale"
+    names = (name for name in checkpoint if name not in taken)
+    return {name: found.get(name) or plain(checkpoint[name]) for name in names}
 
 
 # ---- torchao
