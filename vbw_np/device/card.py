@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..engine import F, Parameter, Tensor, autograd
 from ..formats import BlockFormat, FittedScales, PackedTensor, get_format
-from . import codec, compute
+from . import codec, compute, operands
 from .cache import held_bytes
 from .recipe import Recipe
 from .statistics import Statistics
@@ -22,6 +22,7 @@ from .statistics import Statistics
 if TYPE_CHECKING:
     from .device import Device
 
+WAYS = {"dequant": "decoded weight", "packed": "packed weight, 8-bit activations"}
 PLANES = 4  # bit planes of a fine tier
 
 
@@ -48,6 +49,8 @@ class Card:
         Relative RMS errors at the last separation: of the coarse tier, and of the tiers asked for. Measured where the
         error budget decides or somebody records; else None (`Device.report` measures at any time).
     statistics : Statistics
+    ways : dict
+        How each product of this card was last computed, by its slot in the recipe.
     """
 
     def __init__(self, name: str, parameter: Parameter, recipe: Recipe, device: Device) -> None:
@@ -68,6 +71,7 @@ class Card:
         self.coarse_error: float | None = None
         self.error: float | None = None
         self.dropped = False
+        self.ways: dict[str, str] = {}
         self._scales: FittedScales | None = None
         self._uses = 0  # of the present scales
         self._packed_version = -1
@@ -105,6 +109,8 @@ class Card:
         with self.device.span("compute", self.name, path=path), held:
             weight = self.use(path)
             with self.device.span("matmul", self.name, rows=rows, shape=self.parameter.shape) as values:
+                if path != "fp4":
+                    self.ways["activation"] = WAYS[path] if self.format is not None else "float32"
                 if path == "packed":
                     output, vjp = compute.packed_linear(weight, x, *rest)
                 elif path == "fp4":
@@ -264,9 +270,23 @@ class Card:
             f"tiers ({error:.3g}); raise the budget or choose a finer format"
         )
 
+    def family(self, left: BlockFormat, right: BlockFormat) -> str | None:
+        """The tensor core's family for a product of these two formats; None: decoded operands."""
+        right = self._coarse_format if right is self.format and not self.planes else right
+        return operands.family(left, right)
+
+    def packed_again(self, weight: NDArray) -> PackedTensor:
+        """Another matrix packed as this card's weight is, with scales of its own and the same tiers."""
+        _, packed = codec.fit(weight, self.format if self.planes else self._coarse_format)
+        return self._tiers_of(packed, self.planes)
+
     def _encode(self, weight: NDArray, scales: FittedScales, planes: int) -> PackedTensor:
         """`weight` packed with `planes` bit planes of the fine tier; tiers that nobody asks for are not made."""
         packed = codec.encode(weight, self.format if planes else self._coarse_format, scales)
+        return self._tiers_of(packed, planes)
+
+    @staticmethod
+    def _tiers_of(packed: PackedTensor, planes: int) -> PackedTensor:
         if planes == packed.planes:
             return packed
         return packed.with_planes(planes) if planes else packed.coarse()

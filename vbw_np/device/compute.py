@@ -1,8 +1,8 @@
 """How a card multiplies: three ways to do the products of a linear layer with one version of its weight.
 
-`dequant` decodes the weight and leaves the products to BLAS: the reference for the others. `fp4` is the virtual tensor
-core: both operands are FP4, and so may be the operands of both gradients. `packed` multiplies few rows straight from
-the packed bytes.
+`dequant` decodes the weight and leaves the products to BLAS: the reference for the others. `fp4` quantizes both
+operands of the product, and of both gradients where the recipe says so: on the virtual tensor core where it knows both
+formats, else decoded (`operands`). `packed` multiplies few rows straight from the packed bytes.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..engine import F, autograd
-from ..formats import PackedTensor, get_format
-from ..kernels.fp4 import gemv, relayout, tensor_core
-from . import codec
+from ..formats import FORMATS, BlockFormat, ElementFormat, FormatError, PackedTensor, get_format, quantize
+from ..kernels.fp4 import gemv, relayout, support, tensor_core
+from . import codec, operands
 from .recipe import Operands, Recipe
 
 if TYPE_CHECKING:
@@ -34,71 +34,71 @@ ACTIVATIONS = {"nvfp4": Operands("nvfp4-row-scaled"), "mxfp4": Operands("mxfp4")
 """How activations are quantized where a recipe does not say: like the weight, with a second level a token row."""
 
 
+def activation_of(recipe: Recipe) -> Operands:
+    """How the recipe's activations are quantized where a product is made of quantized operands."""
+    return recipe.activation or ACTIVATIONS[support.family(get_format(recipe.weight)).kernel]
+
+
+def product_formats(recipe: Recipe) -> dict[str, tuple[BlockFormat, BlockFormat]]:
+    """The formats of the left and right operand of each product that the recipe quantizes, by the product's slot."""
+    formats = {"activation": (get_format(activation_of(recipe).format), get_format(recipe.weight))}
+    if recipe.gradient is not None:
+        formats["gradient"] = get_format(recipe.gradient.format), get_format(recipe.weight)
+    if recipe.weight_gradient is not None:
+        both = recipe.weight_gradient
+        formats["weight_gradient"] = get_format(both.format), get_format(both.right or both.format)
+    return formats
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class WeightPanels:
-    """One version of a weight as the tensor core wants it.
+    """One version of a weight as the products of quantized operands want it.
 
     Attributes
     ----------
-    forward : RightOperand, (out, in)
+    forward : right operand, (out, in)
         For y = x W^T.
-    backward : RightOperand, (in, out), or None
-        For dx = g W; None where no gradient will be asked for in FP4.
+    backward : right operand, (in, out), or None
+        For dx = g W; None where the gradient is not quantized, or none will be asked for.
     packed : PackedTensor
         What both were made of.
     """
 
-    forward: tensor_core.RightOperand
-    backward: tensor_core.RightOperand | None
+    forward: operands.Right
+    backward: operands.Right | None
     packed: PackedTensor
 
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        return sum(part.nbytes() for part in (self.forward, self.backward) if part is not None)
+        parts = [part for part in (self.forward, self.backward) if part is not None]
+        return sum(part.nbytes if isinstance(part, np.ndarray) else part.nbytes() for part in parts)
 
 
 def weight_panels(card: Card) -> WeightPanels:
-    """Lay the card's packed weight out for the tensor core.
+    """Lay the card's packed weight out for products with quantized operands.
 
     A weight with square scale tiles serves both directions with the same codes; any other is quantized a second time
     along its other axis, from the master weight.
     """
     packed, recipe = card.packed, card.recipe
+    formats = product_formats(recipe)
+    kinds = {slot: card.family(*formats[slot]) for slot in formats}
     backward = None
     if recipe.gradient is not None and card.device.mode_now() != "inference":
+        kind = kinds["gradient"]
         if packed.format.block_rows == packed.format.block:
-            backward = relayout.transposed_right_operand(packed)
+            backward = operands.transposed(packed, kind)
+        elif packed.planes or packed.format.fine is not None:
+            backward = operands.laid_out(card.packed_again(np.ascontiguousarray(card.parameter.data.T)), kind)
         else:
-            master = np.ascontiguousarray(card.parameter.data)
-            backward = tensor_core.quantize_right(master, transpose=True, **_kind(recipe.weight))
-    return WeightPanels(relayout.right_operand(packed), backward, packed)
+            backward = operands.right_operand(card.parameter.data, packed.format, kind, transpose=True)
+    return WeightPanels(operands.laid_out(packed, kinds["activation"]), backward, packed)
 
 
-def _kind(fmt: Any) -> dict[str, str]:
-    """The tensor core's name for a block format, and its scale rule."""
-    record = get_format(fmt)
-    if record.block == 32:
-        return {"fmt": "mxfp4", "rule": record.rule.name}
-    return {"fmt": "nvfp4"}
-
-
-def _left(x: NDArray, operands: Operands, key: tuple[int, int] | None, transpose: bool = False) -> Any:
-    """Quantize the left operand of a product; `transpose` sums over the rows of x instead of its columns."""
-    return tensor_core.quantize_left(
-        np.ascontiguousarray(x),
-        transpose=transpose,
-        hadamard=bool(operands.hadamard),
-        seed=key,
-        **_kind(operands.format),
-    )
-
-
-def _right(x: NDArray, operands: Operands) -> Any:
-    """Quantize the right operand of a weight gradient, x^T, summing over its rows; always to nearest."""
-    return tensor_core.quantize_right(
-        np.ascontiguousarray(x), transpose=True, hadamard=bool(operands.hadamard), **_kind(operands.format)
-    )
+def packed_panels(card: Card) -> tensor_core.RightOperand:
+    """Lay the card's packed weight out for products straight from packed bytes."""
+    return relayout.right_operand(card.packed)
 
 
 class OperandCache:
@@ -137,10 +137,11 @@ class OperandCache:
 
 
 class Fp4Products:
-    """The three products of a linear layer on FP4 operands, with one version of a card's weight.
+    """The three products of a linear layer on quantized operands, with one version of a card's weight.
 
     A gradient that the recipe does not quantize is computed in float32, with the decoded weight. With `share`, rounded
-    activations are kept for the next layer that reads them (`OperandCache`).
+    activations are kept for the next layer that reads them (`OperandCache`). What is quantized with one scale for all
+    rows is quantized anew in each chunk of a loss that is computed in chunks: each is a product of its own.
     """
 
     def __init__(self, card: Card, panels: WeightPanels, share: bool = False) -> None:
@@ -148,6 +149,8 @@ class Fp4Products:
         self.recipe = card.recipe
         self.panels = panels
         self.share = share
+        self.formats = product_formats(card.recipe)
+        self.kinds = {slot: card.family(*pair) for slot, pair in self.formats.items()}
 
     def _activation(self, x: NDArray, kind: Hashable, make: Callable[[NDArray], Any]) -> Any:
         """`make` of x's rows, or what the last layer that read x has left."""
@@ -155,42 +158,61 @@ class Fp4Products:
             return make(_rows(x))
         return self.card.device.operands.get(x, kind, lambda: make(_rows(x)))
 
-    def _key(self, operands: Operands) -> tuple[int, int] | None:
-        return self.card.device.next_key() if operands.stochastic else None
+    def _key(self, how: Operands) -> tuple[int, int] | None:
+        return self.card.device.next_key() if how.stochastic else None
+
+    def _told(self, slot: str) -> None:
+        self.card.ways[slot] = operands.TENSOR_CORE if self.kinds[slot] else operands.DECODED
 
     def forward(self, x: NDArray) -> NDArray:
-        """x W^T: x (..., in), to (N, out). Each token row has its own second-level scale, so rows stay independent."""
-        operands = self.recipe.activation or ACTIVATIONS[self.panels.forward.fmt]
-        if operands.stochastic:
-            left = _left(_rows(x), operands, self._key(operands))
+        """x W^T: x (..., in), to (N, out)"""
+        how, kind, fmt = activation_of(self.recipe), self.kinds["activation"], self.formats["activation"][0]
+        self._told("activation")
+        rows, width = x.size // x.shape[-1], self.panels.forward.shape[0]
+        if not rows:
+            return np.zeros((0, width), np.float32)
+        if how.stochastic:
+            left = operands.left_operand(_rows(x), fmt, kind, self._key(how))
         else:
-            left = self._activation(x, ("left", operands), lambda rows: _left(rows, operands, None))
-        return tensor_core.matmul(left, self.panels.forward, out=empty((left.shape[0], self.panels.forward.shape[0])))
+            left = self._activation(x, ("left", fmt, kind), lambda x: operands.left_operand(x, fmt, kind))
+        return operands.multiply(left, self.panels.forward, empty((rows, width)))
 
     def to_x(self, g: NDArray, out: NDArray | None = None) -> NDArray:
         """g W: g (N, out), to (N, in)"""
-        operands = self.recipe.gradient
-        width = self.panels.forward.shape[1]
-        out = empty((len(g), width)) if out is None else out
-        if operands is None or self.panels.backward is None:
+        how = self.recipe.gradient
+        out = empty((len(g), self.panels.forward.shape[1])) if out is None else out
+        if not len(g):
+            return out
+        if how is None or self.panels.backward is None:
             return matmul_arrays(g, codec.decode(self.panels.packed), out)
-        return tensor_core.matmul(_left(g, operands, self._key(operands)), self.panels.backward, out=out)
+        self._told("gradient")
+        left = operands.left_operand(g, self.formats["gradient"][0], self.kinds["gradient"], self._key(how))
+        return operands.multiply(left, self.panels.backward, out)
 
     def to_weight(self, g: NDArray, x: NDArray, out: NDArray | None = None) -> NDArray:
         """g^T x: g (N, out), x (..., in), to (out, in); added to `out` if that is given"""
-        operands = self.recipe.weight_gradient
+        how = self.recipe.weight_gradient
         add = out is not None
         out = empty((g.shape[1], x.shape[-1])) if out is None else out
-        if operands is None:
+        if not len(g):
+            return out if add else np.zeros_like(out)
+        if how is None:
             x = _rows(x)
             return np.add(out, matmul_arrays(g.T, x), out=out) if add else matmul_arrays(g.T, x, out)
-        left = _left(g, operands, self._key(operands), transpose=True)
-        right = self._activation(x, ("right", operands), lambda rows: _right(rows, operands))
-        return tensor_core.matmul(left, right, out=out, accumulate=add)
+        self._told("weight_gradient")
+        (left_format, right_format), kind = self.formats["weight_gradient"], self.kinds["weight_gradient"]
+        options = {"transpose": True, "hadamard": bool(how.hadamard)}
+        left = operands.left_operand(g, left_format, kind, self._key(how), **options)
+        right = self._activation(
+            x,
+            ("right", right_format, kind, how.hadamard),
+            lambda x: operands.right_operand(x, right_format, kind, **options),
+        )
+        return operands.multiply(left, right, out, accumulate=add)
 
 
 def _rows(x: NDArray) -> NDArray:
-    return np.ascontiguousarray(x.reshape(-1, x.shape[-1]))
+    return np.ascontiguousarray(x.reshape(x.size // x.shape[-1], x.shape[-1]))
 
 
 def fp4_linear(products: Fp4Products, x: NDArray, bias: NDArray | None) -> tuple[NDArray, Any]:
@@ -229,16 +251,16 @@ def fp4_linear_cross_entropy(products: Fp4Products, x: NDArray, *, targets: NDAr
 FP4_TWINS = {"linear": fp4_linear, "linear_cross_entropy": fp4_linear_cross_entropy}
 """What runs on the tensor core in place of a dense primitive, by the primitive's name."""
 
-def packed_linear(panels: WeightPanels, x: NDArray, bias: NDArray | None) -> tuple[NDArray, Any]:
+def packed_linear(weight: tensor_core.RightOperand, x: NDArray, bias: NDArray | None) -> tuple[NDArray, Any]:
     """`linear` for few rows, straight from packed bytes, with activations rounded to 8-bit integers; no gradients."""
     rows = _rows(x)
-    y = gemv.matvec(rows, panels.forward, out=empty((len(rows), panels.forward.shape[0])), activations="int8")
+    y = gemv.matvec(rows, weight, out=empty((len(rows), weight.shape[0])), activations="int8")
     if bias is not None:
         y += bias
     return y.reshape(*x.shape[:-1], y.shape[-1]), ()
 
 
-LAYOUTS = {"dequant": lambda card: codec.decode(card.packed), "fp4": weight_panels, "packed": weight_panels}
+LAYOUTS = {"dequant": lambda card: codec.decode(card.packed), "fp4": weight_panels, "packed": packed_panels}
 """What the compute unit wants of a weight, by way of computing."""
 
 FEW_ROWS = 16
@@ -246,21 +268,53 @@ FEW_ROWS = 16
 
 
 def check_compute(compute: str, recipe: Recipe) -> None:
-    """Raise if `recipe` keeps weights that the named way of computing cannot multiply with.
+    """Raise if the named way of computing, or a slot of the recipe, cannot be computed as it is named.
 
     Raises
     ------
     ValueError
-        No such way; or the tensor core does not know the recipe's weight format, or only its coarse tier.
+        No such way; no activations are named for quantized operands; a slot's format cannot be rounded as the slot
+        asks; an operand is rotated whose partner is not.
     """
     if compute not in COMPUTES:
         raise ValueError(f"there is no way to compute {compute!r}; there are: {', '.join(COMPUTES)}")
     if recipe.weight is None:
         return
     record = get_format(recipe.weight)
-    wanted = compute in ("fp4", "packed") or recipe.activation is not None
-    if wanted and (not relayout.is_known(record) or recipe.fine != "never"):
+    kind, why = support.weights(record)
+    if compute == "packed" and (kind is None or recipe.fine != "never"):
+        why = why or f"{record.name} is used with its fine tier"
+        raise ValueError(f"recipe {recipe.name}: compute='packed' cannot multiply its weights: {why}; use 'dequant'")
+    if compute == "fp4" and recipe.activation is None and kind is None:
         raise ValueError(
-            f"recipe {recipe.name}: the virtual tensor core multiplies NVFP4 and MXFP4 weights of one tier, not "
-            f"{record.name}{' with its fine tier' if recipe.fine != 'never' else ''}; use compute='dequant'"
+            f"recipe {recipe.name}: compute='fp4' quantizes activations, and the recipe does not say how ({why}); give "
+            "it an activation format, such as Operands('nvfp4-row-scaled'), or use compute='dequant'"
         )
+    _check_format(recipe.name, "weight", recipe.weight, None)
+    for slot in ("activation", "gradient", "weight_gradient"):
+        how = getattr(recipe, slot)
+        if how is None:
+            continue
+        for fmt, ties in ((how.format, "stochastic" if how.stochastic else None), (how.right or how.format, None)):
+            _check_format(recipe.name, slot, fmt, ties)
+        if slot != "weight_gradient" and (how.hadamard or how.right):
+            what = "a Hadamard rotation" if how.hadamard else "a format of the right operand"
+            raise ValueError(
+                f"recipe {recipe.name}: {what} in {slot}: the right operand there is the weight, which is quantized as "
+                "`weight` says and not rotated; only weight_gradient rotates and quantizes both of its operands"
+            )
+
+
+def _check_format(recipe: str, slot: str, fmt: str | BlockFormat, ties: str | None) -> None:
+    """Let the definition round a small matrix, so that what it refuses is refused before anything is placed."""
+    record = get_format(fmt)
+    options = {"ties": ties, "seed": 0} if ties else {}
+    try:
+        quantize(np.ones((16, 256), np.float32), record, **options)
+    except FormatError as error:
+        plain = [other for other in FORMATS.values() if other.fine is None and other.rule.affine is None]
+        can = [other.name for other in plain if isinstance(other.element, ElementFormat)]
+        raise ValueError(
+            f"recipe {recipe}: {slot} in {record.name}{f', rounded {ties!r}' if ties else ''}, cannot be computed: "
+            f"{error}. Formats that can: {', '.join(can)}"
+        ) from error

@@ -8,7 +8,7 @@ import fnmatch
 from collections.abc import Callable, Sequence
 
 from ..engine import Parameter
-from ..formats import get_format
+from ..formats import BlockFormat, get_format
 
 Select = str | Sequence[str] | Callable[[str, Parameter], bool]
 
@@ -22,20 +22,27 @@ class Operands:
 
     Attributes
     ----------
-    format : str
+    format : str or BlockFormat
         A block format along the axis that the product sums over.
     stochastic : bool
         Stochastic rounding instead of round-to-nearest-even.
     hadamard : int
-        Size of the random Hadamard rotation along the summed axis before quantizing; 0 for none.
+        Size of the random Hadamard rotation along the summed axis before quantizing; 0 for none. In `weight_gradient`
+        only: both of its operands are rotated, so that the rotation cancels.
+    right : str or BlockFormat, optional
+        In `weight_gradient`: the format of its right operand, x^T, where that is another. (The right operand of the
+        other products is the weight.)
     """
 
-    format: str
+    format: str | BlockFormat
     stochastic: bool = False
     hadamard: int = 0
+    right: str | BlockFormat | None = None
 
     def __post_init__(self) -> None:
         get_format(self.format)
+        if self.right is not None:
+            get_format(self.right)
         if self.hadamard not in (0, 16):
             raise ValueError(f"a Hadamard rotation has 16 points or none (0), not {self.hadamard}")
 
@@ -108,14 +115,17 @@ class Recipe:
         return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.keep)
 
 
-def _training(name: str, weight: str, operand: str, summary: str) -> Recipe:
+def _training(
+    name: str, weight: str, operand: str, summary: str, gradient: str | None = None, right: str | None = None
+) -> Recipe:
+    gradient = gradient or operand
     return Recipe(
         name,
         weight,
         summary,
         activation=Operands(operand),
-        gradient=Operands(operand, stochastic=True),
-        weight_gradient=Operands(operand, stochastic=True, hadamard=16),
+        gradient=Operands(gradient, stochastic=True),
+        weight_gradient=Operands(gradient, stochastic=True, hadamard=16, right=right),
     )
 
 
@@ -145,6 +155,8 @@ RECIPES: dict[str, Recipe] = {
             "nvfp4-16x16",
             "nvfp4-row-scaled",
             "all three products of a layer on NVFP4 operands (arXiv 2509.25149)",
+            gradient="nvfp4-row-headroom",
+            right="nvfp4",
         ),
     )
 }

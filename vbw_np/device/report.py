@@ -80,6 +80,7 @@ def card_dict(card: Card) -> dict[str, Any]:
         "error_with_all_tiers": _finite(errors["all"]),
         "fine_bytes_saved": max(could_carry - statistics.fine_bytes, 0),
         "master_dropped": card.dropped,
+        "ways": dict(card.ways),
         **statistics.as_dict(),
         "hit_rate": statistics.hit_rate,
     }

@@ -278,6 +278,13 @@ _RECORDS = (
         **{**_NV, "source": "arXiv:2601.22813"},
     ),
     BlockFormat(
+        "nvfp4-row-headroom",
+        "NVFP4 with 16/17 headroom and one fp32 scale a row, for unbiased stochastic rounding",
+        rule=te_rule("te-headroom", headroom=16 / 17),
+        tensor_level="row",
+        **{**_NV, "source": "arXiv:2601.22813"},
+    ),
+    BlockFormat(
         "nvfp4-nested",
         "NVFP4 and 4 bits more inside each code's interval",
         rule=TE,

@@ -97,10 +97,18 @@ def block_amax(x: np.ndarray, fmt: BlockFormat) -> np.ndarray:
     return np.repeat(tiles, fmt.block_rows, axis=-2)[..., :rows, :]
 
 
-def tensor_amax(x: np.ndarray, fmt: BlockFormat) -> np.ndarray | np.float32 | None:
-    """The second level's amax: np.float32 for a tensor, (..., 1) for rows, None without one."""
+def tensor_amax(
+    x: np.ndarray, fmt: BlockFormat, given: np.ndarray | np.float32 | float | None = None
+) -> np.ndarray | np.float32 | None:
+    """The second level's amax: np.float32 for a tensor, (..., 1) for rows, None without one; or what was given."""
     if fmt.tensor_level == "none":
         return None
+    if given is not None:
+        shape = (*x.shape[:-1], 1) if fmt.tensor_level == "row" else ()
+        if np.size(given) != np.prod(shape, dtype=int):
+            raise ShapeError(f"{fmt.name}: amax has shape {np.shape(given)}; an array of shape {x.shape} needs {shape}")
+        amax = np.asarray(given, np.float32).reshape(shape)
+        return amax if shape else np.float32(amax)
     if fmt.tensor_level == "row":
         return np.abs(x).max(axis=-1, keepdims=True)
     return np.float32(np.abs(x).max())
@@ -109,7 +117,13 @@ def tensor_amax(x: np.ndarray, fmt: BlockFormat) -> np.ndarray | np.float32 | No
 # ---- fitting
 
 
-def fit_scales(x: np.ndarray, format: str | BlockFormat, *, nonfinite: str = "raise") -> FittedScales:
+def fit_scales(
+    x: np.ndarray,
+    format: str | BlockFormat,
+    *,
+    nonfinite: str = "raise",
+    amax: np.ndarray | np.float32 | float | None = None,
+) -> FittedScales:
     """The scales (and codebook) of an array under a format; no element is rounded into the result.
 
     Parameters
@@ -117,6 +131,8 @@ def fit_scales(x: np.ndarray, format: str | BlockFormat, *, nonfinite: str = "ra
     x : float array (..., K)
     format : name or BlockFormat
     nonfinite : one of `NONFINITE`
+    amax : float, or (..., 1) for a format with one level a row, optional
+        The second level's amax where it is known already; measured by default.
     """
     fmt = get_format(format)
     x = _checked_input(x, fmt, nonfinite)
@@ -125,15 +141,15 @@ def fit_scales(x: np.ndarray, format: str | BlockFormat, *, nonfinite: str = "ra
     if fmt.rule.affine is not None:
         block, offsets, *inner = fmt.rule.affine.fit(to_blocks(x, fmt))
         return FittedScales(block, offsets=offsets, inner=tuple(inner))
-    scales = _fit_block_scales(x, fmt, nonfinite)
+    scales = _fit_block_scales(x, fmt, nonfinite, amax)
     return _fit_own_fine(x, fmt, scales) if fmt.fine is not None and fmt.fine.kind == "own" else scales
 
 
-def _fit_block_scales(x: np.ndarray, fmt: BlockFormat, nonfinite: str) -> FittedScales:
+def _fit_block_scales(x: np.ndarray, fmt: BlockFormat, nonfinite: str, given: object = None) -> FittedScales:
     rule, level_input = fmt.rule, x
     if nonfinite == "propagate":
         level_input = np.where(np.isfinite(x), x, np.float32(0))
-    amax = tensor_amax(level_input, fmt)
+    amax = tensor_amax(level_input, fmt, given)
     stored = None
     if amax is not None:
         if rule.stored is None:
@@ -398,6 +414,7 @@ def quantize(
     stream: int = 0,
     nonfinite: str = "raise",
     reuse: PackedTensor | FittedScales | None = None,
+    amax: np.ndarray | np.float32 | float | None = None,
     measure: bool | None = None,
 ) -> PackedTensor:
     """Quantize an array to a packed tensor.
@@ -420,6 +437,8 @@ def quantize(
     nonfinite : one of `NONFINITE`
     reuse : PackedTensor or FittedScales, optional
         Keep these scales (and codebook); only the codes follow `x`.
+    amax : float, or (..., 1), optional
+        As in `fit_scales`.
     measure : bool, optional
         Measure the SQNR; by default for small arrays only (`MEASURE_UP_TO` elements).
 
@@ -434,13 +453,13 @@ def quantize(
     fmt = get_format(format)
     if profile is not None:
         fmt = get_profile(profile).for_format(fmt)
-    if ties is not None and ties.startswith("stochastic") and random is None and seed is not None:
+    if (ties or fmt.ties).startswith("stochastic") and random is None and seed is not None:
         random = random_bits(np.shape(x), seed, stream)
     x = _checked_input(x, fmt, nonfinite)
     if reuse is not None:
         scales = FittedScales.of(reuse) if isinstance(reuse, PackedTensor) else reuse
     else:
-        scales = fit_scales(x, fmt, nonfinite=nonfinite)
+        scales = fit_scales(x, fmt, nonfinite=nonfinite, amax=amax)
     return encode(x, fmt, scales, ties=ties, random=random, nonfinite=nonfinite, measure=measure)
 
 

@@ -367,7 +367,9 @@ _BNB_FP4 = replace(BNB_FP4, cuts=(), write_order=(11, 10, 13, 12, 15, 14, 9, 0, 
 
 
 def _four_over_six(tile: str, error: str) -> BlockFormat:
-    return replace(FORMATS[f"nvfp4{tile}-4over6"], name=f"te-nvfp4{tile}-4over6-{error}", four_over_six=error)
+    base = FORMATS[f"nvfp4{tile}-4over6"]
+    rule = te_rule("te-cap-256", cap=256, least=0)
+    return replace(base, name=f"te-nvfp4{tile}-4over6-{error}", rule=rule, four_over_six=error)
 
 
 _RECORDS = [
@@ -407,12 +409,12 @@ _RECORDS = [
         "mxfp4",
         "library",
     ),
-    Profile("te-nvfp4", "TransformerEngine", "main, 2026", _nv("te-nvfp4", te_rule()), "nvfp4", "formulas"),
+    Profile("te-nvfp4", "TransformerEngine", "main, 2026", _nv("te-nvfp4", te_rule(least=0)), "nvfp4", "formulas"),
     Profile(
         "te-nvfp4-16x16",
         "TransformerEngine",
         "main, 2026",
-        replace(FORMATS["nvfp4-16x16"], name="te-nvfp4-16x16"),
+        replace(FORMATS["nvfp4-16x16"], name="te-nvfp4-16x16", rule=te_rule(least=0)),
         "nvfp4-16x16",
         "formulas",
     ),

@@ -30,7 +30,51 @@ from .elements import E4M3, E8M0, ElementFormat
 
 FLOAT32_MAX = np.float32(np.finfo(np.float32).max)
 ONE = np.float32(1)
+LEAST_MULTIPLIER = float(ONE / FLOAT32_MAX)
+"""1 / S where S is as large as it can be: what a tensor-level scale of our own is at least (a float32 subnormal)."""
 _MANTISSA = np.uint32(0x7FFFFF)
+
+
+@dataclass(frozen=True)
+class RuleNumbers:
+    """A scale rule as numbers, for whoever computes by it without calling its functions (the fast kernels).
+
+    Parameters
+    ----------
+    family : {"mx", "te", "absmax"}
+        Which of the three definitions of this module: `mx_rule`, `te_rule` or `absmax_rule`.
+    exponent : {"floor", "even", "ceil", "rceil"} or ""
+        How an MX rule rounds the logarithm of amax.
+    largest, cap, headroom, least : float
+        As in `te_rule`; `absmax` has `largest` alone.
+    two_level : bool
+        Whether there is a tensor-level scale.
+    """
+
+    family: str
+    exponent: str = ""
+    largest: float = 6.0
+    cap: float = 448.0
+    headroom: float = 1.0
+    least: float = 0.0
+    two_level: bool = False
+
+    @property
+    def inverse(self) -> np.float32:
+        """What a block's amax times S is multiplied with: 1 / (largest * headroom) in float32."""
+        return ONE / np.float32(self.largest * self.headroom)
+
+    @property
+    def range(self) -> np.float32:
+        """Largest element times largest block scale: what the tensor's amax is mapped to."""
+        return np.float32(self.cap * self.largest)
+
+
+def _made_of(numbers: RuleNumbers, *functions: Callable) -> tuple[Callable, ...]:
+    """The functions of a rule, marked with the numbers that they were made of."""
+    for function in functions:
+        function.numbers = numbers  # type: ignore[attr-defined]
+    return functions
 
 
 @dataclass(frozen=True)
@@ -88,6 +132,16 @@ class ScaleRule:
         """Whether there is a tensor-level scale beside the block scales."""
         return self.stored is not None
 
+    @property
+    def numbers(self) -> RuleNumbers | None:
+        """The rule as numbers, where all of its functions were made of the same; None for arithmetic of its own."""
+        if self.affine is not None or self.ragged_quotient is not None:
+            return None
+        numbers = getattr(self.block, "numbers", None)
+        functions = [self.quotient, *([self.stored, self.multiplier] if self.two_level else [])]
+        same = all(f is divide_by_scale or getattr(f, "numbers", None) is numbers for f in functions)
+        return numbers if same and numbers is not None and numbers.two_level == self.two_level else None
+
 
 def bits_of(x: np.ndarray) -> np.ndarray:
     """The uint32 bit patterns of float32 numbers."""
@@ -142,19 +196,27 @@ def divide_by_scale(x: np.ndarray, s: np.ndarray, g: np.ndarray | None = None) -
 
 def mx_rule(name: str, exponent: Callable[[np.ndarray], np.ndarray], summary: str) -> ScaleRule:
     """An MX rule: an exponent function, and an exact division by a power of two."""
-    return ScaleRule(name, summary, E8M0, lambda amax_b, g: exponent(amax_b), divide_by_scale)
+
+    def block(amax_b: np.ndarray, g: np.ndarray | None) -> np.ndarray:
+        return exponent(amax_b)
+
+    if exponent in _EXPONENTS:
+        _made_of(RuleNumbers("mx", _EXPONENTS[exponent]), block)
+    return ScaleRule(name, summary, E8M0, block, divide_by_scale)
+
+
+_EXPONENTS = {e8m0_floor: "floor", e8m0_even: "even", e8m0_ceil: "ceil", e8m0_rceil: "rceil"}
 
 
 def absmax_rule(largest: float) -> ScaleRule:
     """One float32 scale a block: amax_b / largest, one division; the quotient is x / s, one division."""
     top = np.float32(largest)
-    return ScaleRule(
-        f"absmax-{largest:g}",
-        f"scale = amax / {largest:g} in float32",
-        None,
-        lambda amax_b, g: np.asarray(amax_b, np.float32) / top,
-        divide_by_scale,
-    )
+
+    def block(amax_b: np.ndarray, g: np.ndarray | None) -> np.ndarray:
+        return np.asarray(amax_b, np.float32) / top
+
+    _made_of(RuleNumbers("absmax", largest=largest), block)
+    return ScaleRule(f"absmax-{largest:g}", f"scale = amax / {largest:g} in float32", None, block, divide_by_scale)
 
 
 def te_encode_scale(amax: np.ndarray, cap: float = 448.0, largest: float = 6.0) -> np.ndarray:
@@ -166,7 +228,12 @@ def te_encode_scale(amax: np.ndarray, cap: float = 448.0, largest: float = 6.0) 
 
 
 def te_rule(
-    name: str = "te", cap: float = 448.0, largest: float = 6.0, headroom: float = 1.0, two_level: bool = True
+    name: str = "te",
+    cap: float = 448.0,
+    largest: float = 6.0,
+    headroom: float = 1.0,
+    two_level: bool = True,
+    least: float = LEAST_MULTIPLIER,
 ) -> ScaleRule:
     """TransformerEngine's NVFP4 (and arXiv:2509.25149 appendix B), operation by operation.
 
@@ -181,8 +248,13 @@ def te_rule(
     (16/17 in Quartet II's unbiased stochastic rounding) shrinks the range that amax_b is mapped to, so that an
     E4M3 scale which rounded down cannot push an element past the largest code: 1/largest becomes
     1/(largest * headroom). Without a tensor level, S is 1.
+
+    Decoding multiplies with ``amax / (cap * largest)``. Where S stopped at FLT_MAX (amax below 7.9e-36), that is not
+    what was encoded with; `least`, 1/FLT_MAX, is then what decoding multiplies with (0: as the producers do, whose
+    decoded values are then too small by as much as S had to stop short).
     """
-    inverse = ONE / np.float32(largest * headroom)
+    numbers = RuleNumbers("te", "", largest, cap, headroom, least, two_level)
+    inverse = numbers.inverse
     top = np.float32(largest)
 
     def encode_scale(g: np.ndarray | None) -> np.ndarray:
@@ -204,17 +276,33 @@ def te_rule(
             e_b = np.minimum(ONE / (s * s_dec), FLOAT32_MAX)
             return x * e_b
 
+    def stored(amax: np.ndarray) -> np.ndarray:
+        return np.asarray(amax, np.float32)
+
+    def multiplier(g: np.ndarray) -> np.ndarray:
+        return te_multiplier(g, numbers)
+
+    _made_of(numbers, block, quotient, stored, multiplier)
     return ScaleRule(
         name,
         "E4M3 block scale under one float32 scale a tensor" if two_level else "E4M3 block scale alone",
         E4M3,
         block,
         quotient,
-        stored=(lambda amax: np.asarray(amax, np.float32)) if two_level else None,
-        multiplier=lambda g: np.asarray(g, np.float32) / np.float32(cap * largest),
+        stored=stored if two_level else None,
+        multiplier=multiplier,
         four_over_six_base=base,
         range=cap * largest,
     )
+
+
+def te_multiplier(g: np.ndarray, numbers: RuleNumbers) -> np.ndarray:
+    """`amax / (cap * largest)`, not below `least` (but 0 for amax 0)."""
+    g = np.asarray(g, np.float32)
+    multiplier = g / numbers.range
+    if not numbers.least:
+        return multiplier
+    return np.where(g > 0, np.maximum(multiplier, np.float32(numbers.least)), multiplier)
 
 
 MX_FLOOR = mx_rule("mx-floor", e8m0_floor, "exponent of amax (OCP MX v1.0)")

@@ -125,8 +125,8 @@ def test_refuses_what_is_not_finite(name, bad):
 def test_bad_calls():
     with pytest.raises(formats.DtypeError):
         quantize(np.ones((2, 16), np.int64), "nvfp4")
-    with pytest.raises(formats.FormatError, match="amax"):
-        quantize(np.ones((2, 16), np.float32), "nvfp4-4over6", amax=1.0)
+    with pytest.raises(formats.ShapeError, match="amax has shape"):
+        quantize(np.ones((2, 16), np.float32), "nvfp4-4over6", amax=np.ones((2, 1), np.float32))
     with pytest.raises(formats.ShapeError):
         quantize(np.ones((2, 32), np.float32), "nvfp4", reuse=quantize(np.ones((2, 16), np.float32), "nvfp4"))
     packed = quantize(np.ones((2, 16), np.float32), "nvfp4")

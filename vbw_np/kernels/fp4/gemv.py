@@ -15,6 +15,7 @@ from functools import cache
 import numba
 import numpy as np
 
+from ...formats.scales import TE
 from ..simd import cpu
 from ..simd.intrinsics import fetch_add
 from ..simd.jit import block, jit, pjit
@@ -23,8 +24,10 @@ from ..simd.variant import Variant
 from .intrinsics_matvec import matvec_panels, pass_panels, pass_rows
 from .intrinsics_tile import ISAS
 from .panels import FORMATS, RULES, LeftOperand, RightOperand, empty_left
-from .quantize_operands import left_rows, quantize_left
+from .quantize_operands import INVERSE, LEAST, RANGE, left_rows, quantize_left, span_of
 from .tensor_core import matmul, matmul_reference
+
+_RANGE, _INVERSE, _LEAST = span_of(TE.numbers)  # of TransformerEngine's rule, as `RULES` has it
 
 FEW_ROWS = 8
 """Rows of one pass over W."""
@@ -143,7 +146,9 @@ def _quantized(mode, quantizer, two_level, x, blocks, block, factor, shift):  # 
     values, scales = np.zeros((rows, blocks * block), np.int8), np.zeros((rows, blocks), np.float32)
     sums, starts = np.zeros((rows, blocks), np.int16), np.empty((rows, blocks), np.int32)
     factors, nothing = np.ones(rows, np.float32), np.empty(0, np.float32)
-    left_rows(quantizer, x.reshape(-1), 0, x.shape[0], x.shape[1], block, two_level, nothing, 0, 0, values, scales, factors, sums)  # noqa: E501
+    span = np.empty(3, np.float32)
+    span[RANGE], span[INVERSE], span[LEAST] = _RANGE, _INVERSE, _LEAST
+    left_rows(quantizer, x.reshape(-1), 0, x.shape[0], x.shape[1], block, two_level, span, nothing, 0, 0, values, scales, factors, sums)  # noqa: E501
     for r in range(rows):
         factors[r] = factors[r] * factor
         for b in range(blocks):

@@ -24,25 +24,9 @@ from ..simd.jit import block as block_ready
 from ..simd.jit import enabled
 from ..simd.jit import row as jit_row
 from ..simd.lanes import PIECE, WIDTH
+from . import support
 from .dequantize import dequantize
-from .strips import (
-    ABSMAX,
-    CEIL,
-    DROP,
-    EVEN,
-    FLOOR,
-    KEEP,
-    NEAREST,
-    NEVER,
-    RCEIL,
-    STOCHASTIC,
-    STOCHASTIC_8,
-    TE,
-    Arrays,
-    Settings,
-    amax_rows,
-    quantize_strips,
-)
+from .strips import ABSMAX, TE, Arrays, Settings, amax_rows, quantize_strips
 from .two_tiers import fast_quantile_codebook, quantize_quantile_rows
 
 __all__ = ["dequantize", "is_known", "quantize", "row_amax", "tensor_amax"]
@@ -52,9 +36,6 @@ _INFINITY = 0x7F800000
 
 # ------------------------------------------------------------------------------------------------------- from Python
 
-_RULES = {"mx-floor": FLOOR, "mx-even": EVEN, "mx-ceil": CEIL, "mx-rceil": RCEIL}
-_ROUNDINGS = {"even": NEAREST, "stochastic": STOCHASTIC, "stochastic-8": STOCHASTIC_8}
-_SIGNS = {"keep": KEEP, "drop": DROP, "never": NEVER}
 _NOTHING = np.empty(0, np.float32), np.empty(0, np.uint8)
 
 
@@ -73,32 +54,9 @@ def row_amax(x: NDArray) -> NDArray:
     return tops.view(np.float32)
 
 
-def rule_of(fmt: formats.BlockFormat) -> int | None:
-    """The kernels' number of a format's scale rule, or None if they do not know it."""
-    rule = fmt.rule
-    if rule.name in _RULES and fmt.block == 32:
-        return _RULES[rule.name]
-    if rule.name in _TE_HEADROOM and fmt.block == 16:
-        return TE
-    return ABSMAX if rule.name == "absmax-6" and fmt.block in (None, 16, 32) else None
-
-
-_TE_HEADROOM = {"te": 1.0, "te-one-level": 1.0, "te-headroom": 16 / 17}
-
-
 def is_known(fmt: formats.BlockFormat, ties: str) -> bool:
     """Whether a kernel quantizes this format with this rounding."""
-    return (
-        enabled()
-        and fmt.element is formats.E2M1
-        and rule_of(fmt) is not None
-        and fmt.four_over_six == "off"
-        and not fmt.flat
-        and fmt.signed_zero in _SIGNS
-        and ties in _ROUNDINGS
-        and (fmt.fine is None or (fmt.fine.kind == "nested" and ties == "even"))
-        and (fmt.tensor_level != "row" or fmt.block_rows == 1)
-    )
+    return enabled() and support.strips(fmt, ties).kernel is not None
 
 
 def _level(x: NDArray, fmt: formats.BlockFormat, amax: NDArray | np.float32 | None) -> NDArray | np.float32 | None:
@@ -112,9 +70,9 @@ def _level(x: NDArray, fmt: formats.BlockFormat, amax: NDArray | np.float32 | No
 
 def _te_numbers(fmt: formats.BlockFormat, stored: NDArray | np.float32 | None) -> tuple[NDArray, NDArray]:
     """S * (1 / 6) and 1 / S of TransformerEngine's rule, in its order of operations; one number, or one a row."""
-    encode_scale = np.float32(1) if stored is None else te_encode_scale(stored)
-    inverse = np.float32(1) / np.float32(6 * _TE_HEADROOM[fmt.rule.name])
-    return np.reshape(encode_scale * inverse, -1), np.reshape(np.float32(1) / encode_scale, -1)
+    numbers = fmt.rule.numbers
+    encode_scale = np.float32(1) if stored is None else te_encode_scale(stored, numbers.cap, numbers.largest)
+    return np.reshape(encode_scale * numbers.inverse, -1), np.reshape(np.float32(1) / encode_scale, -1)
 
 
 def _nested_tables(fmt: formats.BlockFormat) -> NDArray:
@@ -218,9 +176,7 @@ def _quantize_quantiles(
 
 
 def _by_numpy(x, fmt, seed, stream, amax, reuse) -> formats.PackedTensor:
-    if amax is not None and fmt.tensor_level != "none":
-        raise formats.FormatError(f"amax= is for formats that a kernel knows; leave it out for {fmt.name}")
-    return formats.quantize(x, fmt, seed=seed, stream=stream, reuse=reuse, measure=False)
+    return formats.quantize(x, fmt, seed=seed, stream=stream, amax=amax, reuse=reuse, measure=False)
 
 
 def _run(
@@ -232,7 +188,7 @@ def _run(
     out: formats.PackedTensor | None,
 ) -> tuple[formats.PackedTensor, NDArray]:
     """Allocate, run the kernel, wrap; also the bit patterns of amax by groups."""
-    rule, block, whole = rule_of(fmt), fmt.block or WIDTH, fmt.block is None
+    rule, block, whole = support.rule(fmt).kernel, fmt.block or WIDTH, fmt.block is None
     length = x.shape[-1]
     rows, tile = x.size // length, fmt.block_rows
     codes, fine, block_scales = _outputs(x, fmt, scales, out)
@@ -245,8 +201,8 @@ def _run(
         factors = np.where(block_scales == 0, np.float32(1), block_scales).reshape(-1)
         s_decs = factors
     settings = Settings(
-        block, rule, _ROUNDINGS[fmt.ties], _SIGNS[fmt.signed_zero], *keys, int(scales is None), int(whole),
-        int(fine is not None), tile,
+        block, rule, support.ROUNDINGS[fmt.ties], support.SIGNS[fmt.signed_zero], *keys, int(scales is None),
+        int(whole), int(fine is not None), tile,
     )  # fmt: skip
     flat, nothing = block_scales.reshape(-1), _NOTHING
     arrays = Arrays(

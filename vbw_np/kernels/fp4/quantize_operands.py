@@ -12,12 +12,15 @@ import numba
 import numpy as np
 
 from ... import formats
-from ...formats.hadamard import SIGNS, hadamard_rotate
+from ...formats import BlockFormat
+from ...formats.hadamard import POINTS, SIGNS, hadamard_rotate
 from ...formats.random_bits import hash_keys
+from ...formats.scales import RuleNumbers
 from ..simd import cpu
 from ..simd.jit import jit, pjit
 from ..simd.lanes import keep
 from ..simd.variant import Variant
+from . import support
 from .intrinsics_quantize import (
     RUN,
     column_amax,
@@ -42,8 +45,15 @@ from .panels import (
 )
 
 _ROWS_AT_ONCE = 8
+RANGE, INVERSE, LEAST = range(3)  # places in a `span`: the numbers of a scale rule that the loops read
+
+
+def span_of(numbers: RuleNumbers) -> np.ndarray:
+    """Range, inverse and least multiplier of a scale rule, float32 (3,)."""
+    return np.array([numbers.range, numbers.inverse, numbers.least], np.float32)
+
+
 _FLT_MAX = np.float32(np.finfo(np.float32).max)
-_SIXTH = np.float32(1) / np.float32(6)
 
 
 @jit
@@ -52,12 +62,18 @@ def _as_float(bits: np.int32) -> np.float32:
 
 
 @jit
-def _encode_scale(amax: np.float32) -> np.float32:
-    """S = min(2688 / amax, FLT_MAX); 1 where that is 0 or amax is 0 (`formats.scales.te_encode_scale`)."""
+def _encode_scale(amax: np.float32, span: np.ndarray) -> np.float32:
+    """S = min(range / amax, FLT_MAX); 1 where that is 0 or amax is 0 (`formats.scales.te_encode_scale`)."""
     if amax == 0:
         return np.float32(1.0)
-    encode = min(np.float32(2688.0) / amax, _FLT_MAX)
+    encode = min(span[RANGE] / amax, _FLT_MAX)
     return np.float32(1.0) if encode == 0 else encode
+
+
+@jit
+def _multiplier(amax: np.float32, span: np.ndarray) -> np.float32:
+    """What decoding multiplies with: amax / range, not below the least (`formats.scales.te_multiplier`)."""
+    return max(amax / span[RANGE], span[LEAST]) if amax > 0 else amax / span[RANGE]
 
 
 @jit
@@ -70,7 +86,7 @@ def _largest(bits: np.ndarray) -> np.float32:
 
 
 @jit
-def _row_scales(mode, x, start, length, block, two_level, given, tail, amax, pair, codes, factors, halves):  # type: ignore[no-untyped-def]
+def _row_scales(mode, x, start, length, block, two_level, span, given, tail, amax, pair, codes, factors, halves):  # type: ignore[no-untyped-def]
     """Scales of one row: fills amax, codes, factors, halves; returns the row's second-level amax.
 
     Of a ragged row, `tail` gets the last block, filled up with zeros.
@@ -82,11 +98,11 @@ def _row_scales(mode, x, start, length, block, two_level, given, tail, amax, pai
         for k in range(whole * block, length):
             tail[k - whole * block] = x[start + k]
         row_amax(mode, tail.ctypes.data, 1, amax.ctypes.data + whole * 4)
-    level = np.float32(0.0)
+    level, encode = np.float32(0.0), np.float32(1.0)
     if two_level:
         level = given[0] if given.size else _largest(amax)
-        encode = _encode_scale(level)
-        pair[0], pair[1] = encode * _SIXTH, np.float32(1.0) / encode
+        encode = _encode_scale(level, span)
+    pair[0], pair[1] = encode * span[INVERSE], np.float32(1.0) / encode
     at = pair.ctypes.data
     vectors = amax.size // 16
     make_scales(mode, amax.ctypes.data, vectors, at, at + 4, codes.ctypes.data, factors.ctypes.data, halves.ctypes.data)
@@ -104,7 +120,7 @@ def _copy_to(source, target, first, step, count):  # type: ignore[no-untyped-def
 
 
 @jit
-def left_rows(mode, x, first, stop, length, block, two_level, given, key1, key2, values, scales, row_factors, sums):  # type: ignore[no-untyped-def]
+def left_rows(mode, x, first, stop, length, block, two_level, span, given, key1, key2, values, scales, row_factors, sums):  # type: ignore[no-untyped-def]  # noqa: E501
     """Rows first .. stop of a flat matrix into the arrays of a left operand, on one thread."""
     blocks = scales.shape[1]
     padded = (blocks + 15) // 16 * 16
@@ -112,9 +128,9 @@ def left_rows(mode, x, first, stop, length, block, two_level, given, key1, key2,
     factors, halves = np.empty(padded, np.float32), np.empty(padded, np.float32)
     tail, pair = np.empty(block, np.float32), np.ones(2, np.float32)
     for m in range(first, stop):
-        level = _row_scales(mode, x, m * length, length, block, two_level, given, tail, amax, pair, codes, factors, halves)  # noqa: E501
+        level = _row_scales(mode, x, m * length, length, block, two_level, span, given, tail, amax, pair, codes, factors, halves)  # noqa: E501
         if two_level:
-            row_factors[m] = level / np.float32(2688.0)
+            row_factors[m] = _multiplier(level, span)
         _copy_to(halves, scales.reshape(-1), m * blocks, 1, blocks)
         whole = length // block
         source, target = x.ctypes.data + m * length * 4, values.ctypes.data + m * blocks * block
@@ -127,14 +143,14 @@ def left_rows(mode, x, first, stop, length, block, two_level, given, key1, key2,
 
 
 @pjit
-def _rows_left(mode, x, rows, length, block, two_level, given, key1, key2, values, scales, row_factors, sums):  # type: ignore[no-untyped-def]
+def _rows_left(mode, x, rows, length, block, two_level, span, given, key1, key2, values, scales, row_factors, sums):  # type: ignore[no-untyped-def]
     for task in numba.prange((rows + _ROWS_AT_ONCE - 1) // _ROWS_AT_ONCE):
         first, stop = task * _ROWS_AT_ONCE, min((task + 1) * _ROWS_AT_ONCE, rows)
-        left_rows(mode, x, first, stop, length, block, two_level, given, key1, key2, values, scales, row_factors, sums)
+        left_rows(mode, x, first, stop, length, block, two_level, span, given, key1, key2, values, scales, row_factors, sums)  # noqa: E501
 
 
 @pjit
-def _rows_right(mode, x, rows, length, block, two_level, given, key1, key2, panel_codes, panel_scales):  # type: ignore[no-untyped-def]
+def _rows_right(mode, x, rows, length, block, two_level, span, given, key1, key2, panel_codes, panel_scales):  # type: ignore[no-untyped-def]
     panels, blocks = panel_scales.shape[:2]
     padded = (blocks + 15) // 16 * 16
     for panel in numba.prange(panels):
@@ -145,7 +161,7 @@ def _rows_right(mode, x, rows, length, block, two_level, given, key1, key2, pane
             panel_codes[panel] = 0
             panel_scales[panel] = 0
         for n in range(panel * 16, min(panel * 16 + 16, rows)):
-            _row_scales(mode, x, n * length, length, block, two_level, given, tail, amax, pair, codes, factors, halves)
+            _row_scales(mode, x, n * length, length, block, two_level, span, given, tail, amax, pair, codes, factors, halves)  # noqa: E501
             _copy_to(codes, panel_scales.reshape(-1), panel * blocks * 16 + n - panel * 16, 16, blocks)
             whole = length // block
             target = panel_codes.ctypes.data + panel * blocks * block * 8 + (n - panel * 16) * 4
@@ -221,23 +237,23 @@ def _strip_amax(mode, sources, strides, tail, count, length, block, signs, amax)
 
 
 @jit
-def _strip_levels(given, amax, encode, decode):  # type: ignore[no-untyped-def]
+def _strip_levels(span, given, amax, encode, decode):  # type: ignore[no-untyped-def]
     """Second-level scales of columns; a given amax replaces theirs."""
     for c in range(amax.size):
         if given.size:
             amax[c] = given.view(np.int32)[0]
-        scale = _encode_scale(_as_float(amax[c]))
-        encode[c], decode[c] = scale * _SIXTH, np.float32(1.0) / scale
+        scale = _encode_scale(_as_float(amax[c]), span)
+        encode[c], decode[c] = scale * span[INVERSE], np.float32(1.0) / scale
 
 
 @pjit
-def _columns_left(mode, x, width, length, block, two_level, given, signs, index_length, key1, key2, values, scales, row_factors, sums):  # type: ignore[no-untyped-def]  # noqa: E501
+def _columns_left(mode, x, width, length, block, two_level, span, given, signs, index_length, key1, key2, values, scales, row_factors, sums):  # type: ignore[no-untyped-def]  # noqa: E501
     blocks = scales.shape[1]
     padded, whole, run = blocks * block, length // block, RUN // block
     for task in numba.prange((width + 16 * _STRIPS - 1) // (16 * _STRIPS)):
         first = task * 16 * _STRIPS
         amax = np.zeros(16 * _STRIPS, np.int32)
-        encode, decode = np.ones(16 * _STRIPS, np.float32), np.ones(16 * _STRIPS, np.float32)
+        encode, decode = np.full(16 * _STRIPS, span[INVERSE]), np.ones(16 * _STRIPS, np.float32)
         sources, strides = np.zeros(_STRIPS, np.int64), np.zeros(_STRIPS, np.int64)
         tail = np.empty(block * 16 * _STRIPS, np.float32)
         buffer = np.empty(length * 16 if first + 16 * _STRIPS > width else 0, np.float32)
@@ -245,9 +261,9 @@ def _columns_left(mode, x, width, length, block, two_level, given, signs, index_
         if two_level:
             if given.size == 0:
                 _strip_amax(mode, sources, strides, tail, count, length, block, signs, amax)
-            _strip_levels(given, amax, encode, decode)
+            _strip_levels(span, given, amax, encode, decode)
             for c in range(16 * count):
-                row_factors[first + c] = _as_float(amax[c]) / np.float32(2688.0)
+                row_factors[first + c] = _multiplier(_as_float(amax[c]), span)
         for part in range((whole + run - 1) // run + blocks - whole):
             b = min(part * run, whole)
             for s in range(count):
@@ -264,19 +280,19 @@ def _columns_left(mode, x, width, length, block, two_level, given, signs, index_
 
 
 @pjit
-def _columns_right(mode, x, width, length, block, two_level, given, signs, index_length, key1, key2, codes, scales):  # type: ignore[no-untyped-def]
+def _columns_right(mode, x, width, length, block, two_level, span, given, signs, index_length, key1, key2, codes, scales):  # type: ignore[no-untyped-def]  # noqa: E501
     blocks = scales.shape[1]
     padded, whole, run = blocks * block, length // block, RUN // block
     for task in numba.prange((width + 16 * _STRIPS - 1) // (16 * _STRIPS)):
         first = task * 16 * _STRIPS
         amax = np.zeros(16 * _STRIPS, np.int32)
-        encode, decode = np.ones(16 * _STRIPS, np.float32), np.ones(16 * _STRIPS, np.float32)
+        encode, decode = np.full(16 * _STRIPS, span[INVERSE]), np.ones(16 * _STRIPS, np.float32)
         sources, strides = np.zeros(_STRIPS, np.int64), np.zeros(_STRIPS, np.int64)
         tail = np.empty(block * 16 * _STRIPS, np.float32)
         buffer = np.empty(length * 16 if first + 16 * _STRIPS > width else 0, np.float32)
         count = _strips(x, width, length, first, block, buffer, tail, sources, strides)
         if two_level:
-            _strip_levels(given, amax, encode, decode)
+            _strip_levels(span, given, amax, encode, decode)
         for part in range((whole + run - 1) // run + blocks - whole):
             b = min(part * run, whole)
             for s in range(count):
@@ -318,7 +334,8 @@ class _Job:
     """One checked request to quantize."""
 
     x: np.ndarray
-    fmt: str
+    record: BlockFormat
+    family: str
     rule: str
     rows: int
     length: int
@@ -330,64 +347,73 @@ class _Job:
     def mode(self) -> Variant:
         """What the inner loops are compiled for."""
         options = [self.rule, *["stochastic"] * (self.seed is not None), *["hadamard"] * self.hadamard]
-        return Variant("+".join(options), FORMATS[self.fmt])
+        return Variant("+".join(options), FORMATS[self.family])
 
     @property
     def keys(self) -> tuple[int, int]:
         """Keys of the random bits."""
         return hash_keys(*self.seed) if self.seed is not None else (0, 0)
 
+    @property
+    def operand_length(self) -> int:
+        """K of the operand: that of x, in whole groups where it is rotated."""
+        return -(-self.length // POINTS) * POINTS if self.hadamard else self.length
+
     def amax(self) -> np.float32:
         """The largest magnitude of what will be quantized (rotated, where it will be); NaN if there is one."""
         if self.hadamard:
             tops = np.zeros(-(-self.rows // (16 * _STRIPS)), np.int32)
-            block = FORMATS[self.fmt]
+            block = FORMATS[self.family]
             _columns_amax(self.mode, self.x.reshape(-1), self.rows, self.length, block, _SIGN_BITS, tops)
         else:
             tops = np.zeros(64, np.int32)
             _flat_amax(self.x.reshape(-1).view(np.int32), tops)
         return tops.max().view(np.float32)
 
-    def by_definition(self, level: str, amax: float | None) -> formats.PackedTensor:
+    def by_definition(self, amax: float | None) -> formats.PackedTensor:
         """The same by `vbw_np.formats`, for use without a compiler."""
         x = np.ascontiguousarray(self.x.T) if self.transpose else self.x
         x = hadamard_rotate(x) if self.hadamard else x
-        rules = {"mx-floor": formats.scales.MX_FLOOR, "mx-rceil": formats.scales.MX_RCEIL, "te": formats.scales.TE}
-        level = "none" if self.fmt == "mxfp4" else level if amax is None else "tensor"
-        record = replace(formats.get_format(self.fmt), rule=rules[self.rule], tensor_level=level)
-        fitted = formats.fit_scales(x, record, nonfinite="propagate")
-        if self.fmt == "nvfp4" and amax is not None:
-            stored = np.float32(amax)
-            block = record.rule.block(formats.codec.block_amax(x, record), stored)
-            fitted = formats.FittedScales(block, stored, np.float32(record.rule.multiplier(stored)))
+        fitted = formats.fit_scales(x, self.record, nonfinite="propagate", amax=amax)
         random = formats.random_bits(x.shape, *self.seed) if self.seed is not None else None
         ties = "stochastic" if self.seed is not None else None
-        return formats.encode(x, record, fitted, ties=ties, random=random, nonfinite="propagate")
+        return formats.encode(x, self.record, fitted, ties=ties, random=random, nonfinite="propagate")
 
 
 _SIGN_BITS = int(np.packbits(SIGNS < 0, bitorder="little").view(np.uint16)[0])
+_RULES = {"mx-floor": formats.scales.MX_FLOOR, "mx-rceil": formats.scales.MX_RCEIL, "te": formats.scales.TE}
 
 
-def _job(x, fmt, rule, transpose, hadamard, seed) -> _Job:  # type: ignore[no-untyped-def]
+def _record(fmt: str | BlockFormat, rule: str | None, level: str) -> BlockFormat:
+    """The format as a record, from one or from a family's name with a rule and what its second level spans."""
+    if isinstance(fmt, BlockFormat):
+        return fmt
+    block_of(fmt)
+    rule = rule or RULES[fmt][0]
+    if rule not in RULES[fmt]:
+        raise ValueError(f"unknown scale rule {rule!r} for {fmt}; choose one of {', '.join(RULES[fmt])}")
+    return replace(formats.get_format(fmt), rule=_RULES[rule], tensor_level="none" if fmt == "mxfp4" else level)
+
+
+def _job(x, record, side, transpose, hadamard, seed) -> _Job:  # type: ignore[no-untyped-def]
     """Check a float32 source and the options."""
     if not isinstance(x, np.ndarray) or x.dtype != np.float32 or x.ndim != 2 or not x.flags.c_contiguous:
         found = f"{getattr(x, 'dtype', type(x).__name__)} {getattr(x, 'shape', '')}"
         raise ValueError(f"x must be a C-contiguous float32 matrix, got {found}: np.ascontiguousarray(x, np.float32)")
     if x.size == 0:
         raise ValueError(f"x has shape {x.shape}: no elements, hence no amax and no scale")
-    block_of(fmt)
-    rule = rule or RULES[fmt][0]
-    if rule not in RULES[fmt]:
-        raise ValueError(f"unknown scale rule {rule!r} for {fmt}; choose one of {', '.join(RULES[fmt])}")
+    rule, why = support.fused(record, "even" if seed is None else "stochastic", side)
+    if rule is None:
+        raise ValueError(f"no kernel quantizes {record.name} straight into a {side} operand: {why}")
     if hadamard and not transpose:
         raise ValueError("hadamard=True rotates along the columns of x: it needs transpose=True (or rotate x yourself)")
     rows, length = x.shape[::-1] if transpose else x.shape
-    return _Job(x, fmt, rule, rows, length, transpose, hadamard, seed)
+    return _Job(x, record, support.family(record).kernel, rule, rows, length, transpose, hadamard, seed)
 
 
 def quantize_left(
     x: np.ndarray,
-    fmt: str = "nvfp4",
+    fmt: str | BlockFormat = "nvfp4",
     *,
     rule: str | None = None,
     level: str = "row",
@@ -402,7 +428,8 @@ def quantize_left(
     Parameters
     ----------
     x : float32, C-contiguous, (M, K); (K, M) with `transpose`
-    fmt : {"mxfp4", "nvfp4"}
+    fmt : BlockFormat, or {"mxfp4", "nvfp4"}
+        A record that `support.fused` knows; or the name of a family, of which the next two choose the record.
     rule : one of `RULES[fmt]`
         mxfp4: `mx-floor` (OCP) or `mx-rceil`; nvfp4: `te`.
     level : {"row", "tensor"}
@@ -427,33 +454,34 @@ def quantize_left(
     """
     if level not in ("row", "tensor"):
         raise ValueError(f"unknown level {level!r} of the second scale; choose row or tensor")
-    job = _job(x, fmt, rule, transpose, hadamard, seed)
-    length = _operand_length(job)
-    left = checked_out(out, empty_left, job.rows, length, fmt)
+    record = _record(fmt, rule, level)
+    if amax is not None and record.tensor_level == "row":
+        record = replace(record, tensor_level="tensor")
+    job = _job(x, record, "left", transpose, hadamard, seed)
+    left = checked_out(out, empty_left, job.rows, job.operand_length, job.family)
     if cpu.jit_disabled():
-        packed = job.by_definition(level, amax)
+        packed = job.by_definition(amax)
         factor = 1.0 if packed.tensor_scale is None else packed.tensor_scale
-        return left_from_packed(packed.codes, packed.scales, fmt, factor, length=length, out=left)
-    two_level = fmt == "nvfp4"
-    if two_level and level == "tensor" and amax is None:
+        return left_from_packed(packed.codes, packed.scales, job.family, factor, length=left.shape[1], out=left)
+    two_level = record.tensor_level != "none"
+    if record.tensor_level == "tensor" and amax is None:
         amax = job.amax()
-    given = np.array([] if amax is None else [amax], np.float32)
+    if not two_level:
+        left.factors[...] = 1
+    given = np.array([] if amax is None or not two_level else [amax], np.float32)
     target = left.values, left.scales, left.factors, left.sums
-    source = job.mode, x.reshape(-1), job.rows, job.length, left.block, two_level, given
+    numbers = span_of(record.rule.numbers)
+    source = job.mode, x.reshape(-1), job.rows, job.length, left.block, two_level, numbers, given
     if transpose:
-        _columns_left(*source, _SIGN_BITS, length, *job.keys, *target)
+        _columns_left(*source, _SIGN_BITS, left.shape[1], *job.keys, *target)
     else:
         _rows_left(*source, *job.keys, *target)
     return left
 
 
-def _operand_length(job: _Job) -> int:
-    return -(-job.length // 16) * 16 if job.hadamard else job.length
-
-
 def quantize_right(
     w: np.ndarray,
-    fmt: str = "nvfp4",
+    fmt: str | BlockFormat = "nvfp4",
     *,
     rule: str | None = None,
     amax: float | None = None,
@@ -462,28 +490,29 @@ def quantize_right(
     seed: tuple[int, int] | None = None,
     out: RightOperand | None = None,
 ) -> RightOperand:
-    """Quantize a float32 matrix straight into panels. As `quantize_left`, with one second-level scale a tensor.
+    """Quantize a float32 matrix straight into panels. As `quantize_left`, with at most one second-level scale.
 
     w : float32, C-contiguous, (N, K); (K, N) with `transpose`. amax: default, found here (nvfp4).
     """
-    job = _job(w, fmt, rule, transpose, hadamard, seed)
-    length = _operand_length(job)
-    right = checked_out(out, empty_right, job.rows, length, fmt)
-    two_level = fmt == "nvfp4"
+    record = _record(fmt, rule, "tensor")
+    job = _job(w, record, "right", transpose, hadamard, seed)
+    right = checked_out(out, empty_right, job.rows, job.operand_length, job.family)
+    two_level = record.tensor_level == "tensor"
     if cpu.jit_disabled():
-        packed = job.by_definition("tensor", amax)
+        packed = job.by_definition(amax)
         factor = np.float32(1 if packed.tensor_scale is None else packed.tensor_scale)
-        filled = right_from_packed(packed.codes, packed.scales, fmt, factor, length=length)
+        filled = right_from_packed(packed.codes, packed.scales, job.family, factor, length=right.shape[1])
         right.codes[...], right.scales[...] = filled.codes, filled.scales
-        return RightOperand(right.codes, right.scales, factor, right.shape, fmt)
+        return RightOperand(right.codes, right.scales, factor, right.shape, job.family)
     given = np.zeros(1, np.float32)
     if two_level:
         given[0] = job.amax() if amax is None else amax
     target = right.codes, right.scales
-    source = job.mode, w.reshape(-1), job.rows, job.length, right.block, two_level, given
+    numbers = span_of(record.rule.numbers)
+    source = job.mode, w.reshape(-1), job.rows, job.length, right.block, two_level, numbers, given
     if transpose:
-        _columns_right(*source, _SIGN_BITS, length, *job.keys, *target)
+        _columns_right(*source, _SIGN_BITS, right.shape[1], *job.keys, *target)
     else:
         _rows_right(*source, *job.keys, *target)
-    factor = given[0] / np.float32(2688) if two_level else np.float32(1)
-    return RightOperand(right.codes, right.scales, factor, right.shape, fmt)
+    factor = np.float32(record.rule.multiplier(given[0])) if two_level else np.float32(1)
+    return RightOperand(right.codes, right.scales, factor, right.shape, job.family)

@@ -10,23 +10,12 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from ...formats import BlockFormat, PackedTensor, pack_nibbles
+from ...formats import PackedTensor, pack_nibbles
 from ..simd import cpu
 from ..simd.jit import leaf, pjit
+from . import support
 from .intrinsics_relayout import to_panel, to_transposed_panel
 from .panels import RightOperand, empty_right, right_from_packed
-
-_KINDS = {("e2m1", "e4m3", 16): "nvfp4", ("e2m1", "e8m0", 32): "mxfp4"}
-
-
-def _key(fmt: BlockFormat) -> tuple[str, str, int | None]:
-    scale = fmt.rule.scale_element
-    return fmt.element.name if fmt.element is not None else "", scale.name if scale is not None else "", fmt.block
-
-
-def is_known(fmt: BlockFormat) -> bool:
-    """Whether the tensor core multiplies matrices of this format."""
-    return _key(fmt) in _KINDS and fmt.tensor_level in ("none", "tensor")
 
 
 def family(packed: PackedTensor) -> str:
@@ -37,15 +26,12 @@ def family(packed: PackedTensor) -> str:
     ValueError
         Its blocks are not those of the tensor core, or it has a fine tier.
     """
-    fmt = packed.format
     if packed.planes:
         raise ValueError(f"the tensor core multiplies one tier: pass the coarse one, packed.coarse(), of {packed!r}")
-    if not is_known(fmt) or len(packed.shape) != 2:
-        raise ValueError(
-            f"the tensor core multiplies matrices of E2M1 with E4M3 scales per 16 or E8M0 scales per 32, "
-            f"not {fmt.name} of shape {packed.shape}"
-        )
-    return _KINDS[_key(fmt)]
+    kind, why = support.weights(packed.format)
+    if kind is None or len(packed.shape) != 2:
+        raise ValueError(why or f"the tensor core multiplies matrices, not arrays of shape {packed.shape}")
+    return kind
 
 
 def right_operand(packed: PackedTensor) -> RightOperand:

@@ -1,0 +1,101 @@
+"""What the kernels can do with a format, a rounding and a place in a product: answered here alone, from the record.
+
+Nothing is known by its name or by the size of its block alone. A rule counts by its numbers (`ScaleRule.numbers`), so a
+producer's own arithmetic, which has none, is never mistaken for another; what a kernel does not know, NumPy computes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from ...formats import E2M1, E4M3, E8M0, BlockFormat
+from .strips import ABSMAX, CEIL, DROP, EVEN, FLOOR, KEEP, NEAREST, NEVER, RCEIL, STOCHASTIC, STOCHASTIC_8, TE
+
+ROUNDINGS = {"even": NEAREST, "stochastic": STOCHASTIC, "stochastic-8": STOCHASTIC_8}
+"""Roundings of the kernels that quantize rows, by the formats' names."""
+
+SIGNS = {"keep": KEEP, "drop": DROP, "never": NEVER}
+"""What they do with a zero's sign."""
+
+_EXPONENTS = {"floor": FLOOR, "even": EVEN, "ceil": CEIL, "rceil": RCEIL}
+_FUSED = {"floor": "mx-floor", "rceil": "mx-rceil"}
+
+
+class Answer(NamedTuple):
+    """The kernel's number or name, or None and why there is none."""
+
+    kernel: Any
+    why: str = ""
+
+
+def rule(fmt: BlockFormat) -> Answer:
+    """The number of the kernels' scale rule."""
+    numbers = fmt.rule.numbers
+    if numbers is None:
+        return Answer(None, f"the scale rule {fmt.rule.name} is arithmetic of its own")
+    if numbers.largest != 6:
+        return Answer(None, f"its scales map amax to {numbers.largest:g}, not to 6")
+    if numbers.family == "mx" and fmt.block == 32:
+        return Answer(_EXPONENTS[numbers.exponent])
+    if numbers.family == "te" and fmt.block == 16:
+        return Answer(TE)
+    if numbers.family == "absmax" and fmt.block in (None, 16, 32):
+        return Answer(ABSMAX)
+    return Answer(None, f"its blocks have {fmt.block} elements")
+
+
+def strips(fmt: BlockFormat, ties: str) -> Answer:
+    """The kernel that quantizes rows to packed bytes: the number of its scale rule."""
+    found = rule(fmt)
+    if fmt.element is not E2M1:
+        return Answer(None, "its elements are not E2M1")
+    if found.kernel is None:
+        return found
+    if fmt.four_over_six != "off":
+        return Answer(None, "each block is tried under two scales")
+    if fmt.flat:
+        return Answer(None, "its blocks run across row ends")
+    if fmt.signed_zero not in SIGNS or ties not in ROUNDINGS:
+        return Answer(None, f"rounding {ties!r} with zero rule {fmt.signed_zero!r} has no kernel")
+    if fmt.fine is not None and (fmt.fine.kind != "nested" or ties != "even"):
+        return Answer(None, f"its fine tier is {fmt.fine.kind!r}, rounded {ties!r}")
+    if fmt.tensor_level == "row" and fmt.block_rows > 1:
+        return Answer(None, "its tiles and its second level span different rows")
+    return found
+
+
+def family(fmt: BlockFormat) -> Answer:
+    """Which products of the tensor core take packed matrices of this format: "nvfp4" or "mxfp4"."""
+    scale = fmt.rule.scale_element
+    if fmt.element is not E2M1 or scale is None or fmt.rule.affine is not None or fmt.flat:
+        return Answer(None, f"the tensor core multiplies E2M1 with coded block scales, not {fmt.name}")
+    if scale.name == E4M3.name and fmt.block == 16:
+        return Answer("nvfp4")
+    if scale.name == E8M0.name and fmt.block == 32:
+        return Answer("mxfp4")
+    return Answer(None, f"the tensor core has no blocks of {fmt.block} under {scale.name} scales")
+
+
+def weights(fmt: BlockFormat) -> Answer:
+    """As `family`, for the right operand: one second-level scale a tensor, or none."""
+    found = family(fmt)
+    if found.kernel and fmt.tensor_level == "row":
+        return Answer(None, f"{fmt.name} has a second-level scale a row; the tensor core's right operand takes one")
+    return found
+
+
+def fused(fmt: BlockFormat, ties: str, side: str) -> Answer:
+    """The quantizer that goes straight from float32 to an operand (`side` "left" or "right"): the name of its rule."""
+    found, numbers = family(fmt), fmt.rule.numbers
+    if found.kernel is None:
+        return found
+    if numbers is None or numbers.largest != 6 or numbers.family not in ("mx", "te"):
+        return Answer(None, f"the scale rule {fmt.rule.name} has no fused quantizer")
+    if fmt.block_rows > 1 or fmt.fine is not None or fmt.four_over_six != "off":
+        return Answer(None, f"tiles, fine tiers and the choice between two scales are not fused: {fmt.name}")
+    if ties not in ("even", "stochastic"):
+        return Answer(None, f"rounding {ties!r} is not fused")
+    if side == "right" and fmt.tensor_level == "row":
+        return Answer(None, "the right operand takes one second-level scale")
+    name = "te" if numbers.family == "te" else _FUSED.get(numbers.exponent)
+    return Answer(name, "" if name else f"the scale rule {fmt.rule.name} has no fused quantizer")
