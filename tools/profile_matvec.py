@@ -29,7 +29,7 @@ def main() -> None:
 
     def product(fmt: str, rows: int, alone: bool):
         right, out = tensor_core.quantize_right(w[:rows], fmt), np.empty((1, rows), np.float32)
-        held[fmt] = right.nbytes()
+        held[fmt] = right.nbytes
 
         def run() -> None:
             numba.set_num_threads(1 if alone else threads)

@@ -71,8 +71,7 @@ class WeightPanels:
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        parts = [part for part in (self.forward, self.backward) if part is not None]
-        return sum(part.nbytes if isinstance(part, np.ndarray) else part.nbytes() for part in parts)
+        return sum(part.nbytes for part in (self.forward, self.backward) if part is not None)
 
 
 def weight_panels(card: Card) -> WeightPanels:

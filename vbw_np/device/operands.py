@@ -48,9 +48,10 @@ class RowScaled:
         """(N, K)"""
         return self.right.shape
 
+    @property
     def nbytes(self) -> int:
         """Bytes held."""
-        return self.right.nbytes() + self.factors.nbytes
+        return self.right.nbytes + self.factors.nbytes
 
 
 Left = tensor_core.LeftOperand | NDArray

@@ -77,6 +77,7 @@ class LeftOperand:
         scales = np.repeat(self.scales[:rows], self.block, axis=1)[:, :length]
         return (self.values[:rows, :length] * scales) * self.factors[:rows, None]
 
+    @property
     def nbytes(self) -> int:
         """Bytes held."""
         return self.values.nbytes + self.scales.nbytes + self.factors.nbytes + self.sums.nbytes
@@ -125,6 +126,7 @@ class RightOperand:
         scales = np.repeat(self.half_scales(), self.block, axis=1)
         return ((self.values() * scales) * self.factor)[:, : self.shape[1]]
 
+    @property
     def nbytes(self) -> int:
         """Bytes held: 4.25 (mxfp4) or 4.5 (nvfp4) bits an element, padding included."""
         return self.codes.nbytes + self.scales.nbytes
