@@ -15,10 +15,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 # What each room may import of the others, besides itself. What it may not, it does not know about.
-FOUNDATION = {"errors", "files"}  # any room may raise the user's error and write a file
+FOUNDATION = {"errors", "files", "options"}  # any room may raise the user's error, write a file, have options
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "files": {"errors"},
+    "options": {"errors", "files"},
     "machine": set(),
     "progress": set(),
     "engine": {"autograd"},

@@ -142,9 +142,18 @@ def test_debugging_shows_the_traceback(room, monkeypatch) -> None:
         cli.main(["try"])
 
 
-def test_a_defect_is_not_dressed_up_as_bad_input(room) -> None:
-    room("raise TypeError('a defect')")
-    with pytest.raises(TypeError):
+@pytest.mark.parametrize(
+    "error", ["TypeError('a defect')", "RecursionError('too deep')", "__import__('pickle').UnpicklingError('cut')",
+              "AssertionError()", "KeyError('x')", "StopIteration()"]
+)  # fmt: skip
+def test_a_defect_is_one_line_too_but_not_dressed_up_as_bad_input(room, capsys, monkeypatch, error: str) -> None:
+    room(f"raise {error}")
+    assert cli.main(["try"]) == 3
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and err.startswith("vbw: error: unforeseen ")
+    assert error.rpartition("(")[0].rpartition(".")[2] in err and "VBW_DEBUG=1 shows where" in err
+    monkeypatch.setenv("VBW_DEBUG", "1")
+    with pytest.raises(Exception, match=r".*"):
         cli.main(["try"])
 
 
@@ -181,6 +190,34 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     writer.stdout.close()
     assert (writer.wait(timeout=60), writer.stderr.read()) == (141, "")
     writer.stderr.close()
+
+
+def shell(line: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """A line of a POSIX shell, in which $VBW is the command."""
+    return subprocess.run(
+        ["sh", "-c", line.replace("$VBW", f"{sys.executable} -m vbw_np")],
+        capture_output=True, text=True, cwd=ROOT, env={**os.environ, **variables}, timeout=120, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("verb", ["--help", "doctor --json", "bits"])
+def test_a_full_disk_behind_stdout_is_one_line(verb: str, unbuffered: str) -> None:
+    done = shell(f"$VBW {verb} > /dev/full; echo $?", PYTHONUNBUFFERED=unbuffered)
+    assert done.stdout == "2\n" and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("vbw: error: ") and done.stderr.endswith("No space left on device\n")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="another shell")
+def test_closed_streams() -> None:
+    done = shell("$VBW doctor >&-; echo $?")
+    assert done.stdout == "2\n" and done.stderr.startswith("vbw: error: stdout is closed, so the results would be lost")
+    done = shell("$VBW --version 2>&- <&-; echo $?")
+    assert done.stdout == f"vbw-np {__version__}\n0\n" and done.stderr == ""
+    done = shell("$VBW no-such-verb 2>&-; echo $?")
+    assert done.stdout == "2\n", "with stderr closed, errors do not get into the results"
+    assert shell("$VBW --help | true; echo $?").stderr == ""
 
 
 def test_a_console_without_the_characters_still_prints(room) -> None:
@@ -365,13 +402,13 @@ def test_data_says_what_a_text_holds(tmp_path: Path, monkeypatch, capsys) -> Non
         (b"", [], "is empty"),
         (b"\x7fELF\0\0", [], "not a text file"),
         (b"a few words", ["--samples", "1"], "too short for a batch"),
-        (b"a few words", ["--vocab-size", "0"], "vocabulary of 0 is too small"),
+        (b"a few words", ["--vocab-size", "0"], "argument --vocab-size: 0 is too small"),
         (b"a few words", ["--vocab-size", "many"], "invalid int value: 'many'"),
-        (b"a few words", ["--seed", "-1"], "-1 is negative; a seed is 0 or more"),
+        (b"a few words", ["--seed", "-1"], "-1 is negative; give 0 or more"),
         (b"a few words", ["--seed", "x"], "invalid int value: 'x'"),
         (b"a few words", ["--tokenizer", "bpe"], "invalid choice: 'bpe'"),
-        (b"a few words", ["--samples", "-1"], "--samples -1 is negative"),
-        (b"a few words", ["--samples", "1", "--seq-len", "1"], "windows of 1 tokens"),
+        (b"a few words", ["--samples", "-1"], "argument --samples: -1 is negative"),
+        (b"a few words", ["--samples", "1", "--seq-len", "1"], "argument --seq-len: 1 is too small"),
     ],
 )
 def test_bad_data_is_one_line(tmp_path: Path, monkeypatch, capsys, content, options: list[str], message: str) -> None:

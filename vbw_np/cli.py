@@ -9,8 +9,8 @@ A room offers its verbs in a module ``commands`` with two things::
 ``vbw --help`` reads only the literals, so it stays quick however heavy a room is; a verb's room is imported when the
 verb is used. `run` returns the exit code (None is 0), prints results to stdout and everything else to stderr.
 
-Exit codes: 0 done, 1 a check did not pass, 2 bad input (one line on stderr), 130 interrupted, 141 nobody reads stdout.
-``VBW_DEBUG=1`` shows the traceback of an error.
+Exit codes: 0 done, 1 a check did not pass, 2 bad input (one line on stderr), 3 something that this program did not
+foresee (one line as well), 130 interrupted, 141 nobody reads stdout. ``VBW_DEBUG=1`` shows the traceback of an error.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ from typing import Any, NoReturn
 
 from . import __version__
 from .errors import UserError
+
+FORESEEN = (ValueError, OSError, ImportError, MemoryError, FloatingPointError)
+"""What bad input, a full disk or a missing package raises, with a message for whoever can mend it."""
 
 ROOMS = (
     "vbw_np.bench.commands",
@@ -60,6 +63,11 @@ class ArgumentParser(argparse.ArgumentParser):
         options.setdefault("allow_abbrev", False)
         options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(*args, **options)
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Argparse's own swallows the error of a stdout that cannot be written."""
+        if message:
+            (file or sys.stderr).write(message)
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message} (see: {self.prog} --help)")
@@ -142,6 +150,25 @@ def _say(line: str) -> None:
         print(f"vbw: error: {line}", file=sys.stderr)
 
 
+def _open_standard_streams() -> None:
+    """Refuse a closed stdout, for the results would be lost; replace a closed stdin or stderr by the null device.
+
+    The numbers 0, 1 and 2 must not be free: the next file that is opened would get one of them, and with it whatever
+    a library prints.
+    """
+    closed = [number for number, stream in enumerate((sys.stdin, sys.stdout, sys.stderr)) if stream is None]
+    for number in closed:
+        with contextlib.suppress(OSError):
+            while (handle := os.open(os.devnull, os.O_RDWR)) < number:
+                pass
+            if handle != number:  # it was open after all: somebody has put None in the stream's place
+                os.close(handle)
+    if 2 in closed:  # print(file=None) would print to stdout
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")
+    if 1 in closed:
+        raise UserError("stdout is closed, so the results would be lost. Send them to a file, or to /dev/null.")
+
+
 def _tolerate_any_character() -> None:
     """A console that knows no Chinese or no arrows shows a substitute instead of failing."""
     for stream in (sys.stdout, sys.stderr):
@@ -150,11 +177,22 @@ def _tolerate_any_character() -> None:
 
 
 def _forget_stdout() -> None:
-    """After a broken pipe: let the interpreter's last flush go nowhere instead of complaining."""
+    """After a write that failed: let the interpreter's last flush go nowhere instead of complaining."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, sys.stdout.fileno())
         os.close(null)
+
+
+def _flush_stdout() -> None:
+    """Write what is still held back; an error of the last bytes is an error of the command."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _forget_stdout()
+        raise OSError(error.errno, error.strerror, "stdout") from error
 
 
 def _run(argv: Sequence[str]) -> int:
@@ -166,9 +204,21 @@ def _run(argv: Sequence[str]) -> int:
     if arguments.verb is None:
         parser.print_help(sys.stderr)
         return 2
-    code = arguments.run(arguments)
-    sys.stdout.flush()
-    return int(code or 0)
+    return int(arguments.run(arguments) or 0)
+
+
+def _run_and_flush(argv: Sequence[str] | None) -> int:
+    _open_standard_streams()
+    try:
+        code = _run(sys.argv[1:] if argv is None else argv)
+    except SystemExit as leaving:  # argparse after --help and --version
+        code = leaving.code if isinstance(leaving.code, int) else 0 if leaving.code is None else 2
+    except OSError as error:
+        if error.filename is None:  # was it stdout? then what it still holds cannot be written either
+            _flush_stdout()
+        raise
+    _flush_stdout()
+    return code
 
 
 def _calm_blas() -> None:
@@ -184,8 +234,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run ``vbw`` with these arguments (default: the process's) and return its exit code."""
     _tolerate_any_character()
     _calm_blas()
+    debugging = os.environ.get("VBW_DEBUG", "0") not in ("", "0")
     try:
-        return _run(sys.argv[1:] if argv is None else argv)
+        return _run_and_flush(argv)
     except BrokenPipeError:
         _forget_stdout()
         return 141
@@ -193,10 +244,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         with contextlib.suppress(OSError, ValueError):
             print("\nvbw: interrupted", file=sys.stderr)
         return 130
-    except SystemExit as leaving:  # argparse after --help and --version
-        return leaving.code if isinstance(leaving.code, int) else 0 if leaving.code is None else 2
-    except (ValueError, OSError, ImportError, MemoryError, FloatingPointError) as error:
-        if os.environ.get("VBW_DEBUG", "0") not in ("", "0"):
+    except Exception as error:
+        if debugging:
             raise
-        _say(_message(error))
-        return 2
+        if isinstance(error, FORESEEN):
+            _say(_message(error))
+            return 2
+        _say(
+            f"unforeseen {type(error).__name__}: {_message(error)}. This is a defect, or a damaged file or "
+            "installation (see: vbw doctor); VBW_DEBUG=1 shows where it happened."
+        )
+        return 3

@@ -84,13 +84,13 @@ def test_peers_that_are_missing_are_named(capsys: pytest.CaptureFixture, monkeyp
     ("arguments", "complaint"),
     [
         (["kernels", "--only", "nothing of the kind", "--quick", "--rounds", "1"], "group or name contains"),
-        (["kernels", "--rounds", "0"], "--rounds 0: at least one"),
+        (["kernels", "--rounds", "0"], "argument --rounds: 0 is too small"),
         (["kernels", "--json", "no/such/folder/x.json"], "no/such/folder"),
         (["scaling", "--sweep", "depth"], "--sweep depth: there are length"),
-        (["scaling", "--batches", "1"], "--batches 1: the first batch is left out"),
+        (["scaling", "--batches", "1"], "argument --batches: 1 is too small"),
         (["scaling", "--recipe", "fp3"], "there is no recipe 'fp3'"),
         (["peers", "--size", "100"], "--size 100: give a multiple of 64"),
-        (["peers", "--rounds", "0"], "--rounds 0"),
+        (["peers", "--rounds", "0"], "argument --rounds: 0 is too small"),
     ],
 )
 def test_bad_input_is_one_line(arguments: list[str], complaint: str, capsys: pytest.CaptureFixture) -> None:

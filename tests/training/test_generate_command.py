@@ -81,10 +81,10 @@ def test_comparing_ways_to_compute(run: Path, capsys: pytest.CaptureFixture, tmp
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--prompt", ""], "the prompt is empty"),
-        (["--temperature", "-1"], "temperature is a number that is not negative"),
+        (["--prompt", ""], "argument --prompt: '' is empty"),
+        (["--temperature", "-1"], "argument --temperature: -1.0 is too small"),
         (["--recipe", "nvpf4"], "did you mean nvfp4"),
-        (["--max-new-tokens", "0"], "number of new tokens"),
+        (["--max-new-tokens", "0"], "argument --max-new-tokens: 0 is too small"),
         (["--compute", "fast"], "invalid choice: 'fast'"),
         (["--json", "no/such/folder/x.json"], "does not exist"),
         (["--threads", "0"], "give 1 or more"),

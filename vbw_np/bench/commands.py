@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import options
 from ..errors import UserError
 from ..files import check_output, write_whole
 from ..progress import Progress
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 VERBS = {"bench": "train Claude4 on its 62 virtual cards, and print how fast and how well"}
 SUBVERBS = ("kernels", "scaling", "peers")
+
+COUNT = options.whole(1)
 
 _DESCRIPTION = """\
 Train Claude4 on its virtual cards for some batches and print the report: the placed layers, losses and times, the
@@ -76,14 +79,17 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     _number(training, "--batches", 20, "batches to train on")
     _number(training, "--batch-size", 8, "windows a batch")
     _number(training, "--seq-len", 128, "tokens a window")
-    training.add_argument("--lr", type=float, default=1e-3, metavar="X", help="Adam's learning rate (0.001)")
-    _number(training, "--seed", 0, "of weights, dropout and batches; the same seed gives the same losses, bit for bit")
+    training.add_argument("--lr", type=options.number(0, open_ends=True), default=1e-3, metavar="X",
+                          help="Adam's learning rate (0.001)")  # fmt: skip
+    _number(training, "--seed", 0, "of weights, dropout and batches; the same seed gives the same losses, bit for bit",
+            kind=options.seed)  # fmt: skip
     training.add_argument(
-        "--data", default="stdlib", metavar="WHAT",
+        "--data", type=options.path, default="stdlib", metavar="WHAT",
         help="a text file, a folder, 'stdlib' (the sources of Python's standard library) or 'random' ids (stdlib)",
     )  # fmt: skip
-    training.add_argument("--tokenizer", default="word", metavar="NAME", help="word or byte (word)")
-    training.add_argument("--threads", type=int, metavar="N", help="for BLAS and numba (as many as they take)")
+    training.add_argument("--tokenizer", type=options.name, default="word", metavar="NAME", help="word or byte (word)")
+    training.add_argument("--threads", type=options.whole(1), metavar="N",
+                          help="for BLAS and numba (as many as they take)")  # fmt: skip
 
     model = parser.add_argument_group("model")
     _number(model, "--vocab-size", 50_000, "tokens in the vocabulary", "--vocab")
@@ -93,39 +99,42 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     _number(model, "--layers", 3, "blocks; the later half have a reflection")
     _number(model, "--rank", 4, "width of the attention's subspace")
     _number(model, "--experts", 4, "experts a block")
-    model.add_argument("--dropout", type=float, default=0.1, metavar="P", help="probability (0.1)")
+    model.add_argument("--dropout", type=options.number(0, 1), default=0.1, metavar="P", help="probability (0.1)")
     model.add_argument("--causal", action="store_true", help="nothing looks at a later token (the original does)")
 
     device = parser.add_argument_group("device")
     device.add_argument(
-        "--recipe", default="seed-v6", metavar="NAME[,NAME...]", help="what the cards keep and compute with (seed-v6)"
+        "--recipe", type=options.name, default="seed-v6", metavar="NAME[,NAME...]",
+        help="what the cards keep and compute with (seed-v6)"
     )
     device.add_argument(
-        "--mode", default="training", metavar="NAME", help="training, inference, auto or precision (training)"
+        "--mode", type=options.name, default="training", metavar="NAME",
+        help="training, inference, auto or precision (training)"
     )
     _number(device, "--refresh-interval", 100, "uses of a card before its scales are computed again")
     device.add_argument(
         "--boh", action=argparse.BooleanOptionalAction, default=True, help="offer the fine tier over the link (on)"
     )
     device.add_argument(
-        "--error-budget", type=float, metavar="X",
+        "--error-budget", type=options.number(0, open_ends=True), metavar="X",
         help="relative error of a card above which its fine tier is asked for (the recipe's own)",
     )  # fmt: skip
 
     device.add_argument(
-        "--compute", default="auto", metavar="HOW",
+        "--compute", type=options.name, default="auto", metavar="HOW",
         help="dequant (decode, then float32), fp4 (activations too, codes times codes) or auto (the recipe's way)",
     )  # fmt: skip
 
     output = parser.add_argument_group("output")
     output.add_argument("--lang", default="en", choices=("en", "zh"), help="language of the report: en or zh (en)")
-    output.add_argument("--json", metavar="FILE", help="write everything with raw samples; '-': to stdout, no report")
-    output.add_argument("--trace", metavar="FILE", help="write what the cards did as a Chrome trace")
+    output.add_argument("--json", type=options.path, metavar="FILE",
+                        help="write everything with raw samples; '-': to stdout, no report")  # fmt: skip
+    output.add_argument("--trace", type=options.path, metavar="FILE", help="write what the cards did as a Chrome trace")
     output.add_argument("--quiet", action="store_true", help="no progress line on stderr")
 
 
-def _number(group: Any, name: str, default: int, text: str, *more: str) -> None:
-    group.add_argument(name, *more, type=int, default=default, metavar="N", help=f"{text} ({default:,})")
+def _number(group: Any, option: str, default: int, text: str, *more: str, kind: Any = COUNT) -> None:
+    group.add_argument(option, *more, type=kind, default=default, metavar="N", help=f"{text} ({default:,})")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -13,6 +13,8 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from .. import options
+
 VERBS = {"kernels": "each kernel against numpy, in turns, with its share of the machine's limit"}
 
 LIMITS = {
@@ -63,22 +65,22 @@ class Case:
 def add_commands(subparsers: argparse._SubParsersAction) -> None:
     """Add ``vbw bench kernels``."""
     parser = subparsers.add_parser("kernels", help=VERBS["kernels"], description=__doc__)
-    parser.add_argument("--only", metavar="TEXT", help="the cases whose group or name contains TEXT")
-    parser.add_argument("--rounds", type=int, default=9, metavar="N", help="measurements of each function (9)")
-    parser.add_argument("--threads", type=int, metavar="N", help="for BLAS and numba (as many as they take)")
+    parser.add_argument("--only", type=options.text, metavar="TEXT", help="the cases whose group or name contains TEXT")
+    parser.add_argument("--rounds", type=options.whole(1), default=9, metavar="N",
+                        help="measurements of each function (9)")  # fmt: skip
+    parser.add_argument("--threads", type=options.whole(1), metavar="N",
+                        help="for BLAS and numba (as many as they take)")  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="small sizes: to see that all runs, not how fast")
-    parser.add_argument("--json", metavar="FILE", help="write everything with raw samples; '-': to stdout, no table")
+    parser.add_argument("--json", type=options.path, metavar="FILE",
+                        help="write everything with raw samples; '-': to stdout, no table")  # fmt: skip
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure and print; returns the exit code."""
-    from ..errors import UserError
     from .environment import prepare_process
     from .output import emit
 
-    if arguments.rounds < 1:
-        raise UserError(f"--rounds {arguments.rounds}: at least one measurement is needed")
     taken_away = prepare_process(arguments.threads)
 
     def result() -> dict[str, Any]:

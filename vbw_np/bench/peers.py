@@ -12,6 +12,8 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from .. import options
+
 VERBS = {"peers": "the same work in torch, torchao, bitsandbytes, gguf and ml_dtypes, where they are installed"}
 
 PEERS = ("torch", "torchao", "bitsandbytes", "gguf", "ml_dtypes")
@@ -20,10 +22,14 @@ PEERS = ("torch", "torchao", "bitsandbytes", "gguf", "ml_dtypes")
 def add_commands(subparsers: argparse._SubParsersAction) -> None:
     """Add ``vbw bench peers``."""
     parser = subparsers.add_parser("peers", help=VERBS["peers"], description=__doc__)
-    parser.add_argument("--size", type=int, default=4096, metavar="N", help="rows and columns of the matrix (4096)")
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="measurements of each function (5)")
-    parser.add_argument("--threads", type=int, metavar="N", help="for every library (as many as they take)")
-    parser.add_argument("--json", metavar="FILE", help="write everything with raw samples; '-': to stdout, no table")
+    parser.add_argument("--size", type=options.whole(1), default=4096, metavar="N",
+                        help="rows and columns of the matrix (4096)")  # fmt: skip
+    parser.add_argument("--rounds", type=options.whole(1), default=5, metavar="N",
+                        help="measurements of each function (5)")  # fmt: skip
+    parser.add_argument("--threads", type=options.whole(1), metavar="N",
+                        help="for every library (as many as they take)")  # fmt: skip
+    parser.add_argument("--json", type=options.path, metavar="FILE",
+                        help="write everything with raw samples; '-': to stdout, no table")  # fmt: skip
     parser.set_defaults(run=run)
 
 
@@ -35,8 +41,6 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.size < 64 or arguments.size % 64:
         raise UserError(f"--size {arguments.size}: give a multiple of 64, for every peer's blocks divide that")
-    if arguments.rounds < 1:
-        raise UserError(f"--rounds {arguments.rounds}: at least one measurement is needed")
     prepare_process(arguments.threads)
     return emit(arguments.json, lambda: measure(arguments.size, arguments.rounds), table)
 

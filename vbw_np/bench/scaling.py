@@ -12,6 +12,8 @@ import subprocess
 import sys
 from typing import Any
 
+from .. import options
+
 VERBS = {"scaling": "what a batch costs as length, batch, width, vocabulary or threads grow"}
 
 SWEEPS: dict[str, tuple[str, tuple[int, ...]]] = {
@@ -27,10 +29,14 @@ SWEEPS: dict[str, tuple[str, tuple[int, ...]]] = {
 def add_commands(subparsers: argparse._SubParsersAction) -> None:
     """Add ``vbw bench scaling``."""
     parser = subparsers.add_parser("scaling", help=VERBS["scaling"], description=__doc__)
-    parser.add_argument("--sweep", metavar="NAME", help=f"one of {', '.join(SWEEPS)}; all of them if left out")
-    parser.add_argument("--recipe", default="fp32", metavar="NAME", help="what the cards compute with (fp32)")
-    parser.add_argument("--batches", type=int, default=5, metavar="N", help="batches a point, the first left out (5)")
-    parser.add_argument("--json", metavar="FILE", help="write everything with raw samples; '-': to stdout, no table")
+    parser.add_argument("--sweep", type=options.name, metavar="NAME",
+                        help=f"one of {', '.join(SWEEPS)}; all of them if left out")  # fmt: skip
+    parser.add_argument("--recipe", type=options.name, default="fp32", metavar="NAME",
+                        help="what the cards compute with (fp32)")  # fmt: skip
+    parser.add_argument("--batches", type=options.whole(2), default=5, metavar="N",
+                        help="batches a point, the first left out (5)")  # fmt: skip
+    parser.add_argument("--json", type=options.path, metavar="FILE",
+                        help="write everything with raw samples; '-': to stdout, no table")  # fmt: skip
     parser.set_defaults(run=run)
 
 
@@ -42,8 +48,6 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.sweep is not None and arguments.sweep not in SWEEPS:
         raise UserError(f"--sweep {arguments.sweep}: there are {', '.join(SWEEPS)}")
-    if arguments.batches < 2:
-        raise UserError(f"--batches {arguments.batches}: the first batch is left out, so at least 2 are needed")
     get_recipe(arguments.recipe)
     sweeps = [arguments.sweep] if arguments.sweep else list(SWEEPS)
     measure = lambda: {  # noqa: E731

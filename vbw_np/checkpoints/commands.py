@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from .. import options
 from ..errors import UserError
 
 VERBS = {
@@ -20,17 +21,19 @@ VERBS = {
 def add_commands(subparsers: argparse._SubParsersAction) -> None:
     """Add the verbs to an argparse parser; each sets `run`, a function of the parsed arguments."""
     inspecting = subparsers.add_parser("inspect", help=VERBS["inspect"])
-    inspecting.add_argument("checkpoint", metavar="FILE", help="a .safetensors or .gguf file, a folder, an index")
+    inspecting.add_argument("checkpoint", type=options.path, metavar="FILE",
+                            help="a .safetensors or .gguf file, a folder, an index")  # fmt: skip
     inspecting.add_argument("--stats", action="store_true", help="read the data too: statistics, more suspicions")
     inspecting.add_argument("--json", action="store_true", help="as JSON")
-    inspecting.add_argument("--html", metavar="PAGE", help="write one HTML page with pictures")
+    inspecting.add_argument("--html", type=options.path, metavar="PAGE", help="write one HTML page with pictures")
     inspecting.set_defaults(run=run_inspect)
 
     differing = subparsers.add_parser("diff", help=VERBS["diff"])
-    differing.add_argument("a", metavar="A", help="the checkpoint that is right")
-    differing.add_argument("b", metavar="B", help="the one to compare with it")
+    differing.add_argument("a", type=options.path, metavar="A", help="the checkpoint that is right")
+    differing.add_argument("b", type=options.path, metavar="B", help="the one to compare with it")
     differing.add_argument(
-        "--tolerance", type=float, default=0.0, help="relative squared error up to which a weight passes (default 0)"
+        "--tolerance", type=options.number(), default=0.0,
+        help="relative squared error up to which a weight passes (default 0)"
     )
     differing.add_argument("--all", action="store_true", help="list equal weights too")
     differing.add_argument("--json", action="store_true", help="as JSON")
@@ -42,9 +45,12 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
         usage="vbw explain X [X ...] [--format FORMAT] [--index I] [--ties RULE] [--json]\n"
         "       vbw explain FILE WEIGHT I J [--json]",
     )
-    explaining.add_argument("what", nargs="+", metavar="X", help="a block of numbers; or FILE, WEIGHT and positions")
-    explaining.add_argument("--format", default="nvfp4", help="format, profile or element format (default nvfp4)")
-    explaining.add_argument("--index", type=int, default=0, help="which number to explain (default 0, the first)")
+    explaining.add_argument("what", type=options.text, nargs="+", metavar="X",
+                            help="a block of numbers; or FILE, WEIGHT and positions")  # fmt: skip
+    explaining.add_argument("--format", type=options.name, default="nvfp4",
+                            help="format, profile or element format (default nvfp4)")  # fmt: skip
+    explaining.add_argument("--index", type=options.whole(-options.LARGEST), default=0,
+                            help="which number to explain (default 0, the first)")  # fmt: skip
     explaining.add_argument("--ties", choices=("even", "zero", "away"), default="even", help="for an element format")
     explaining.add_argument("--json", action="store_true", help="as JSON")
     explaining.set_defaults(run=run_explain)
@@ -53,36 +59,45 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
 
 def _add_writers(subparsers: argparse._SubParsersAction) -> None:
     converting = subparsers.add_parser("convert", help=VERBS["convert"])
-    converting.add_argument("checkpoint", metavar="IN", help="a .safetensors or .gguf file, a folder, an index")
-    converting.add_argument("out", metavar="OUT", help="a folder that does not exist yet")
-    converting.add_argument("--to", required=True, help="modelopt, compressed-tensors, torchao or gguf")
-    converting.add_argument("--lossy", metavar="FORMAT", help="quantize to it what the target does not store as it is")
+    converting.add_argument("checkpoint", type=options.path, metavar="IN",
+                            help="a .safetensors or .gguf file, a folder, an index")  # fmt: skip
+    converting.add_argument("out", type=options.path, metavar="OUT", help="a folder that does not exist yet")
+    converting.add_argument("--to", type=options.name, required=True,
+                            help="modelopt, compressed-tensors, torchao or gguf")  # fmt: skip
+    converting.add_argument("--lossy", type=options.name, metavar="FORMAT",
+                            help="quantize to it what the target does not store as it is")  # fmt: skip
     converting.add_argument("--fuse", action="store_true", help="one tensor scale for q, k, v and for gate, up")
     converting.add_argument("--json", action="store_true", help="as JSON")
     converting.set_defaults(run=run_convert)
 
     quantizing = subparsers.add_parser("quantize", help=VERBS["quantize"])
-    quantizing.add_argument("file", metavar="MODEL", help="a checkpoint (file, folder, index), or an .npy array")
-    quantizing.add_argument("--format", default="nvfp4", help="format, see `vbw formats` (default nvfp4)")
-    quantizing.add_argument("--out", metavar="OUT", help="a folder that does not exist yet (.npy: an .npz file)")
+    quantizing.add_argument("file", type=options.path, metavar="MODEL",
+                            help="a checkpoint (file, folder, index), or an .npy array")  # fmt: skip
+    quantizing.add_argument("--format", type=options.name, default="nvfp4",
+                            help="format, see `vbw formats` (default nvfp4)")  # fmt: skip
+    quantizing.add_argument("--out", type=options.path, metavar="OUT",
+                            help="a folder that does not exist yet (.npy: an .npz file)")  # fmt: skip
     model = quantizing.add_argument_group("for a checkpoint")
-    model.add_argument("--producer", default=None, help="whose layout (default compressed-tensors; gguf for q4_0, ...)")
-    model.add_argument("--layers", action="append", metavar="PATTERN", help="weights to quantize, such as '*mlp*'")
-    model.add_argument("--keep", action="append", metavar="PATTERN", help="weights to leave as they are, besides")
+    model.add_argument("--producer", type=options.name, default=None,
+                       help="whose layout (default compressed-tensors; gguf for q4_0, ...)")  # fmt: skip
+    model.add_argument("--layers", type=options.name, action="append", metavar="PATTERN",
+                       help="weights to quantize, such as '*mlp*'")  # fmt: skip
+    model.add_argument("--keep", type=options.name, action="append", metavar="PATTERN",
+                       help="weights to leave as they are, besides")  # fmt: skip
     array = quantizing.add_argument_group("for an .npy array")
-    array.add_argument("--profile", help="a producer's exact arithmetic, see `vbw formats`")
-    array.add_argument("--ties", help="another rounding than the format's")
-    array.add_argument("--seed", type=int, default=0, help="seed of stochastic rounding (default 0)")
+    array.add_argument("--profile", type=options.name, help="a producer's exact arithmetic, see `vbw formats`")
+    array.add_argument("--ties", type=options.name, help="another rounding than the format's")
+    array.add_argument("--seed", type=options.seed, default=0, help="seed of stochastic rounding (default 0)")
     array.add_argument("--nonfinite", choices=("raise", "propagate", "producer"), default="raise", help="NaN and Inf")
     array.add_argument("--report", action="store_true", help="errors, histogram of codes, worst element")
     quantizing.add_argument("--json", action="store_true", help="as JSON")
     quantizing.set_defaults(run=run_quantize)
 
     measuring = subparsers.add_parser("measure", help=VERBS["measure"])
-    measuring.add_argument("original", metavar="ORIGINAL", help="the checkpoint in full precision")
-    measuring.add_argument("quantized", metavar="QUANTIZED", help="the quantized one")
+    measuring.add_argument("original", type=options.path, metavar="ORIGINAL", help="the checkpoint in full precision")
+    measuring.add_argument("quantized", type=options.path, metavar="QUANTIZED", help="the quantized one")
     measuring.add_argument("--json", action="store_true", help="as JSON")
-    measuring.add_argument("--html", metavar="PAGE", help="write one HTML page with a picture")
+    measuring.add_argument("--html", type=options.path, metavar="PAGE", help="write one HTML page with a picture")
     measuring.set_defaults(run=run_measure)
 
 

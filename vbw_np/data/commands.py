@@ -4,31 +4,24 @@ from __future__ import annotations
 
 import argparse
 
+from .. import options
+
 VERBS = {"data": "what a text holds as tokens: size, hash, vocabulary, unknown share, samples"}
-
-
-def seed_number(text: str) -> int:
-    """A non-negative integer, or the error that says so."""
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{number} is negative; a seed is 0 or more")
-    return number
-
-
-seed_number.__name__ = "int"  # what argparse calls it when the text is no number
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
     """Options that say which tokens to use; also for other verbs that read text."""
     parser.add_argument(
         "--data",
+        type=options.path,
         default="stdlib",
         metavar="FILE|DIR|stdlib|random",
         help="text to read: a file, a folder, the sources of the Python standard library (default), or random ids",
     )
     parser.add_argument("--tokenizer", choices=("word", "byte"), default="word", help="default: word")
-    parser.add_argument("--vocab-size", type=int, default=50_000, metavar="V", help="ids in all (default: 50000)")
-    parser.add_argument("--seed", type=seed_number, default=0, help="for every random draw (default: 0)")
+    parser.add_argument("--vocab-size", type=options.whole(2), default=50_000, metavar="V",
+                        help="ids in all (default: 50000)")  # fmt: skip
+    parser.add_argument("--seed", type=options.seed, default=0, help="for every random draw (default: 0)")
 
 
 def describe(arguments: argparse.Namespace) -> dict[str, object]:
@@ -76,10 +69,6 @@ def render(facts: dict) -> str:
 def run(arguments: argparse.Namespace) -> int:
     import json
 
-    if arguments.samples < 0:
-        from ..errors import UserError
-
-        raise UserError(f"--samples {arguments.samples} is negative. Give 0 or more.")
     facts = describe(arguments)
     print(json.dumps(facts, indent=2, ensure_ascii=False) if arguments.json else render(facts))
     return 0
@@ -94,8 +83,10 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
         epilog="examples:\n  vbw data\n  vbw data --data book.txt --tokenizer byte --samples 2",
     )
     add_data_options(parser)
-    parser.add_argument("--samples", type=int, default=0, metavar="N", help="random windows to print (default: 0)")
-    parser.add_argument("--seq-len", type=int, default=128, metavar="T", help="tokens a window (default: 128)")
+    parser.add_argument("--samples", type=options.whole(0), default=0, metavar="N",
+                        help="random windows to print (default: 0)")  # fmt: skip
+    parser.add_argument("--seq-len", type=options.whole(2), default=128, metavar="T",
+                        help="tokens a window (default: 128)")  # fmt: skip
     parser.add_argument("--no-cache", action="store_true", help="neither read nor write the cache of encoded texts")
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")
     parser.set_defaults(run=run)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .. import options
 from ..files import check_output
 from .blocks import FORMATS, BlockFormat, get_format, known_format
 from .claims import Verdict, check_claims
@@ -40,33 +41,39 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
     formats.set_defaults(run=run_formats)
 
     bits = subparsers.add_parser("bits", help=VERBS["bits"])
-    bits.add_argument("codes", nargs="*", metavar="CODE", help="codes: 5, 0x5 or 0b0101 (all of them by default)")
-    bits.add_argument("--format", default="e2m1", help=f"element format: {', '.join(ELEMENTS)} (default e2m1)")
+    bits.add_argument("codes", nargs="*", type=options.name, metavar="CODE",
+                      help="codes: 5, 0x5 or 0b0101 (all of them by default)")  # fmt: skip
+    bits.add_argument("--format", type=options.name, default="e2m1",
+                      help=f"element format: {', '.join(ELEMENTS)} (default e2m1)")  # fmt: skip
     bits.add_argument("--json", action="store_true", help="as JSON")
     bits.set_defaults(run=run_bits)
 
     quantizing = subparsers.add_parser("quantize", help=VERBS["quantize"])
-    quantizing.add_argument("file", metavar="FILE.npy", help="a float array")
-    quantizing.add_argument("--format", default="nvfp4", help="format, see `vbw formats` (default nvfp4)")
-    quantizing.add_argument("--profile", help="a producer's exact arithmetic, see `vbw formats`")
+    quantizing.add_argument("file", type=options.path, metavar="FILE.npy", help="a float array")
+    quantizing.add_argument("--format", type=options.name, default="nvfp4",
+                            help="format, see `vbw formats` (default nvfp4)")  # fmt: skip
+    quantizing.add_argument("--profile", type=options.name, help="a producer's exact arithmetic, see `vbw formats`")
     quantizing.add_argument("--ties", choices=TIES, help="another rounding than the format's")
-    quantizing.add_argument("--seed", type=int, default=0, help="seed of stochastic rounding (default 0)")
+    quantizing.add_argument("--seed", type=options.seed, default=0, help="seed of stochastic rounding (default 0)")
     quantizing.add_argument("--nonfinite", choices=NONFINITE, default="raise", help="NaN and Inf (default raise)")
-    quantizing.add_argument("--out", metavar="FILE.npz", help="write codes, scales and what else decoding needs")
+    quantizing.add_argument("--out", type=options.path, metavar="FILE.npz",
+                            help="write codes, scales and what else decoding needs")  # fmt: skip
     quantizing.add_argument("--report", action="store_true", help="errors, histogram of codes, worst element")
     quantizing.add_argument("--json", action="store_true", help="as JSON")
     quantizing.set_defaults(run=run_quantize)
 
     explain = subparsers.add_parser("explain", help=VERBS["explain"])
     explain.add_argument("values", nargs="+", type=float, metavar="X", help="a block of numbers")
-    explain.add_argument("--format", default="nvfp4", help="format, profile or element format (default nvfp4)")
-    explain.add_argument("--index", type=int, default=0, help="which of them to explain (default 0, the first)")
+    explain.add_argument("--format", type=options.name, default="nvfp4",
+                         help="format, profile or element format (default nvfp4)")  # fmt: skip
+    explain.add_argument("--index", type=options.whole(-options.LARGEST), default=0,
+                         help="which of them to explain (default 0, the first)")  # fmt: skip
     explain.add_argument("--ties", choices=TIES[:3], default="even", help="for an element format (default even)")
     explain.add_argument("--json", action="store_true", help="as JSON")
     explain.set_defaults(run=run_explain)
 
     claims = subparsers.add_parser("claims", help=VERBS["claims"])
-    claims.add_argument("--only", metavar="TEXT", help="those whose name or source contains TEXT")
+    claims.add_argument("--only", type=options.text, metavar="TEXT", help="those whose name or source contains TEXT")
     claims.add_argument("--json", action="store_true", help="as JSON")
     claims.set_defaults(run=run_claims)
 

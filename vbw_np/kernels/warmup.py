@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .. import formats
+from .. import formats, options
+from ..errors import UserError
 from .simd import jit
 
 VERBS = {"warmup": "compile every kernel now, and say what each one takes"}
@@ -108,6 +109,8 @@ def run(args: argparse.Namespace) -> int:
         print("numba is switched off (NUMBA_DISABLE_JIT): there is nothing to compile")
         return 0
     done = warmup(lambda w: print(f"{w.seconds:7.2f} s  {w.name}", flush=True), args.only)
+    if not done:
+        raise UserError(f"--only {args.only}: no work has that in its name; leave it out to see them all")
     total, compiling = sum(w.seconds for w in done), sum(w.compile_seconds for w in done)
     print(f"{total:7.2f} s  in all, {compiling:.2f} s of them compiling or loading compiled kernels")
     problem = jit.cache_problem()
@@ -119,5 +122,5 @@ def run(args: argparse.Namespace) -> int:
 def add_commands(subparsers: argparse._SubParsersAction) -> None:
     """Add ``vbw warmup``."""
     parser = subparsers.add_parser("warmup", help=VERBS["warmup"], description=__doc__)
-    parser.add_argument("--only", metavar="NAME", help="only the work whose name contains NAME")
+    parser.add_argument("--only", type=options.text, metavar="NAME", help="only the work whose name contains NAME")
     parser.set_defaults(run=run)

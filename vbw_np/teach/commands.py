@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from .. import options
+
 VERBS = {
     "learn": "the notebooks' exercises: list them, check an answer, ask for a hint or the solution",
     "grade": "judge the exercises in a learner's notebook",
@@ -37,16 +39,16 @@ def add_commands(subparsers: Any) -> None:
     checking = actions.add_parser(
         "check", help="judge the answer in a .py or .ipynb file (the file is run)", epilog=ISOLATION
     )
-    checking.add_argument("exercise", help="such as 02.1")
-    checking.add_argument("file", type=Path, help="a Python file or a notebook that defines the answer")
+    checking.add_argument("exercise", type=options.name, help="such as 02.1")
+    checking.add_argument("file", type=options.path, help="a Python file or a notebook that defines the answer")
     _add_seconds(checking)
     checking.set_defaults(run=_check)
     hinting = actions.add_parser("hint", help="a nudge")
-    hinting.add_argument("exercise", help="such as 02.1")
-    hinting.add_argument("--number", type=int, default=1, help="which hint, from 1 (default: the first)")
+    hinting.add_argument("exercise", type=options.name, help="such as 02.1")
+    hinting.add_argument("--number", type=options.whole(1), default=1, help="which hint, from 1 (default: the first)")
     hinting.set_defaults(run=_hint)
     solving = actions.add_parser("solution", help="an answer")
-    solving.add_argument("exercise", help="such as 02.1")
+    solving.add_argument("exercise", type=options.name, help="such as 02.1")
     solving.set_defaults(run=_solution)
 
     grading = subparsers.add_parser(
@@ -56,17 +58,18 @@ def add_commands(subparsers: Any) -> None:
         "that an answer needs are run. Exit code 0: all right; 1: something is wrong, missing or not attempted.",
         epilog=f"{ISOLATION}\n\nexamples:\n  vbw grade notebooks/02_e2m1.ipynb\n  vbw grade submission.ipynb --json",
     )
-    grading.add_argument("file", type=Path, help="a notebook (.ipynb)")
+    grading.add_argument("file", type=options.path, help="a notebook (.ipynb)")
     grading.add_argument("--json", action="store_true", help="print the verdicts as JSON, nothing else")
-    grading.add_argument("--seed", type=int, default=20_001, help="of the random cases (default: %(default)s)")
-    grading.add_argument("--exercises", default="", metavar="NAMES",
+    grading.add_argument("--seed", type=options.seed, default=20_001, help="of the random cases (default: %(default)s)")
+    grading.add_argument("--exercises", type=options.name, default="", metavar="NAMES",
                          help="which were set, such as 02.1,03.1 (default: all of this notebook)")  # fmt: skip
     _add_seconds(grading)
     grading.set_defaults(run=_grade)
 
 
 def _add_seconds(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--seconds", type=float, default=60.0, help="time limit for an answer (default: %(default)g)")
+    parser.add_argument("--seconds", type=options.number(0, open_ends=True), default=60.0,
+                        help="time limit for an answer (default: %(default)g)")  # fmt: skip
 
 
 def _list(arguments: argparse.Namespace) -> int:
@@ -87,7 +90,7 @@ def _list(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> int:
     from .grading import check_file
 
-    result, answers = check_file(arguments.file, arguments.exercise, seconds=arguments.seconds)
+    result, answers = check_file(Path(arguments.file), arguments.exercise, seconds=arguments.seconds)
     print(answers.printed, end="", file=sys.stderr)
     print(repr(result).replace(f"hint({result.exercise!r})", f"vbw learn hint {result.exercise}"))
     return 0 if result else 1
@@ -111,7 +114,7 @@ def _grade(arguments: argparse.Namespace) -> int:
     from .grading import grade
 
     only = [name for name in arguments.exercises.split(",") if name]
-    verdict = grade(arguments.file, arguments.seed, seconds=arguments.seconds, only=only)
+    verdict = grade(Path(arguments.file), arguments.seed, seconds=arguments.seconds, only=only)
     if arguments.json:
         print(json.dumps(verdict, indent=2))
     else:

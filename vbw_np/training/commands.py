@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from .. import options
 from ..files import check_output, write_whole
 
 VERBS = {
@@ -22,26 +23,26 @@ VERBS = {
 }
 
 _FIELDS = (
-    ("--data", str, "stdlib, random, or a file or folder of text"),
-    ("--tokenizer", str, "word or byte"),
-    ("--steps", int, "optimizer steps"),
-    ("--batch-size", int, "windows a batch"),
-    ("--seq-len", int, "tokens a window"),
-    ("--accumulate", int, "batches a step, their gradients averaged"),
-    ("--lr", float, "highest learning rate"),
-    ("--weight-decay", float, "decoupled weight decay"),
-    ("--schedule", str, "cosine, linear or constant, after the warmup"),
-    ("--warmup", int, "steps up to the highest learning rate"),
-    ("--clip", float, "largest length of all gradients together; 0: no clipping"),
-    ("--held-out", float, "share of the text held out for validation, in whole files"),
-    ("--eval-every", int, "steps between validations"),
-    ("--eval-batches", int, "batches a validation"),
-    ("--save-every", int, "steps between checkpoints, besides those at validations"),
+    ("--data", options.path, "stdlib, random, or a file or folder of text"),
+    ("--tokenizer", options.one_of("word", "byte"), "word or byte"),
+    ("--steps", options.whole(1), "optimizer steps"),
+    ("--batch-size", options.whole(1), "windows a batch"),
+    ("--seq-len", options.whole(2), "tokens a window"),
+    ("--accumulate", options.whole(1), "batches a step, their gradients averaged"),
+    ("--lr", options.number(), "highest learning rate"),
+    ("--weight-decay", options.number(), "decoupled weight decay"),
+    ("--schedule", options.one_of("cosine", "linear", "constant"), "cosine, linear or constant, after the warmup"),
+    ("--warmup", options.whole(0), "steps up to the highest learning rate"),
+    ("--clip", options.number(), "largest length of all gradients together; 0: no clipping"),
+    ("--held-out", options.number(0, 1, open_ends=True), "share of the text held out for validation, in whole files"),
+    ("--eval-every", options.whole(1), "steps between validations"),
+    ("--eval-batches", options.whole(1), "batches a validation"),
+    ("--save-every", options.whole(0), "steps between checkpoints, besides those at validations"),
 )
 _MODEL_FIELDS = (
-    ("--vocab-size", int, "token ids"),
-    ("--layers", int, "blocks"),
-    ("--rank", int, "width of the attention's subspace"),
+    ("--vocab-size", options.whole(2), "token ids"),
+    ("--layers", options.whole(1), "blocks"),
+    ("--rank", options.whole(1), "width of the attention's subspace"),
 )
 
 
@@ -49,25 +50,35 @@ def add_commands(subparsers: Any) -> None:
     """Add ``train`` and ``compare``."""
     train = subparsers.add_parser("train", help=VERBS["train"], description=_TRAIN, epilog=_TRAIN_EXAMPLES)
     _add_run_options(train)
-    train.add_argument("--recipe", help="what the cards do (default: fp32); changes after a colon, see vbw compare")
-    train.add_argument("--seed", type=int, help="of weights, batches, dropout and rounding (default: 0)")
-    train.add_argument("--out", metavar="FOLDER", help="where the run goes (default: runs/PRESET-RECIPE-seedN)")
-    train.add_argument("--resume", metavar="FOLDER", help="go on with a run; --steps, --lr and --clip may change it")
-    train.add_argument("--json", metavar="FILE", help="also write what the run came to, as JSON")
-    train.add_argument("--sample", type=int, metavar="N", default=200, help="tokens to write at the end (0: none)")
-    train.add_argument("--prompt", help="what the sample goes on from (default: the start of a held-out file)")
+    train.add_argument("--recipe", type=options.name,
+                       help="what the cards do (default: fp32); changes after a colon, see vbw compare")  # fmt: skip
+    train.add_argument("--seed", type=options.seed, help="of weights, batches, dropout and rounding (default: 0)")
+    train.add_argument("--out", type=options.path, metavar="FOLDER",
+                       help="where the run goes (default: runs/PRESET-RECIPE-seedN)")  # fmt: skip
+    train.add_argument("--resume", type=options.path, metavar="FOLDER",
+                       help="go on with a run, or from its best.vbw; --steps, --lr, --clip may change it")  # fmt: skip
+    train.add_argument("--json", type=options.path, metavar="FILE", help="also write what the run came to, as JSON")
+    train.add_argument("--sample", type=options.whole(0), metavar="N", default=200,
+                       help="tokens to write at the end (0: none)")  # fmt: skip
+    train.add_argument("--prompt", type=options.text,
+                       help="what the sample goes on from (default: the start of a held-out file)")  # fmt: skip
     train.set_defaults(run=run_train)
 
     compare = subparsers.add_parser("compare", help=VERBS["compare"], description=_COMPARE, epilog=_recipe_help())
     _add_run_options(compare)
-    compare.add_argument("--recipes", default="fp32,nvfp4,nvfp4-boh,mxfp4-train,nvfp4-train", metavar="A,B,...",
+    compare.add_argument("--recipes", type=options.name, metavar="A,B,...",
+                         default="fp32,nvfp4,nvfp4-boh,mxfp4-train,nvfp4-train",
                          help="default: %(default)s; 'ablations' stands for all changes of nvfp4-train")  # fmt: skip
-    compare.add_argument("--seeds", default="0", metavar="N,N,...", help="or a count such as x3 (default: 0)")
-    compare.add_argument("--out", metavar="FOLDER", default="runs/compare", help="default: %(default)s")
+    compare.add_argument("--seeds", type=options.name, default="0", metavar="N,N,...",
+                         help="or a count such as x3 (default: 0)")  # fmt: skip
+    compare.add_argument("--out", type=options.path, metavar="FOLDER", default="runs/compare",
+                         help="default: %(default)s")  # fmt: skip
     compare.add_argument("--markdown", action="store_true", help="print the table as Markdown")
-    compare.add_argument("--json", metavar="FILE", help="write table, curves and settings as JSON")
-    compare.add_argument("--plot", metavar="FILE", help="write the curves as a picture (.svg, .png, .pdf)")
-    compare.add_argument("--dask", metavar="ADDRESS", help="give the runs to this Dask cluster (extra: cluster)")
+    compare.add_argument("--json", type=options.path, metavar="FILE", help="write table, curves and settings as JSON")
+    compare.add_argument("--plot", type=options.path, metavar="FILE",
+                         help="write the curves as a picture (.svg, .png, .pdf)")  # fmt: skip
+    compare.add_argument("--dask", type=options.name, metavar="ADDRESS",
+                         help="give the runs to this Dask cluster (extra: cluster)")  # fmt: skip
     compare.set_defaults(run=run_compare)
 
 
@@ -88,11 +99,13 @@ def _recipe_help() -> str:
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--preset", help="report (35.9 M parameters), bytes (1.0 M) or tiny (default: bytes)")
+    parser.add_argument("--preset", type=options.name,
+                        help="report (35.9 M parameters), bytes (1.0 M) or tiny (default: bytes)")  # fmt: skip
     for option, kind, text in (*_FIELDS, *_MODEL_FIELDS):
         parser.add_argument(option, type=kind, help=f"{text} (default: the preset's)")
-    parser.add_argument("--minutes", type=float, help="stop after so many, with a checkpoint")
-    parser.add_argument("--threads", type=int, help="for products and kernels; results do not depend on it")
+    parser.add_argument("--minutes", type=options.number(), help="stop after so many, with a checkpoint")
+    parser.add_argument("--threads", type=options.whole(1),
+                        help="for products and kernels; results do not depend on it")  # fmt: skip
     parser.add_argument("--quiet", action="store_true", help="no progress and no lines for validations")
 
 
@@ -167,6 +180,8 @@ def run_train(arguments: argparse.Namespace) -> int:
     tell = _tell(arguments)
     trainer = _trainer(arguments)
     config = trainer.config
+    if arguments.sample and arguments.prompt is not None:
+        trainer.train_stream.encode(arguments.prompt)  # refused now, not after the training
     if tell is not None:
         data = trainer.train_stream
         tell(f"{trainer.model.num_parameters():,} parameters, recipe {config.recipe.name}, {len(data):,} tokens of "
@@ -234,6 +249,8 @@ def run_compare(arguments: argparse.Namespace) -> int:
 
     for file in filter(None, (arguments.json, arguments.plot)):
         check_output(file)
+    if arguments.plot is not None:
+        comparison.check_plot(arguments.plot)
     _set_threads(arguments.threads)
     config = _config(arguments)
     runs = comparison.plan(config, get_training_recipes(arguments.recipes), _seeds(arguments.seeds))
@@ -267,8 +284,9 @@ def _seeds(text: str) -> list[int]:
     from ..errors import UserError
 
     try:
-        if text.startswith("x"):
-            return list(range(int(text[1:])))
-        return [int(part) for part in text.split(",")]
+        seeds = list(range(int(text[1:]))) if text.startswith("x") else [int(part) for part in text.split(",")]
     except ValueError:
-        raise UserError(f"--seeds {text!r}: give numbers joined by commas (0,1,2), or a count (x3)") from None
+        seeds = []
+    if not seeds or min(seeds) < 0:
+        raise UserError(f"--seeds {text!r}: give numbers from 0 on, joined by commas (0,1,2), or a count (x3)")
+    return seeds

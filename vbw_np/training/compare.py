@@ -22,6 +22,7 @@ import numpy as np
 
 from ..device import Recipe
 from ..errors import UserError
+from ..files import write_whole
 from . import checkpoint
 from .config import TrainConfig
 from .diagnose import NonFiniteTraining
@@ -296,6 +297,28 @@ def losses_by_step(folder: str | os.PathLike[str]) -> list[float]:
 # ---------------------------------------------------------------------------------------------------------------- plot
 
 
+def check_plot(path: str | os.PathLike[str]) -> str:
+    """The kind of picture that the name's ending stands for, such as ``svg``; called before a long run.
+
+    Raises
+    ------
+    UserError
+        matplotlib is missing, or it cannot write such a file.
+    """
+    try:
+        from matplotlib.backend_bases import FigureCanvasBase
+    except ImportError:
+        raise UserError(
+            "a plot needs matplotlib, which is not installed; it comes with the notebooks' extra: "
+            "python -m pip install 'matplotlib>=3.8' (the table needs nothing)"
+        ) from None
+    kinds = sorted(FigureCanvasBase.get_supported_filetypes())
+    kind = Path(path).suffix.lstrip(".").lower()
+    if kind not in kinds:
+        raise UserError(f"plot: {path} ends in none of the pictures that can be written: .{', .'.join(kinds)}")
+    return kind
+
+
 def plot(results: Sequence[dict[str, Any]], path: str | os.PathLike[str], title: str) -> None:
     """Validation curves, and the gap to fp32 with its spread over seeds, as a picture.
 
@@ -304,13 +327,9 @@ def plot(results: Sequence[dict[str, Any]], path: str | os.PathLike[str], title:
     UserError
         matplotlib is missing, or it cannot write such a file.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UserError(
-            "a plot needs matplotlib, which is not installed; it comes with the notebooks' extra: "
-            "python -m pip install 'matplotlib>=3.8' (the table needs nothing)"
-        ) from None
+    kind = check_plot(path)
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(10, 4), layout="constrained")
     curves, gaps = figure.subplots(1, 2)
     by_recipe: dict[str, dict[int, dict[int, float]]] = {}
@@ -331,10 +350,7 @@ def plot(results: Sequence[dict[str, Any]], path: str | os.PathLike[str], title:
     gaps.set(title="gap to fp32, same seed", xlabel="step", ylabel="percent")
     gaps.axhline(0, color="gray", linewidth=0.8)
     curves.legend()
-    try:
-        figure.savefig(path)
-    except ValueError as error:
-        raise UserError(f"plot: {path}: {error}") from error
+    write_whole(path, lambda file: figure.savefig(file, format=kind))
 
 
 def _band(axes: Any, steps: Sequence[int], values: Sequence[Sequence[float]], label: str) -> None:

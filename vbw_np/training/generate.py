@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from .. import options
 from ..files import check_output, write_whole
 
 if TYPE_CHECKING:
@@ -39,20 +40,23 @@ def add_commands(subparsers: Any) -> None:
     """Add ``generate``."""
     parser = subparsers.add_parser("generate", help=VERBS["generate"], description=_DESCRIPTION, epilog=_EXAMPLES)
     add = parser.add_argument
-    add("--checkpoint", required=True, metavar="FILE", help="last.vbw or best.vbw, or the run's folder (then the best)")
-    add("--prompt", default="def ", help="what to go on from (default: %(default)r)")
-    add("--max-new-tokens", type=int, default=200, metavar="N", help="default: %(default)s")
-    add("--temperature", type=float, default=0.8, help="0 takes the likeliest token (default: %(default)s)")
-    add("--top-k", type=int, metavar="K", help="only the K likeliest tokens (default: all)")
-    add("--top-p", type=float, default=0.9, metavar="P", help="only the nucleus of probability P (default: 0.9)")
-    add("--seed", type=int, default=0, help="default: %(default)s")
-    add("--recipe", default="nvfp4", help="what the cards do (default: %(default)s); fp32 packs nothing")
+    add("--checkpoint", type=options.path, required=True, metavar="FILE",
+        help="last.vbw or best.vbw, or the run's folder (then the best)")  # fmt: skip
+    add("--prompt", type=options.text, default="def ", help="what to go on from (default: %(default)r)")
+    add("--max-new-tokens", type=options.whole(1), default=200, metavar="N", help="default: %(default)s")
+    add("--temperature", type=options.number(), default=0.8, help="0 takes the likeliest token (default: %(default)s)")
+    add("--top-k", type=options.whole(1), metavar="K", help="only the K likeliest tokens (default: all)")
+    add("--top-p", type=options.number(0, 1), default=0.9, metavar="P",
+        help="only the nucleus of probability P (default: 0.9)")  # fmt: skip
+    add("--seed", type=options.seed, default=0, help="default: %(default)s")
+    add("--recipe", type=options.name, default="nvfp4",
+        help="what the cards do (default: %(default)s); fp32 packs nothing")  # fmt: skip
     add("--compute", choices=COMPUTES, default="auto", help="how products are computed (default: %(default)s)")
     add("--whole", action="store_true", help="compute all rows anew for every token, as a check")
     add("--compare-compute", action="store_true",
         help=f"write greedily, computing once by {' and once by '.join(COMPARED)}, and say where the texts part")
-    add("--threads", type=int, metavar="N", help="threads to compute with (default: all)")
-    add("--json", metavar="FILE", help="also write tokens, text, settings and times as JSON")
+    add("--threads", type=options.whole(1), metavar="N", help="threads to compute with (default: all)")
+    add("--json", type=options.path, metavar="FILE", help="also write tokens, text, settings and times as JSON")
     parser.set_defaults(run=run_generate)
 
 
