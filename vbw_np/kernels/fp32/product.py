@@ -3,8 +3,9 @@
     y[m, n] = sum over k of x[m, k] * z[k, n]
 
 A sum is cut into pieces of `K_CHUNK` terms. A piece is one chain of fused multiply-adds in the order of k, and the
-pieces are added in order: `multiply_reference` is this in NumPy. Neither threads nor instruction sets change a bit,
-while those of NumPy's BLAS depend on the number of threads on many CPUs; and the output head, which works in several
+pieces are added in order: `multiply_reference` is this in NumPy. Neither threads nor the instruction sets that have
+these loops (not `portable`, which leaves the product to NumPy's BLAS) change a bit, while those of BLAS depend on the
+number of threads on many CPUs, and on the CPU; and the output head, which works in several
 chunks of its rows, loses less than with BLAS, which packs the whole weight for each.
 
 As in the virtual tensor core, every thread takes the next (group of panels, chunk of rows); for each piece of the sum

@@ -12,7 +12,10 @@ The compiler, not the processor, decides which instructions may be emitted: numb
 | `neon` | `sdot` (ARMv8.2 dot product) | 16 bytes |
 | `portable` | none: plain loops that LLVM vectorizes for whatever it compiles for | any |
 
-All give the same bits. `VBW_KERNELS=<name>` forces one; one that the machine cannot run is one clear error.
+FP4 kernels (quantizing, decoding, products of packed operands) give the same bits on all of them, and those of the
+definitions. Float32 is another matter: `portable` leaves large float32 products to NumPy's BLAS, whose sums run in
+another order than the project's own (`fp32/product.py`), so weights after a training step differ from those of the
+others in their last bits. `VBW_KERNELS=<name>` forces one; one that the machine cannot run is one clear error.
 """
 
 from __future__ import annotations
