@@ -1,6 +1,6 @@
 # ---
 # title: Reverse mode, from one value
-# minutes: 25
+# minutes: 30
 # seconds: 10
 # needs: 00
 # question: How does a model find out in which direction each of its weights should move?
@@ -151,6 +151,30 @@ def mul_vjp(g, x, y):
 
 # %% check=01.1
 check("01.1", mul_vjp)
+
+# %% [markdown]
+"""
+## Exercise: the walk itself
+
+In which order must the walk go? A number may hand its gradient on only when all of it has arrived: so first the youngest, then
+the next younger, and so on. Whoever was made later is done earlier, and then nothing can arrive late.
+
+Write the walk. The numbers of a computation are counted from zero, in the order in which they were made, and the last one is
+the output. `tape[n]` is a list of pairs `(source, send)`, one for each use that number `n` made of another: `source` says of which, and
+`send(g)` gives what goes to it when the gradient `g` has arrived at `n`. A leaf has the empty list. Return the list of all gradients.
+In a later notebook your walk will train a model. (Save the notebook when the check says that you are right.)
+"""
+
+
+# %% exercise=01.3
+def walk_back(tape):
+    ### BEGIN SOLUTION
+    raise NotImplementedError  # start with zeros and a one; go from the last number to the first; add
+    ### END SOLUTION
+
+
+# %% check=01.3
+check("01.3", walk_back)
 
 # %% [markdown]
 """

@@ -1,6 +1,6 @@
 # ---
 # title: E2M1: sixteen codes
-# minutes: 25
+# minutes: 30
 # seconds: 10
 # needs: 00
 # question: How much can four bits say?
@@ -183,6 +183,26 @@ def encode(x):
 
 # %% check=02.2
 check("02.2", encode)
+
+# %% [markdown]
+"""
+## Exercise: a whole array at once
+
+A model has too many weights to round them one at a time. Write the same for a float32 array of any shape: return the codes, an array of the type
+`uint8` and of the same shape. (A comparison of an array with a number is an array of `True` and `False`, which count as one and nought.) Your rounding
+will be used later, to store the weights of a model.
+"""
+
+
+# %% exercise=02.3
+def codes_of(x):
+    ### BEGIN SOLUTION
+    raise NotImplementedError  # the same seven comparisons, each for all numbers at once
+    ### END SOLUTION
+
+
+# %% check=02.3
+check("02.3", codes_of)
 
 # %% [markdown]
 """

@@ -1,6 +1,6 @@
 # ---
 # title: Block scales
-# minutes: 35
+# minutes: 45
 # seconds: 15
 # needs: 02, 03
 # question: The largest code means six, and most weights are far smaller. How do sixteen codes cover any number at all?
@@ -351,7 +351,39 @@ claim("storing twice changes nothing more", fake_quantize(again, "nvfp4"), again
 # %% [markdown]
 """
 Without a tensor scale, small numbers are lost entirely (0 dB: the error is as large as the number), and large ones are cut off. And a last fact about NVFP4: storing what came back a second time changes nothing more.
+"""
 
+# %% [markdown]
+"""
+## Exercise: NVFP4, equal in every byte
+
+Now all of it, for a matrix `x` of float32 numbers whose rows are made of whole blocks of 16. Return `(packed, scales, amax)`: the bytes of all codes, row after row; the
+E4M3 code of each block's scale, an array of shape (rows, blocks in a row); and the amax of the matrix. Two programs agree in every byte only if they do the same operations in the same order, each rounded to float32.
+So, word for word, with `one = np.float32(1)`:
+
+- `S = np.float32(2688) / amax`;
+- a block's scale is its amax, times `(S * (one / np.float32(6)))`, stored with `E4M3.encode`;
+- the factor of a block is one divided by (the stored scale, decoded, times `(one / S)`), and nought where that scale is nought;
+- the codes are those of `x` times the factor.
+
+`codes_of` and `pack` are functions as you wrote them: an array of numbers to codes, a row of codes to bytes. (No matrix in the check is all zeros.) It will be used later, to train a model.
+"""
+
+
+# %% exercise=04.3
+def quantize_nvfp4(x, codes_of, pack):
+    from vbw_np.formats import E4M3
+
+    ### BEGIN SOLUTION
+    raise NotImplementedError  # return packed, scales, amax
+    ### END SOLUTION
+
+
+# %% check=04.3
+check("04.3", quantize_nvfp4)
+
+# %% [markdown]
+"""
 ## Where the emulator is not the hardware
 
 The bytes of codes and scales here are those of the published procedures, operation by operation, each rounded to float32 in the stated order. What hardware does beyond that is partly

@@ -1,6 +1,6 @@
 # ---
 # title: Straight through, and by chance
-# minutes: 30
+# minutes: 35
 # seconds: 15
 # needs: 01, 07
 # question: Rounding has slope zero. How can anything behind it learn?
@@ -134,6 +134,24 @@ decoded = fake_quantize(layer[0].weight.data, "nvfp4")
 by_hand = 2 * (inputs @ decoded.T - wanted).T @ inputs / wanted.size
 claim("the gradient is that of the decoded weight", straight, by_hand, tol=1e-6)
 claim("every weight gets one: 100 %", 100 * (straight != 0).mean(), 100)
+
+# %% [markdown]
+"""
+## Exercise: straight through, in one line
+
+A linear layer computed `x @ q.T` with the rounded weight `q`; now the gradient `g` of that output has arrived. Return two things: the gradient of `x`, and the gradient that the master weight gets, straight through.
+"""
+
+
+# %% exercise=08.3
+def straight_through(g, x, q):
+    ### BEGIN SOLUTION
+    raise NotImplementedError  # return (gradient of x, gradient of the master)
+    ### END SOLUTION
+
+
+# %% check=08.3
+check("08.3", straight_through)
 
 # %% [markdown]
 """

@@ -137,6 +137,17 @@ def test_with_the_solutions_every_check_passes(name, monkeypatch):
     assert {k: RESULTS[k].state for k in exercises_in(name)} == dict.fromkeys(exercises_in(name), RIGHT)
 
 
+def test_the_readers_own_parts_train_the_model(monkeypatch, tmp_path):
+    """The answers of all notebooks, saved as a reader would save them, are what notebook 10 trains with."""
+    answers = {name: exercise.solution for name, exercise in exercises().items()}
+    for source in SOURCES.values():
+        (tmp_path / f"{source.name}.ipynb").write_text(build.rendered(source, answers), "utf-8")
+    monkeypatch.setenv("VBW_NOTEBOOKS", str(tmp_path))
+    cells = run("10_training", monkeypatch, "solution")
+    (curves,) = [c.value for c in cells if c.kind == "code" and "by_hand," in c.source and c.html]
+    assert "yours (7 of 7 parts)" in str(curves.rows) + curves.alt
+
+
 @every_notebook
 def test_a_wrong_answer_is_caught_with_the_advertised_message(name, monkeypatch):
     run(name, monkeypatch, "wrong")

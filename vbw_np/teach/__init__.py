@@ -23,6 +23,7 @@ plain         values as plain data, without running a method of the learner's
 asking, rules what an answer gives for each case; what it uses that it should not
 worker        the process that a learner's code runs in; isolation: the grader's end of it
 grading       a whole notebook; needed: which of its cells an answer needs; runner: notebooks without Jupyter
+own           `own_parts`: the reader's right answers, for a later notebook to use
 commands      `vbw learn`, `vbw grade`
 """
 
@@ -33,6 +34,7 @@ from .checking import RESULTS, check, hint, solution
 from .claims import CLAIMS, Claim, claim, predict
 from .exercise import MISSING, NOT_ATTEMPTED, RIGHT, WRONG, Exercise, Result
 from .judging import judge
+from .own import Part, own_parts
 from .show import byte_bits, float_bits, nibble_bits
 
 __all__ = [
@@ -44,6 +46,7 @@ __all__ = [
     "WRONG",
     "Claim",
     "Exercise",
+    "Part",
     "Result",
     "byte_bits",
     "check",
@@ -54,6 +57,7 @@ __all__ = [
     "hint",
     "judge",
     "nibble_bits",
+    "own_parts",
     "predict",
     "solution",
 ]

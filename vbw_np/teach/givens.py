@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..formats import E2M1, fake_quantize
+from ..formats import E2M1, fake_quantize, pack_nibbles
 from .plain import Given
 
 
@@ -39,14 +39,58 @@ ENCODERS: tuple[tuple[str, Callable[[float], int], bool], ...] = (
 )
 """Encoders on trial: what is said of each, the encoder, whether it is right."""
 
+# ---- tapes: for each number, whence it was made and how fast it moves
+
+_TAPES: dict[str, list[list[tuple[int, float]]]] = {
+    "one step": [[], [(0, 3.0)]],
+    "x + x": [[], [(0, 1.0), (0, 1.0)]],
+    "two in a row": [[], [(0, 2.0)], [(1, -3.0)]],
+    "a diamond": [[], [(0, 2.0)], [(0, 3.0)], [(1, 1.0), (2, 1.0)]],
+    "a long way and a short one": [[], [(0, 2.0)], [(1, 5.0)], [(2, -1.0), (1, 4.0)], [(3, 1.0), (0, 7.0)]],
+}
+
+
+def tape_slopes(name: str) -> list[list[tuple[int, float]]]:
+    """The tape of a name such as "tape a diamond" or "tape random 7 12" (a seed, and how many numbers)."""
+    name = name.removeprefix("tape ")
+    if name in _TAPES:
+        return _TAPES[name]
+    seed, count = (int(word) for word in name.split()[1:])
+    rng = np.random.default_rng(seed)
+    rows: list[list[tuple[int, float]]] = [[], []]
+    while len(rows) < count:
+        sources = rng.integers(0, len(rows), rng.integers(1, 4))
+        rows.append([(int(j), float(rng.integers(-3, 4))) for j in sources])
+    return rows
+
+
+def _sending(slope: float) -> Callable[[Any], Any]:
+    return lambda g: slope * g
+
+
+def tape(name: str) -> list[list[tuple[int, Callable[[Any], Any]]]]:
+    """A tape as an answer gets it: a function that sends a gradient on in place of each slope."""
+    return [[(j, _sending(slope)) for j, slope in row] for row in tape_slopes(name)]
+
+
+# ---- by name
+
 GIVENS: dict[str, Callable[..., Any]] = {
     "truncate": truncate,
     "first of its row": first_of_its_row,
     "nvfp4 along rows": nvfp4_along_rows,
+    "codes of": lambda x: E2M1.encode(np.asarray(x, np.float32), signed_zero="drop"),
+    "pack": pack_nibbles,
+    "slope of the square": lambda weights, step: [2 * w for w in weights],
+    "slope that changes with the step": lambda weights, step: [w + step for w in weights],
     **{f"encoder {number}": encoder for number, (_, encoder, _) in enumerate(ENCODERS)},
 }
 
 
 def resolved(args: tuple) -> tuple:
     """Arguments with functions in place of their names."""
-    return tuple(GIVENS[a.name] if isinstance(a, Given) else a for a in args)
+    return tuple(_meaning(a.name) if isinstance(a, Given) else a for a in args)
+
+
+def _meaning(name: str) -> Any:
+    return tape(name) if name.startswith("tape ") else GIVENS[name]
