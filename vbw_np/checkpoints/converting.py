@@ -86,7 +86,7 @@ def convert_checkpoint(
     sources: dict[str, Source] = {}
     for name, weight in weights.items():
         if not weight.is_plain:
-            sources[name] = _source(weight, to, lossy, levels, largest, result)
+            sources[name] = source_of(weight, to, lossy, levels, largest, result)
     write(checkpoint, weights, sources, Path(out), to, levels)
     result.copied = len(weights) - len(sources)
     result.moved = len(sources) - len(result.losses) - len(result.merged)
@@ -132,14 +132,28 @@ def _stored(weight: Weight, role: str, levels: dict[str, str]) -> np.float32 | N
     stored = scalar(weight.parts.get(role))
     if stored is None:
         return None
-    convention = "reciprocal" if weight.producer == "compressed-tensors" else "multiplier"
+    convention = "reciprocal" if weight.parts[role].name.endswith("global_scale") else "multiplier"
     return multiplier_of(weight.name, role, stored, convention, levels)
+
+
+def _kept_reciprocals(
+    name: str, multipliers: dict[str, np.float32 | None], levels: dict[str, str]
+) -> dict[str, np.float32]:
+    """Reciprocals that are kept for these multipliers, where they still belong to them."""
+    found = {}
+    for role, multiplier in multipliers.items():
+        kept = levels.get(f"{role} {name} reciprocal")
+        if kept is not None and multiplier is not None:
+            value = np.float32(float.fromhex(kept))
+            if reciprocal(value) == multiplier:
+                found[role] = value
+    return found
 
 
 # ---- sources
 
 
-def _source(
+def source_of(
     weight: Weight,
     to: str,
     lossy: str | None,
@@ -161,7 +175,8 @@ def _source(
     if kind != "nvfp4":
         level = None
     dtype = weight.decoded_dtype if weight.decoded_dtype in ("bfloat16", "float16") else "float32"
-    return Source(weight.name, weight.shape, fmt, lambda: [packed], level, inputs, dtype)
+    reciprocals = _kept_reciprocals(weight.name, {"tensor_scale": level, "input_scale": inputs}, levels)
+    return Source(weight.name, weight.shape, fmt, lambda: [packed], level, inputs, dtype, reciprocals)
 
 
 def _fits(packed: PackedTensor, to: str) -> bool:

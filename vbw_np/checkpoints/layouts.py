@@ -201,7 +201,11 @@ def quant_state(tensor: StoredTensor) -> dict[str, object]:
         raise CheckpointError(f"{tensor.name} is not the JSON of a quantization state") from None
     needed = {"quant_type", "blocksize", "shape"}
     if not isinstance(state, dict) or not needed <= set(state):
-        raise CheckpointError(f"{tensor.name} lacks {sorted(needed - set(state))}")
+        raise CheckpointError(f"{tensor.name} is no quantization state: it needs {', '.join(sorted(needed))}")
+    for size in ("blocksize", "nested_blocksize"):
+        value = state.get(size, NESTED_BLOCK)
+        if type(value) is not int or not 2 <= value <= 1 << 16:
+            raise CheckpointError(f"{tensor.name}: {size} is {str(value)[:40]}, which is no block size")
     return state
 
 

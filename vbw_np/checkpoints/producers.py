@@ -25,7 +25,7 @@ from typing import Any
 
 from ..formats.ggml_blocks import FORMAT_OF as GGUF_FORMATS
 from . import layouts
-from .errors import CheckpointError
+from .errors import CheckpointError, parts_of
 from .opening import Checkpoint
 from .safetensors import parse_json
 from .stored import StoredTensor
@@ -90,7 +90,8 @@ def _recognised(checkpoint: Checkpoint, name: str, taken: set[str]) -> Weight | 
         (".blocks", _gpt_oss_weight),
     ):
         if name.endswith(suffix):
-            weight = make(_Module(checkpoint, name.removesuffix(suffix), taken))
+            with parts_of(name):
+                weight = make(_Module(checkpoint, name.removesuffix(suffix), taken))
             if weight is not None:
                 return weight
     return None
@@ -149,7 +150,8 @@ def _torchao_weights(checkpoint: Checkpoint, taken: set[str]) -> Iterator[Weight
         except ValueError:
             continue
         if isinstance(about, dict) and str(about.get("_type", "")).endswith("Tensor") and "_tensor_data_names" in about:
-            weight = _torchao_weight(checkpoint, name, about, taken)
+            with parts_of(name):
+                weight = _torchao_weight(checkpoint, name, about, taken)
             if weight is not None:
                 yield weight
 
@@ -251,7 +253,8 @@ def _int4_weight(module: _Module) -> Weight | None:
     ):
         return None
     groups, out = scales.shape
-    config = module.checkpoint.config.get("quantization_config") or {}
+    config = module.checkpoint.config.get("quantization_config")
+    config = config if isinstance(config, dict) else {}
     bits = config.get("bits", 4)
     if bits != 4:
         raise CheckpointError(

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..formats import BlockFormat, PackedTensor, quantize
 from ..progress import Progress
-from .converting import write
+from .converting import Converted, read_levels, source_of, write
 from .errors import CheckpointError
 from .opening import Checkpoint
 from .producers import find_weights
@@ -106,7 +106,11 @@ def quantize_checkpoint(
             reports[name] = _Measure(name)
             sources[name] = _stream(weights[name], fmt, reports[name])
             progress.step(name)
-    write(checkpoint, weights, sources, Path(out), producer)
+    levels = read_levels(checkpoint)
+    for name, weight in weights.items():
+        if not weight.is_plain:  # quantized before: moved without loss, or refused
+            sources[name] = source_of(weight, producer, None, levels, {}, Converted())
+    write(checkpoint, weights, sources, Path(out), producer, levels)
     result.layers = [measure.report() for measure in reports.values()]
     result.bytes_after = sum(p.stat().st_size for p in Path(out).iterdir() if p.suffix in (".safetensors", ".gguf"))
     return result

@@ -76,6 +76,8 @@ class Source:
         The activations' scale as multiplier, where the source has one.
     dtype : str
         What the weight was before, `bfloat16`, ...
+    reciprocals : dict from role to np.float32
+        Reciprocals that earlier files had and that 1 / x would not give back.
     """
 
     name: str
@@ -85,7 +87,13 @@ class Source:
     multiplier: np.float32 | None = None
     inputs: np.float32 | None = None
     dtype: str = "bfloat16"
+    reciprocals: dict[str, np.float32] = field(default_factory=dict)
     kept: dict[str, list[np.ndarray]] = field(default_factory=dict)
+
+    def reciprocal(self, role: str) -> np.float32:
+        """The tensor scale or the activations' scale as its reciprocal: the one that a file had, else 1 / x."""
+        value = self.multiplier if role == "tensor_scale" else self.inputs
+        return self.reciprocals.get(role, reciprocal(value))
 
     @property
     def module(self) -> str:
@@ -183,7 +191,7 @@ def _compressed_tensors(source: Source, kind: str) -> list[Planned]:
             Planned(f"{module}.weight_scale", dtype, (rows, columns), source.after("scales")),
         ]
         if kind == "nvfp4":
-            level = reciprocal(source.multiplier)
+            level = source.reciprocal("tensor_scale")
             planned.append(Planned(f"{module}.weight_global_scale", "F32", (1,), constant(level, (1,))))
     elif kind.startswith("int4"):
         planned = _pack_quantized(source, kind)
@@ -196,9 +204,11 @@ def _compressed_tensors(source: Source, kind: str) -> list[Planned]:
             Planned(name, dtype, source.shape, source.stream(_codes, source.fmt.block_rows)),
             Planned(f"{name}_scale", *scales[kind], kept),
         ]
-    if source.inputs is not None:
-        level = reciprocal(source.inputs)
+    if source.inputs is not None and kind == "nvfp4":
+        level = source.reciprocal("input_scale")
         planned.append(Planned(f"{module}.input_global_scale", "F32", (1,), constant(level, (1,))))
+    elif source.inputs is not None:
+        planned.append(Planned(f"{module}.input_scale", "F32", (1,), constant(source.inputs, (1,))))
     return planned
 
 

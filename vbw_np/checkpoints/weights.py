@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..formats import BlockFormat, FormatError, PackedTensor
+from ..formats import BlockFormat, PackedTensor
 from ..formats.profiles import to_bfloat16
-from .errors import CheckpointError
+from .errors import CheckpointError, parts_of
 from .stored import FLOATS, StoredTensor
 
 
@@ -103,10 +103,8 @@ class Weight:
         """
         if self.unpack is None:
             raise CheckpointError(f"{self.name} ({self.format}, {self.producer}) is no packed tensor; take .float32()")
-        try:
+        with parts_of(f"{self.name} ({self.format}, {self.producer})"):
             return self.unpack(self)
-        except FormatError as error:
-            raise CheckpointError(f"{self.name} ({self.format}, {self.producer}): {error}") from error
 
     def load(self) -> PackedTensor | np.ndarray:
         """The packed tensor of a quantized weight, otherwise its array (integers as they are)."""
@@ -119,7 +117,8 @@ class Weight:
         if self.is_plain:
             return self.parts["values"].float32()
         if self.decode is not None:
-            return self.decode(self)
+            with parts_of(f"{self.name} ({self.format}, {self.producer})"):
+                return self.decode(self)
         return self.packed().dequantize()
 
     def as_decoded(self) -> np.ndarray:
