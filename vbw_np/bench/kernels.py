@@ -158,6 +158,7 @@ def cases(quick: bool) -> Iterator[Case]:
     """The cases, made one at a time so that their arrays do not all live at once."""
     yield from _quantize_cases(quick)
     yield from _product_cases(quick)
+    yield from _blackwell_cases(quick)
     yield from _fp32_cases(quick)
     yield from _vector_cases(quick)
     yield from _step_cases(quick)
@@ -219,6 +220,25 @@ def _product_cases(quick: bool) -> Iterator[Case]:
                 2e-9 * m * n * k,
                 lambda x=x, f=fmt, r=right, l=left, o=out: tc.matmul(tc.quantize_left(x, f, out=l), r, out=o),
                 lambda x=x, w=w, o=plain: np.matmul(x, w.T, out=o), goal, "speedup", "product",
+            )  # fmt: skip
+
+
+def _blackwell_cases(quick: bool) -> Iterator[Case]:
+    """Sums as Blackwell forms them; beside them, in numpy's place, today's product of the same operands."""
+    from ..engine import autograd
+    from ..kernels.fp4 import blackwell
+    from ..kernels.fp4 import tensor_core as tc
+
+    for n, k in ((1024, 1024), (4096, 1024)):
+        m, n, k = _size(1024, quick), _size(n, quick), _size(k, quick)
+        out, plain = autograd.memory.empty((m, n)), autograd.memory.empty((m, n))
+        for fmt in ("mxfp4", "nvfp4"):
+            left, right = tc.quantize_left(_normal(m, k), fmt), tc.quantize_right(_normal(n, k), fmt)
+            yield Case(
+                "sums as Blackwell adds, against float32 sums", f"{fmt}, {m} x {k} times {k} x {n}", "GFLOP",
+                2e-9 * m * n * k,
+                lambda r=right, l=left, o=out: blackwell.matmul(l, r, o),
+                lambda r=right, l=left, o=plain: tc.matmul(l, r, o), 6.0, "share", "product",
             )  # fmt: skip
 
 
