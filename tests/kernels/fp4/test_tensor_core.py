@@ -255,9 +255,7 @@ for fmt in ("mxfp4", "nvfp4"):
 
 def run_script(**environment: str) -> str:
     env = {**os.environ, **environment}
-    return subprocess.run(
-        [sys.executable, "-c", SCRIPT], env=env, capture_output=True, text=True, check=True
-    ).stdout
+    return subprocess.run([sys.executable, "-c", SCRIPT], env=env, capture_output=True, text=True, check=True).stdout
 
 
 def test_without_compilation_and_with_a_forced_instruction_set_the_bits_are_the_same() -> None:
