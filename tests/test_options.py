@@ -48,7 +48,7 @@ def test_what_makes_no_sense_is_refused(words: tuple[str, ...], action: argparse
     for text in action.type.refuses:
         with pytest.raises((argparse.ArgumentTypeError, ValueError)):
             action.type(text)
-    if isinstance(action.default, str) and action.default:
+    if isinstance(action.default, str):  # argparse turns these, too, an empty one as well
         action.type(action.default)
     elif action.default is not None and not isinstance(action.default, str) and action.nargs is None:
         action.type(str(action.default))

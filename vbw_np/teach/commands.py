@@ -61,7 +61,7 @@ def add_commands(subparsers: Any) -> None:
     grading.add_argument("file", type=options.path, help="a notebook (.ipynb)")
     grading.add_argument("--json", action="store_true", help="print the verdicts as JSON, nothing else")
     grading.add_argument("--seed", type=options.seed, default=20_001, help="of the random cases (default: %(default)s)")
-    grading.add_argument("--exercises", type=options.name, default="", metavar="NAMES",
+    grading.add_argument("--exercises", type=options.name, default=None, metavar="NAMES",
                          help="which were set, such as 02.1,03.1 (default: all of this notebook)")  # fmt: skip
     _add_seconds(grading)
     grading.set_defaults(run=_grade)
@@ -113,7 +113,7 @@ def _solution(arguments: argparse.Namespace) -> int:
 def _grade(arguments: argparse.Namespace) -> int:
     from .grading import grade
 
-    only = [name for name in arguments.exercises.split(",") if name]
+    only = [name for name in (arguments.exercises or "").split(",") if name]
     verdict = grade(Path(arguments.file), arguments.seed, seconds=arguments.seconds, only=only)
     if arguments.json:
         print(json.dumps(verdict, indent=2))
