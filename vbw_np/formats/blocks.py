@@ -369,7 +369,7 @@ _RECORDS = (
         "mxint4",
         "INT4, E8M0 scale per 32, not below amax / 7",
         INT4,
-        mx_rule("mx-rceil-7", lambda amax: e8m0_rceil(amax, 7.0), "power of two not below amax / 7"),
+        mx_rule("mx-rceil-7", lambda amax: e8m0_rceil(amax, 7.0), "power of two not below amax / 7", 7.0),
         block=32,
         source="arXiv:2510.25602",
     ),

@@ -245,6 +245,7 @@ def quantize_report(x: np.ndarray, packed: PackedTensor, detailed: bool) -> dict
     """Sizes and errors of a quantized array, as plain data."""
     x, decoded = np.asarray(x, np.float32), packed.dequantize()
     finite = np.isfinite(x) & np.isfinite(decoded)
+    overflowed = np.isfinite(x) & ~finite
     x, decoded = np.where(finite, x, np.float32(0)), np.where(finite, decoded, np.float32(0))
     relative = relative_mse(x, decoded) if finite.any() else math.nan
     report: dict[str, object] = {
@@ -258,9 +259,11 @@ def quantize_report(x: np.ndarray, packed: PackedTensor, detailed: bool) -> dict
     }
     if not finite.all():
         report["values_measured"] = int(finite.sum())
+    if overflowed.any():
+        report |= {"values_overflowed": int(overflowed.sum()), "relative_mse": math.inf, "sqnr_db": -math.inf}
     if not detailed:
         return report
-    error = np.abs(decoded - x)
+    error = np.where(overflowed, np.float32(np.inf), np.abs(decoded - x))
     worst = tuple(int(i) for i in np.unravel_index(int(error.argmax()), x.shape))
     scales = packed.decoded_scales()
     numbers = scales[np.isfinite(scales)]

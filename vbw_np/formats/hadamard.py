@@ -22,9 +22,10 @@ SIGNS.setflags(write=False)
 def hadamard_rotate(x: NDArray[np.float32], signs: NDArray[np.float32] = SIGNS) -> NDArray[np.float32]:
     """Rotate every n consecutive elements along the last axis: x diag(signs) H / sqrt(n), H being Sylvester's matrix.
 
-    The order of operations, all in float32: multiply by the signs; log2 n butterfly stages over distances 1, 2, 4, ...,
-    each turning (a, b) into (a + b, a - b); multiply by float32(1 / sqrt(n)), 0.25 for 16. A ragged last group is
-    filled up with zeros first, so the result's last axis is a multiple of n.
+    The order of operations, all in float32: multiply by the signs and by 2**-ceil(log2(n) / 2), 0.25 for 16; log2 n
+    butterfly stages over distances 1, 2, 4, ..., each turning (a, b) into (a + b, a - b); multiply by what is missing
+    of float32(1 / sqrt(n)), 1 for 16. So no sum overflows unless a result does. A ragged last group is filled up with
+    zeros first, so the result's last axis is a multiple of n.
 
     Parameters
     ----------
@@ -50,12 +51,14 @@ def hadamard_rotate(x: NDArray[np.float32], signs: NDArray[np.float32] = SIGNS) 
     groups = -(-x.shape[-1] // points)
     padded = np.zeros((*x.shape[:-1], groups * points), np.float32)
     padded[..., : x.shape[-1]] = x
-    values, distance = padded.reshape(-1, points) * signs, 1
-    while distance < points:
-        pairs = values.reshape(-1, points // (2 * distance), 2, distance)
-        values = np.stack((pairs[:, :, 0] + pairs[:, :, 1], pairs[:, :, 0] - pairs[:, :, 1]), axis=2)
-        values, distance = values.reshape(-1, points), 2 * distance
-    return values.reshape(padded.shape) * np.float32(points**-0.5)
+    first = np.float32(2.0 ** -((points.bit_length()) // 2))
+    values, distance = padded.reshape(-1, points) * (signs * first), 1
+    with np.errstate(over="ignore", invalid="ignore"):
+        while distance < points:
+            pairs = values.reshape(-1, points // (2 * distance), 2, distance)
+            values = np.stack((pairs[:, :, 0] + pairs[:, :, 1], pairs[:, :, 0] - pairs[:, :, 1]), axis=2)
+            values, distance = values.reshape(-1, points), 2 * distance
+        return values.reshape(padded.shape) * (np.float32(points**-0.5) / first)
 
 
 def random_signs(points: int, seed: int, stream: int = 0) -> NDArray[np.float32]:

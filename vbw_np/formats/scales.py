@@ -16,11 +16,13 @@ te           E4M3(min(amax_b * (S * (1/6)), 448))     clip(x * min(1/(s * (1/S))
 absmax       amax_b / 6 (7 for INT4, 1 for NF4)       x / s                           none
 ============ =======================================  ==============================  ======================
 
-The producers' own rules are in `profiles.py`.
+No E8M0 scale of these is above 2**(127 - emax): a finite block stays finite. The producers' own rules are in
+`profiles.py`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -151,38 +153,45 @@ def bits_of(x: np.ndarray) -> np.ndarray:
 def e8m0_floor(amax: np.ndarray, emax: int = 2) -> np.ndarray:
     """OCP MX section 6.3: the exponent field of amax, less the element's emax; clamped to 0 (zero block: 0)."""
     exponent = (bits_of(amax) >> np.uint32(23)).astype(np.int32)
-    return _e8m0(exponent - emax, amax)
+    return _e8m0(exponent - emax, amax, emax)
 
 
 def e8m0_even(amax: np.ndarray, emax: int = 2) -> np.ndarray:
     """Round amax to the element's own mantissa width first: add 2**21 to the bits, so 1.75 * 2**k rounds up."""
     exponent = ((bits_of(amax) + np.uint32(0x200000)) >> np.uint32(23)).astype(np.int32)
-    return _e8m0(exponent - emax, amax)
+    return _e8m0(exponent - emax, amax, emax)
 
 
 def e8m0_ceil(amax: np.ndarray, emax: int = 2) -> np.ndarray:
     """The exponent field, plus one where any mantissa bit is set."""
     bits = bits_of(amax)
     exponent = (bits >> np.uint32(23)).astype(np.int32) + ((bits & _MANTISSA) != 0)
-    return _e8m0(exponent - emax, amax)
+    return _e8m0(exponent - emax, amax, emax)
 
 
 def e8m0_rceil(amax: np.ndarray, largest: float = 6.0) -> np.ndarray:
-    """The least power of two not below amax / 6, from the bits of the float32 quotient (never clips an element)."""
-    return e8m0_round_up(np.asarray(amax, np.float32) / np.float32(largest))
+    """The least power of two not below amax / 6, from the bits of the float32 quotient.
+
+    It clips no element, but where the largest element under that scale would be above float32's range.
+    """
+    return e8m0_round_up(np.asarray(amax, np.float32) / np.float32(largest), math.frexp(largest)[1] - 1)
 
 
-def e8m0_round_up(d: np.ndarray) -> np.ndarray:
+def e8m0_round_up(d: np.ndarray, emax: int = 0) -> np.ndarray:
     """The least E8M0 code whose value is not below d; d subnormal gives 0 up to 2**-127 and 1 above."""
     bits = bits_of(d)
     exponent, mantissa = (bits >> np.uint32(23)).astype(np.int32), bits & _MANTISSA
     byte = np.where(exponent == 0, mantissa > np.uint32(0x400000), exponent + (mantissa != 0))
-    return _e8m0(byte, d)
+    return _e8m0(byte, d, emax)
 
 
-def _e8m0(byte: np.ndarray, amax: np.ndarray) -> np.ndarray:
-    """Clamp to the finite codes 0 to 254; a block with NaN or Inf gets the NaN code 255."""
-    code = np.clip(byte, 0, 254).astype(np.uint8)
+def _e8m0(byte: np.ndarray, amax: np.ndarray, emax: int) -> np.ndarray:
+    """Clamp to codes under which the largest element, below 2**(emax + 1), decodes to a finite float32.
+
+    A block with NaN or Inf gets the NaN code 255. A rule that rounds up reaches the bound where amax is near float32's
+    largest number; the block's largest elements then saturate, as they do under any rule that rounds down.
+    """
+    code = np.clip(byte, 0, 254 - emax).astype(np.uint8)
     code[~np.isfinite(amax)] = 255
     return code
 
@@ -194,18 +203,33 @@ def divide_by_scale(x: np.ndarray, s: np.ndarray, g: np.ndarray | None = None) -
         return x / safe
 
 
-def mx_rule(name: str, exponent: Callable[[np.ndarray], np.ndarray], summary: str) -> ScaleRule:
-    """An MX rule: an exponent function, and an exact division by a power of two."""
+def mx_rule(
+    name: str, exponent: Callable[[np.ndarray], np.ndarray], summary: str, largest: float | None = None
+) -> ScaleRule:
+    """An MX rule: an exponent function, and an exact division by a power of two.
+
+    `largest`: what quotients are clipped to, for integer elements whose lowest code has no opposite.
+    """
 
     def block(amax_b: np.ndarray, g: np.ndarray | None) -> np.ndarray:
         return exponent(amax_b)
 
     if exponent in _EXPONENTS:
         _made_of(RuleNumbers("mx", _EXPONENTS[exponent]), block)
-    return ScaleRule(name, summary, E8M0, block, divide_by_scale)
+    if largest is None:
+        return ScaleRule(name, summary, E8M0, block, divide_by_scale)
+    top = np.float32(largest)
+    return ScaleRule(name, summary, E8M0, block, lambda x, s, g: np.clip(divide_by_scale(x, s), -top, top))
 
 
 _EXPONENTS = {e8m0_floor: "floor", e8m0_even: "even", e8m0_ceil: "ceil", e8m0_rceil: "rceil"}
+
+
+def share_of(amax: np.ndarray, top: np.float32) -> np.ndarray:
+    """`amax / top`, and one float32 less where that times `top` would round up to Inf (amax at float32's largest)."""
+    share = np.asarray(amax, np.float32) / top
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.where(np.isfinite(share) & np.isinf(share * top), np.nextafter(share, np.float32(0)), share)
 
 
 def absmax_rule(largest: float) -> ScaleRule:
@@ -213,7 +237,7 @@ def absmax_rule(largest: float) -> ScaleRule:
     top = np.float32(largest)
 
     def block(amax_b: np.ndarray, g: np.ndarray | None) -> np.ndarray:
-        return np.asarray(amax_b, np.float32) / top
+        return share_of(amax_b, top)
 
     _made_of(RuleNumbers("absmax", largest=largest), block)
     return ScaleRule(f"absmax-{largest:g}", f"scale = amax / {largest:g} in float32", None, block, divide_by_scale)
@@ -299,7 +323,7 @@ def te_rule(
 def te_multiplier(g: np.ndarray, numbers: RuleNumbers) -> np.ndarray:
     """`amax / (cap * largest)`, not below `least` (but 0 for amax 0)."""
     g = np.asarray(g, np.float32)
-    multiplier = g / numbers.range
+    multiplier = share_of(g, numbers.range)
     if not numbers.least:
         return multiplier
     return np.where(g > 0, np.maximum(multiplier, np.float32(numbers.least)), multiplier)

@@ -135,3 +135,10 @@ def test_tasks_fit_the_scratch_and_cover_the_result(threads: int, transposed: bo
             assert group * (16 * product.K_CHUNK + product.PAD) <= product._RIGHT
             if transposed:
                 assert rows // shape.rows * (shape.rows * product.K_CHUNK + product.PAD) <= product._LEFT
+
+
+def test_an_output_that_is_an_operand_is_refused() -> None:
+    a = matrix(200, 200, False, 1)
+    for x, y, out in ((a, a, a), (a, matrix(200, 200, False, 2), a), (matrix(200, 200, True, 2), a.T, a)):
+        with pytest.raises(ValueError, match="shares memory"):
+            product.multiply(x, y, out)

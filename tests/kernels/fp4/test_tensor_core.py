@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numba
 import numpy as np
@@ -274,3 +274,22 @@ def test_long_ragged_columns(rows: int, columns: int) -> None:
         left = tensor_core.quantize_left(w, "mxfp4", rule="mx-rceil", transpose=True)
         assert (right.dequantize() == expected).all()
         assert (left.dequantize() == expected).all()
+
+
+@pytest.mark.parametrize("fmt", ["nvfp4", "mxfp4"])
+def test_operands_whose_arrays_do_not_fit_their_shape_are_refused(fmt: str) -> None:
+    """Kernels read by the shape alone, so a hand-made operand that promises more would be read beyond its end."""
+    x = np.ones((20, 64), np.float32)
+    left, right = quantize_left(x, fmt), quantize_right(x, fmt)
+    for operand in (left, right):
+        for shape in ((4000, 64), (20, 4096), (20, 65), (-1, 64)):
+            with pytest.raises(ValueError, match="operand"):
+                replace(operand, shape=shape)
+        arrays = [field.name for field in fields(operand) if isinstance(getattr(operand, field.name), np.ndarray)]
+        for name in arrays:
+            array = getattr(operand, name)
+            for broken in (array[:1], array.astype(np.float64), array[..., ::2], array.tolist()):
+                with pytest.raises(ValueError, match=f"{name} of an operand must be"):
+                    replace(operand, **{name: broken})
+    with pytest.raises(ValueError, match="one number"):
+        replace(right, factor=np.ones(20, np.float32))

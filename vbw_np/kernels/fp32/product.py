@@ -245,6 +245,11 @@ def multiply(
     isa : str, optional
         An instruction set; AMX has none for this and takes `avx512vnni`.
 
+    Raises
+    ------
+    ValueError
+        `out` shares memory with x or y: it would be overwritten while it is read.
+
     Returns
     -------
     float32 (M, N): `out`, or a pooled array. NotImplemented for matrices that are small or of another kind, and for
@@ -257,6 +262,8 @@ def multiply(
         return NotImplemented
     if out is not None and not (out.shape == (m, n) and out.dtype == np.float32 and out.flags.carray):
         return NotImplemented
+    if out is not None and (np.may_share_memory(out, x) or np.may_share_memory(out, y)):
+        raise ValueError("out shares memory with an operand, which would be overwritten while it is read: copy it")
     left, right, isa = _stored(x), _stored(y), cpu.choose_vector(isa)
     if left is None or right is None or isa not in TILES:
         return NotImplemented

@@ -114,7 +114,7 @@ def scales_of(e: Lanes, rule: str, amax: ir.Value, encode: ir.Value, decode: ir.
         exponent, mantissa = b.lshr(u, e.i(23)), b.and_(u, e.i(0x7FFFFF))
         up = b.zext(b.icmp_signed("!=", mantissa, e.i(0)), INT)
         tiny = b.zext(b.icmp_signed(">", mantissa, e.i(0x400000)), INT)
-        code = b.select(b.icmp_signed("==", exponent, e.i(0)), tiny, b.add(exponent, up))
+        code = e.imin(b.select(b.icmp_signed("==", exponent, e.i(0)), tiny, b.add(exponent, up)), e.i(252))
     factor = b.select(nonfinite, nan, e.float(b.shl(b.sub(e.i(254), code), e.i(23))))
     subnormal = b.shl(e.i(0x00200000), code)
     half = b.select(b.icmp_signed("<", code, e.i(2)), subnormal, b.shl(b.sub(code, e.i(1)), e.i(23)))
@@ -363,13 +363,14 @@ def _block_columns(variant: Variant, e: Lanes, x, stride, i, signs) -> list[ir.V
         for k in range(16):
             bit = e.b.shl(e.b.and_(e.b.lshr(signs, e.int(k)), e.int(1)), e.int(31))
             flip = e.splat(e.b.trunc(bit, I32), W)
-            part.append(e.float(e.b.xor(e.bits(rows[first + k]), flip)))
+            flipped = e.float(e.b.xor(e.bits(rows[first + k]), flip))
+            part.append(e.b.fmul(flipped, e.f(0.25)))  # before the sums, so that these do not overflow
         for span in (1, 2, 4, 8):
             for k in range(16):
                 if not k & span:
                     low, high = part[k], part[k + span]
                     part[k], part[k + span] = e.b.fadd(low, high), e.b.fsub(low, high)
-        rows[first : first + 16] = [e.b.fmul(value, e.f(0.25)) for value in part]
+        rows[first : first + 16] = part
     return rows
 
 

@@ -66,6 +66,14 @@ class LeftOperand:
     shape: tuple[int, int]
     fmt: str
 
+    def __post_init__(self) -> None:
+        rows, blocks = _blocks_of(self)
+        allocated = max(-(-rows // ROW_MULTIPLE) * ROW_MULTIPLE, len(self.values))
+        _check_array("values", self.values, (allocated, blocks * self.block), np.int8)
+        _check_array("scales", self.scales, (allocated, blocks), np.float32)
+        _check_array("factors", self.factors, (allocated,), np.float32)
+        _check_array("sums", self.sums, (allocated, blocks), np.int16)
+
     @property
     def block(self) -> int:
         """Block length along K."""
@@ -104,6 +112,14 @@ class RightOperand:
     shape: tuple[int, int]
     fmt: str
 
+    def __post_init__(self) -> None:
+        rows, blocks = _blocks_of(self)
+        panels = -(-rows // 16)
+        _check_array("codes", self.codes, (panels, blocks * self.block // 8, 16, 4), np.uint8)
+        _check_array("scales", self.scales, (panels, blocks, 16), np.uint8)
+        if np.ndim(self.factor):
+            raise ValueError(f"factor is one number for the tensor, got shape {np.shape(self.factor)}")
+
     @property
     def block(self) -> int:
         """Block length along K."""
@@ -130,6 +146,21 @@ class RightOperand:
     def nbytes(self) -> int:
         """Bytes held: 4.25 (mxfp4) or 4.5 (nvfp4) bits an element, padding included."""
         return self.codes.nbytes + self.scales.nbytes
+
+
+def _blocks_of(operand: LeftOperand | RightOperand) -> tuple[int, int]:
+    """Rows and blocks along K that an operand of this shape has."""
+    rows, length = operand.shape
+    if rows < 0 or length < 0:
+        raise ValueError(f"an operand has no shape {operand.shape}")
+    return rows, -(-length // block_of(operand.fmt))
+
+
+def _check_array(name: str, array: np.ndarray, shape: tuple[int, ...], dtype: type) -> None:
+    """Kernels go by an operand's shape alone: arrays that are smaller would be read beyond their end."""
+    if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape != shape or not array.flags.c_contiguous:
+        found = f"{getattr(array, 'dtype', type(array).__name__)} {getattr(array, 'shape', '')}"
+        raise ValueError(f"{name} of an operand must be a C-contiguous {np.dtype(dtype).name} {shape}, got {found}")
 
 
 def padded_length(length: int, block: int) -> int:

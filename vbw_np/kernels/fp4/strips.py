@@ -47,6 +47,9 @@ from ..simd.lanes import (
 FLOOR, EVEN, CEIL, RCEIL, TE, ABSMAX = range(6)
 """Scale rules that kernels know; those of MX come first."""
 
+HIGHEST = 252
+"""The E8M0 code above which the largest element would leave float32's range (`formats.scales`)."""
+
 NEAREST, STOCHASTIC, STOCHASTIC_8 = range(3)
 KEEP, DROP, NEVER = range(3)
 """Rules for the sign of zero."""
@@ -118,13 +121,13 @@ def fit(amax, rule, factor):
         d = bits(floats(amax) / 6.0)
         exponent, mantissa = d >> 23, d & 0x7FFFFF
         tiny = select(mantissa > 0x400000, usplat(1), 0)
-        return select(exponent == 0, tiny, exponent + select(mantissa != 0, usplat(1), 0))
+        return smaller(select(exponent == 0, tiny, exponent + select(mantissa != 0, usplat(1), 0)), HIGHEST)
     if rule == EVEN:
         amax = amax + 0x200000
     exponent = amax >> 23
     if rule == CEIL:
         exponent = exponent + select((amax & 0x7FFFFF) != 0, usplat(1), 0)
-    return select(exponent > 2, exponent - 2, 0)
+    return smaller(select(exponent > 2, exponent - 2, 0), HIGHEST)
 
 
 @leaf
