@@ -52,12 +52,6 @@ IN_WORK = {
     "vbw_np.device.device",
     "vbw_np.device.report",
     "vbw_np.device.state",
-    "vbw_np.formats.blocks",
-    "vbw_np.formats.codec",
-    "vbw_np.formats.explain",
-    "vbw_np.formats.mixed",
-    "vbw_np.formats.packed",
-    "vbw_np.formats.profiles",
 }
 
 

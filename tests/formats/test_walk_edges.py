@@ -15,7 +15,7 @@ OUR_OWN = [name for name, fmt in FORMATS.items() if fmt.rule.affine is None]  # 
 SCALED = [
     name
     for name in OUR_OWN
-    if not ("1level" in name or FORMATS[name].quantile_codebook)  # E4M3 scales alone end at 2688; quantiles are absolute
+    if not ("1level" in name or FORMATS[name].quantile_codebook)  # E4M3 scales alone end at 2688
 ]
 
 

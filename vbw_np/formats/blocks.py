@@ -148,11 +148,7 @@ class BlockFormat:
 
     def __reduce__(self) -> tuple:
         """Pickle a known record by its name (its rule holds functions, which do not travel)."""
-        from .profiles import PROFILES
-
-        if FORMATS.get(self.name) is self or READ_ONLY.get(self.name) is self:
-            return known_format, (self.name,)
-        if self.name in PROFILES and PROFILES[self.name].format is self:
+        if any(table.get(self.name) is self for table in (FORMATS, READ_ONLY, PRODUCERS_OWN)):
             return known_format, (self.name,)
         raise FormatError(f"format {self.name} is not in a registry, so it cannot be pickled; send its parts instead")
 
@@ -387,6 +383,8 @@ _RECORDS = (
 
 FORMATS: dict[str, BlockFormat] = {record.name: record for record in (*_RECORDS, *_MIXED)}
 READ_ONLY: dict[str, BlockFormat] = {record.name: record for record in _READ_ONLY}
+PRODUCERS_OWN: dict[str, BlockFormat] = {}
+"""The records of the profiles, by the profile's name (`profiles` fills it)."""
 
 
 def get_format(name: str | BlockFormat) -> BlockFormat:
@@ -408,13 +406,11 @@ def get_format(name: str | BlockFormat) -> BlockFormat:
 
 def known_format(name: str) -> BlockFormat:
     """A format by its own name or a profile's."""
+    if name in PRODUCERS_OWN and name not in FORMATS:
+        return PRODUCERS_OWN[name]
     if name in FORMATS or name in READ_ONLY:
         return get_format(name)
-    from .profiles import PROFILES
-
-    if name not in PROFILES:
-        raise unknown_name("format or profile", name, [*FORMATS, *PROFILES])
-    return PROFILES[name].format
+    raise unknown_name("format or profile", name, [*FORMATS, *PRODUCERS_OWN])
 
 
 def codebook_format(name: str, levels: Sequence[float], block: int | None = 64) -> BlockFormat:

@@ -11,7 +11,7 @@ from .blocks import BlockFormat, get_format
 from .codec import FittedScales, block_amax, quantize, quotients
 from .elements import Codebook, ElementFormat, as_float32
 from .errors import FormatError, ShapeError
-from .packed import PackedTensor, layout_shape, nested_edges, nested_table
+from .packed import PackedTensor, explainer, layout_shape, nested_edges, nested_table
 from .scalar import Rounding, round_scalar
 
 
@@ -177,6 +177,7 @@ def explain_values(x: np.ndarray, format: str | BlockFormat, index: tuple[int, .
     return explain_element(packed, index if index is not None else (0,) * x.ndim, x)
 
 
+@explainer
 def explain_element(packed: PackedTensor, index: tuple[int, ...], x: np.ndarray | None = None) -> Explanation:
     """Where an element lies in the bytes and what it decodes to; with the source `x`, also why.
 

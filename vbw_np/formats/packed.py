@@ -12,19 +12,18 @@ to the coarse value after it (own, row).
 from __future__ import annotations
 
 import html
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from .blocks import BlockFormat, FineTier, get_format
 from .elements import E2M1, E4M3, INT4, first_index
 from .errors import DtypeError, FormatError, ScaleError, ShapeError
+from .measure import sqnr_db
 from .packing import unpack_bits, unpack_codes, unpack_nibbles
-
-if TYPE_CHECKING:
-    from .explain import Explanation
 
 PLANES = 4
 """Bits of a fine tier."""
@@ -331,15 +330,11 @@ class PackedTensor:
 
     def measure(self, x: np.ndarray) -> PackedTensor:
         """The same tensor, knowing its SQNR in dB against its source `x`."""
-        from .measure import sqnr_db
-
         return replace(self, sqnr_db=sqnr_db(x, self.dequantize()))
 
-    def explain(self, *index: int, x: np.ndarray | None = None) -> Explanation:
-        """How one element is stored and decoded; with its source array `x`, also how it was encoded."""
-        from .explain import explain_element
-
-        return explain_element(self, index, x)
+    def explain(self, *index: int, x: np.ndarray | None = None) -> Any:
+        """How one element is stored and decoded (`Explanation`); with its source array `x`, also how it was encoded."""
+        return _EXPLAINERS[-1](self, index, x)
 
     def _facts(self) -> list[tuple[str, str]]:
         shape = " x ".join(map(str, self.shape))
@@ -373,6 +368,15 @@ class PackedTensor:
             f"<table><caption>PackedTensor: {html.escape(self.format.summary)}</caption>{rows}"
             f"<tr><th style='text-align:left'>first bytes</th><td><code>{first}{more}</code></td></tr></table>"
         )
+
+
+_EXPLAINERS: list[Callable] = []
+
+
+def explainer(function: Callable) -> Callable:
+    """Declare ``(packed, index, x) -> Explanation`` as what `PackedTensor.explain` calls (see `explain`)."""
+    _EXPLAINERS.append(function)
+    return function
 
 
 def _block_level(scale: Any) -> np.ndarray:

@@ -30,7 +30,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .blocks import FORMATS, BlockFormat
+from .blocks import FORMATS, PRODUCERS_OWN, BlockFormat
 from .codebooks import BNB_FP4, NF4
 from .elements import E4M3, E8M0
 from .errors import FormatError, unknown_name
@@ -515,6 +515,7 @@ _RECORDS = [
 _RECORDS += [Profile(fmt.name, *producer, fmt, family, checked) for producer, fmt, family, checked in PRODUCERS]
 
 PROFILES: dict[str, Profile] = {profile.name: profile for profile in _RECORDS}
+PRODUCERS_OWN.update({profile.name: profile.format for profile in _RECORDS})
 
 
 def get_profile(name: str | Profile) -> Profile:

@@ -158,7 +158,8 @@ def _blocks_of(operand: LeftOperand | RightOperand) -> tuple[int, int]:
 
 def _check_array(name: str, array: np.ndarray, shape: tuple[int, ...], dtype: type) -> None:
     """Kernels go by an operand's shape alone: arrays that are smaller would be read beyond their end."""
-    if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape != shape or not array.flags.c_contiguous:
+    fits = isinstance(array, np.ndarray) and array.dtype == dtype and array.shape == shape
+    if not fits or not array.flags.c_contiguous:
         found = f"{getattr(array, 'dtype', type(array).__name__)} {getattr(array, 'shape', '')}"
         raise ValueError(f"{name} of an operand must be a C-contiguous {np.dtype(dtype).name} {shape}, got {found}")
 
