@@ -179,7 +179,7 @@ def test_containers_refuse_what_they_cannot_hold():
         to_container(quantize(x, "nvfp4-nested"), "te")
     with pytest.raises(UnknownNameError, match="gguf"):
         to_container(quantize(x, "nvfp4"), "onnx")
-    with pytest.raises(FormatError, match="not for fp4-row"):
+    with pytest.raises(FormatError, match="cannot hold fp4-row"):
         to_container(quantize(x, "fp4-row"), "gguf")
     with pytest.raises(ShapeError, match="multiple"):
         to_container(quantize(x[:, :48], PROFILES["ggml-mxfp4"].format), "gguf")

@@ -119,8 +119,8 @@ def gaussian_bfloat16() -> np.ndarray:
 
 LARGE = {"gaussian": gaussian, "gaussian_bfloat16": gaussian_bfloat16, "midpoints": midpoints}
 AMAX = (
-    2.0**-149, 2.0**-127, 2.0**-126, 1.0, 1.4, 1.5, 1.75, 1.9, 2.9, 3.0, 3.0001, 3.5, 4.0, 5.9, 6.0, 6.0001, 7.0,
-    7.99, 448.0, 2688.0, 3.4e38, np.inf, -np.inf, np.nan,
+    2.0**-149, 2.0**-127, 2.0**-126, 1.5 * 2.0**-126, 1.0, 1.4, 1.5, 1.75, 1.9, 2.9, 3.0, 3.0001, 3.5, 4.0, 5.9, 6.0,
+    6.0001, 7.0, 7.99, 448.0, 2688.0, 3.4e38, np.inf, -np.inf, np.nan,
 )  # fmt: skip
 
 
@@ -136,6 +136,13 @@ def edges() -> np.ndarray:
     for amax in AMAX:  # alone, and beside a block of ordinary numbers
         add(amax)
         add(amax, *([0.0] * 31), 1.0, -0.7, 0.3, -0.0, 0.001)
+    for fill in ((np.inf, np.nan), (np.nan, np.inf), (-np.inf, np.nan, 1.0), (np.nan, -2.0, np.inf), (np.inf, -np.inf)):
+        add(*fill, 0.5, -0.25)  # both in one block
+        add(*fill, *([0.0] * 34), 1.0, -0.7, 0.3)
+    add(3.4028234663852886e38, 1.0)
+    add(-3.4028234663852886e38, 1.7e38, 8.5e37, *([0.0] * 32), 2.0**-126 * 1.5, 2.0**-127)
+    for amax in (1e9, 3e10, 3e11, 1e15):  # far above the largest product of a one-level scale
+        add(*(amax * np.linspace(-1, 1, 64)))
     add()  # all zero
     add(*([-0.0] * 64))
     add(*([1.0, -0.0, 0.0, 1e-6, -1e-6, 0.25, -0.25] * 9))

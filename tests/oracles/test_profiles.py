@@ -1,4 +1,4 @@
-"""Every profile against what its library wrote: codes and scales, byte for byte, over 4.2 million values."""
+"""Every profile against its library: codes, scales and decoded values, bit for bit, over 4.2 million values."""
 
 from __future__ import annotations
 
@@ -53,14 +53,22 @@ def recorded() -> list[tuple[str, str, str]]:
     return sorted(found, key=lambda t: (t[2], t[0], t[1]))
 
 
-def our_bytes(x: np.ndarray, profile: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Codes in the producer's nibble order, scales as bytes, the stored tensor-level number; a row a row of x."""
+Ours = tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray]
+
+
+def our_bytes(x: np.ndarray, profile: str) -> Ours:
+    """Codes in the producer's nibble order, scales as bytes, the stored number, decoded values; a row a row of x."""
     packed = quantize(x, PROFILES[profile].format, nonfinite="producer", measure=False)
     codes, fmt = packed.codes, packed.format
     if fmt.nibble_order != "low_first":
         codes = pack_nibbles(packed.unpacked_codes(), fmt.nibble_order, fmt.nibble_group)
     scales = np.ascontiguousarray(packed.scales).view(np.uint8)
-    return codes.reshape(len(x), -1), scales.reshape(len(x), -1), packed.stored_scale
+    return (
+        codes.reshape(len(x), -1),
+        scales.reshape(len(x), -1),
+        packed.stored_scale,
+        cases.one_nan(packed.dequantize()),
+    )
 
 
 def assert_same(got: np.ndarray, wanted: np.ndarray, what: str) -> None:
@@ -82,13 +90,13 @@ def test_the_inputs_are_those_that_the_library_got(library):
 @pytest.mark.parametrize(("library", "profile", "case"), recorded())
 def test_bytes_equal_the_librarys(library, profile, case):
     kept, x = golden(library), cases.for_profile(case_input(case), profile)
-    codes, scales, stored = our_bytes(x, profile)
+    codes, scales, stored, decoded = our_bytes(x, profile)
     key = f"{profile}/{case}"
     assert_same(scales[: cases.HEAD_ROWS], kept[f"{key}/scales-head"], "scales")
     assert_same(codes[: cases.HEAD_ROWS], kept[f"{key}/codes-head"], "codes")
     if f"{key}/stored" in kept:
         assert np.float32(stored) == kept[f"{key}/stored"].reshape(())
-    for part, array in (("scales", scales), ("codes", codes)):
+    for part, array in (("scales", scales), ("codes", codes), ("decoded", decoded)):
         same = (cases.digests(array) == kept[f"{key}/{part}-sha256"]).all(axis=1)
         rows = [int(i) * cases.CHUNK_ROWS for i in np.flatnonzero(~same)]
         assert not rows, f"{part} of the {cases.CHUNK_ROWS} rows from each of {rows} differ from the library's"
@@ -98,10 +106,12 @@ def test_bytes_equal_the_librarys(library, profile, case):
 def test_edge_tensors_equal_the_librarys(library, profile):
     kept = golden(library)
     for i, row in enumerate(cases.for_profile(cases.edges(), profile)):
-        codes, scales, stored = our_bytes(row[None], profile)
+        codes, scales, stored, decoded = our_bytes(row[None], profile)
         what = f"edge {i}, x = {row[:4]}..."
         assert_same(scales[0], kept[f"{profile}/edges/scales"][i], f"{what} scales")
         assert_same(codes[0], kept[f"{profile}/edges/codes"][i], f"{what} codes")
+        wanted = kept[f"{profile}/edges/decoded"][i]
+        np.testing.assert_array_equal(cases.digests(decoded)[0], wanted, f"{what} decoded: {decoded[0, :4]}...")
         if f"{profile}/edges/stored" in kept:
             np.testing.assert_array_equal(np.float32(stored), kept[f"{profile}/edges/stored"][i][0], what)
 

@@ -3,9 +3,10 @@
     make oracles            # makes its own environment (torch and the libraries) and runs this file
 
 Each `tests/oracles/<library>.npz` holds, for every profile and case, the first rows in full and SHA-256 digests of
-every chunk of rows, of codes and of scales; the numbers stored at tensor level; all edge tensors in full; and, as
-JSON under `about`, the versions of everything that ran. TransformerEngine cannot be built without a GPU toolkit:
-its arrays come from its published formulas, written here in torch, and say so.
+every chunk of rows, of codes, of scales and of the values that the library decodes them to; the numbers stored at
+tensor level; all edge tensors in full (decoded values: digests); and, as JSON under `about`, the versions of everything
+that ran. TransformerEngine cannot be built without a GPU toolkit: its arrays come from its published formulas, written
+here in torch, and say so.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "oracles")]
 import cases  # noqa: E402
 import mma_sim  # noqa: E402
 
-Result = dict[str, np.ndarray]  # codes, scales, and maybe stored
+Result = dict[str, np.ndarray]  # codes, scales, decoded, and maybe stored
 
 
 def numpy_bytes(tensor: torch.Tensor) -> np.ndarray:
@@ -33,49 +34,73 @@ def numpy_bytes(tensor: torch.Tensor) -> np.ndarray:
     return tensor.detach().contiguous().view(torch.uint8).numpy().copy()
 
 
+def values_of(tensor: torch.Tensor) -> np.ndarray:
+    """Decoded values, float32, every NaN with the same bits."""
+    return cases.one_nan(tensor.detach().to(torch.float32).contiguous().numpy())
+
+
 def torchao_mx(mode: str) -> Callable[[torch.Tensor], Result]:
     from torchao.prototype.mx_formats.config import ScaleCalculationMode
-    from torchao.prototype.mx_formats.mx_tensor import to_mx
+    from torchao.prototype.mx_formats.mx_tensor import to_dtype, to_mx
 
     def run(x: torch.Tensor) -> Result:
-        scales, data = to_mx(x, torch.float4_e2m1fn_x2, 32, ScaleCalculationMode[mode])
-        return {"codes": numpy_bytes(data), "scales": numpy_bytes(scales)}
+        element = torch.float4_e2m1fn_x2
+        scales, data = to_mx(x, element, 32, ScaleCalculationMode[mode])
+        values = to_dtype(data.view(torch.uint8), scales.view(torch.float8_e8m0fnu), element, 32, torch.float32)
+        return {"codes": numpy_bytes(data), "scales": numpy_bytes(scales), "decoded": values_of(values)}
 
     return run
 
 
 def torchao_nv(x: torch.Tensor) -> Result:
-    from torchao.prototype.mx_formats.nvfp4_tensor import nvfp4_quantize, per_tensor_amax_to_scale
+    from torchao.prototype.mx_formats.nvfp4_tensor import NVFP4Tensor, nvfp4_quantize, per_tensor_amax_to_scale
 
     stored = per_tensor_amax_to_scale(x.abs().max())
     scales, data = nvfp4_quantize(x, 16, stored)
-    return {"codes": numpy_bytes(data), "scales": numpy_bytes(scales), "stored": stored.numpy()}
+    values = NVFP4Tensor.to_nvfp4(x, per_tensor_scale=stored).dequantize(torch.float32)
+    return {
+        "codes": numpy_bytes(data),
+        "scales": numpy_bytes(scales),
+        "stored": stored.numpy(),
+        "decoded": values_of(values),
+    }
 
 
 def torchao_nv_one_level(x: torch.Tensor) -> Result:
-    from torchao.prototype.mx_formats.nvfp4_tensor import nvfp4_quantize
+    from torchao.prototype.mx_formats.nvfp4_tensor import NVFP4Tensor, nvfp4_quantize
 
     scales, data = nvfp4_quantize(x, 16, None)
-    return {"codes": numpy_bytes(data), "scales": numpy_bytes(scales)}
+    values = NVFP4Tensor.to_nvfp4(x).dequantize(torch.float32)
+    return {"codes": numpy_bytes(data), "scales": numpy_bytes(scales), "decoded": values_of(values)}
 
 
 def modelopt_nv(x: torch.Tensor) -> Result:
     from modelopt.torch.quantization.qtensor.nvfp4_tensor import NVFP4QTensor
 
     packed, scales, stored = NVFP4QTensor.quantize(x.clone(), 16)
-    return {"codes": numpy_bytes(packed._quantized_data), "scales": numpy_bytes(scales), "stored": stored.numpy()}
+    values = packed.dequantize(dtype=torch.float32, scale=scales, double_scale=stored, block_sizes={-1: 16})
+    return {
+        "codes": numpy_bytes(packed._quantized_data),
+        "scales": numpy_bytes(scales),
+        "stored": stored.numpy(),
+        "decoded": values_of(values),
+    }
 
 
 def modelopt_mx(x: torch.Tensor) -> Result:
     from modelopt.torch.quantization.qtensor.mxfp4_tensor import MXFP4QTensor
 
     packed, scales = MXFP4QTensor.quantize(x.clone(), 32)
-    return {"codes": numpy_bytes(packed._quantized_data), "scales": numpy_bytes(scales).reshape(len(x), -1)}
+    values = packed.dequantize(dtype=torch.float32, scale=scales, block_sizes={-1: 32})
+    codes, scales = numpy_bytes(packed._quantized_data), numpy_bytes(scales).reshape(len(x), -1)
+    return {"codes": codes, "scales": scales, "decoded": values_of(values).reshape(len(x), -1)}
 
 
 def compressed_tensors(preset: str, bfloat16: bool = False) -> Callable[[torch.Tensor], Result]:
     from compressed_tensors.compressors import BaseCompressor
+    from compressed_tensors.compressors.nvfp4.helpers import unpack_fp4_from_uint8
     from compressed_tensors.quantization import QuantizationScheme
+    from compressed_tensors.quantization.lifecycle.forward import dequantize
     from compressed_tensors.quantization.quant_scheme import PRESET_SCHEMES
     from compressed_tensors.quantization.utils import calculate_qparams, generate_gparam
 
@@ -95,6 +120,10 @@ def compressed_tensors(preset: str, bfloat16: bool = False) -> Callable[[torch.T
             state["weight_global_scale"] = stored
         out = compressor.compress(state, scheme)
         result = {"codes": numpy_bytes(out["weight_packed"]), "scales": numpy_bytes(out["weight_scale"])}
+        codes = unpack_fp4_from_uint8(out["weight_packed"], *x.shape, dtype=torch.float32)
+        scales = compressor._decompress_scale(out["weight_scale"], torch.float32)
+        values = dequantize(codes, scales, args=scheme.weights, global_scale=stored, dtype=torch.float32)
+        result["decoded"] = values_of(values)
         if stored is not None:
             result["stored"] = stored.numpy()
         return result
@@ -103,7 +132,7 @@ def compressed_tensors(preset: str, bfloat16: bool = False) -> Callable[[torch.T
 
 
 def bitsandbytes(kind: str) -> Callable[[torch.Tensor], Result]:
-    from bitsandbytes.functional import quantize_4bit
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
     def run(x: torch.Tensor) -> Result:
         packed, state = quantize_4bit(x, blocksize=64, quant_type=kind)
@@ -111,6 +140,7 @@ def bitsandbytes(kind: str) -> Callable[[torch.Tensor], Result]:
         return {
             "codes": numpy_bytes(packed).reshape(rows, -1),
             "scales": state.absmax.numpy().reshape(rows, -1).view(np.uint8),
+            "decoded": values_of(dequantize_4bit(packed, state)),
         }
 
     return run
@@ -118,13 +148,15 @@ def bitsandbytes(kind: str) -> Callable[[torch.Tensor], Result]:
 
 def gguf_mx(x: torch.Tensor) -> Result:
     from gguf.constants import GGMLQuantizationType
-    from gguf.quants import quantize
+    from gguf.quants import dequantize, quantize
 
     with np.errstate(all="ignore"):
         blocks = quantize(x.numpy(), GGMLQuantizationType.MXFP4).reshape(len(x), -1, 17)
+        values = dequantize(blocks.reshape(len(x), -1), GGMLQuantizationType.MXFP4)
     return {
         "codes": np.ascontiguousarray(blocks[..., 1:]).reshape(len(x), -1),
         "scales": np.ascontiguousarray(blocks[..., 0]),
+        "decoded": cases.one_nan(values),
     }
 
 
@@ -184,10 +216,13 @@ def transformer_engine(rows: int, four_over_six: str | None = None, cap: float =
             scales = torch.where(four, found[1][0].view(torch.uint8), found[0][0].view(torch.uint8))
             codes = torch.where(four, found[1][1], found[0][1])
         packed = codes[..., 0::2] | (codes[..., 1::2] << 4)
+        elements = torch.cat([grid, -grid])[codes.long()]  # its kernel: value * ((float(scale) * amax) * factor_inv)
+        decoder = scales.view(torch.float8_e4m3fn).float() * amax * torch.tensor(1.0 / (6.0 * cap))
         return {
             "codes": packed.reshape(len(x), -1).numpy(),
             "scales": numpy_bytes(scales.squeeze(-1)),
             "stored": amax.numpy(),
+            "decoded": values_of(elements * decoder).reshape(len(x), -1),
         }
 
     return run
@@ -243,7 +278,9 @@ def record(run: Callable[[torch.Tensor], Result], profile: str, extra: tuple[str
             if part == "stored":
                 kept[key] = np.asarray(array, np.float32)
             else:
-                kept[key + "-head"], kept[key + "-sha256"] = array[: cases.HEAD_ROWS], cases.digests(array)
+                kept[key + "-sha256"] = cases.digests(array)
+                if part != "decoded":
+                    kept[key + "-head"] = array[: cases.HEAD_ROWS]
         print(profile, case, flush=True)
     parts: dict[str, list[np.ndarray]] = {}
     for row in cases.for_profile(cases.edges(), profile):
@@ -252,7 +289,8 @@ def record(run: Callable[[torch.Tensor], Result], profile: str, extra: tuple[str
         except Exception as error:
             raise RuntimeError(f"{profile} fails on an edge tensor: {row}") from error
         for part, array in result.items():
-            parts.setdefault(part, []).append(np.asarray(array).reshape(-1))
+            array = np.asarray(array).reshape(-1)
+            parts.setdefault(part, []).append(cases.digests(array[None])[0] if part == "decoded" else array)
     for part, arrays in parts.items():
         kept[f"{profile}/edges/{part}"] = np.stack(arrays)
     return kept

@@ -89,9 +89,12 @@ class BlockFormat:
     fine : FineTier or None
     quantile_codebook : bool
         Levels are 16 quantiles of |w|, a sign bit beside them (`seed-v6`).
-    decode_order : {"multiply", "scale-first", "divide"}
-        `multiply`: (element * s) * t. `scale-first`: element * (s * t). `divide`: element * (s / g), with the
-        stored reciprocal g.
+    decode_order : {"multiply", "scale-first", "amax-first", "divide", "halves"}
+        `multiply`: (element * s) * t. `scale-first`: element * (s * t). `amax-first`: element * ((s * amax) * (1 / R)),
+        with the rule's range R. `divide`: element * (s / g), with the stored reciprocal g. `halves`: (2 * element) *
+        (s / 2), as ggml does with integers; every scale byte is a number there.
+    positive_zero : bool
+        Codes of -0 decode to +0.
     offset : {"none", "zero", "minimum"}
         `zero`: a zero point a block, (element - z) * s. `minimum`: element * s + m.
     stored_bits : float, optional
@@ -115,6 +118,7 @@ class BlockFormat:
     fine: FineTier | None = None
     quantile_codebook: bool = False
     decode_order: str = "multiply"
+    positive_zero: bool = False
     source: str = ""
     offset: str = "none"
     stored_bits: float | None = None

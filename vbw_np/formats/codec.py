@@ -88,7 +88,8 @@ class FittedScales:
 
 def block_amax(x: np.ndarray, fmt: BlockFormat) -> np.ndarray:
     """The largest magnitude of each block, (..., ceil(K / block)); tiles of rows are replicated to their rows."""
-    amax = np.abs(to_blocks(x, fmt)).max(axis=-1)  # (..., R, blocks)
+    largest = np.fmax if fmt.rule.skip_nan else np.maximum
+    amax = largest.reduce(np.abs(to_blocks(x, fmt)), axis=-1)  # (..., R, blocks)
     if fmt.block_rows == 1:
         return amax
     rows = amax.shape[-2]

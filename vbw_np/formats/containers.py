@@ -1,18 +1,22 @@
 """Producers' containers: the named arrays that they write into a checkpoint, and back.
 
 In memory a `PackedTensor` is always low nibble first with unswizzled scales. `to_container` gives the producer's
-own arrays, `from_container` reads them; going through a container loses nothing.
+own arrays, `from_container` reads them. What a container cannot hold is refused by name: going through one loses
+nothing. A reader multiplies in its own order, so that two producers' readers of the same arrays may differ in the last
+bit of a value (`BlockFormat.decode_order`).
 
 ================== ================================================================================================
 container          arrays
 ================== ================================================================================================
-te                 `rowwise_data`, `rowwise_scale_inv`, `amax_rowwise`
-torchao            `qdata`, `scale`, `per_tensor_scale` (amax / 2688)
-modelopt           `weight`, `weight_scale`, `weight_scale_2` (amax / 2688)
-compressed-tensors `weight_packed`, `weight_scale`, `weight_global_scale` (2688 / amax)
-gguf               `blocks`: MXFP4 17 bytes a block `{e, qs[16]}`; NVFP4 36 bytes per 64 `{d[4], qs[32]}`; split halves
-bitsandbytes       `weight` (n / 2, 1), high nibble first; `absmax`
+te                 `rowwise_data`, `rowwise_scale_inv`, `amax_rowwise`: NVFP4
+torchao            `qdata`, `scale`, `per_tensor_scale` (amax / 2688): NVFP4, MXFP4, MXFP8, MXFP6 (a byte a code)
+modelopt           `weight`, `weight_scale`, `weight_scale_2` (amax / 2688): NVFP4, MXFP4, MXFP8
+compressed-tensors `weight_packed`, `weight_scale`, `weight_global_scale` (2688 / amax): NVFP4, MXFP4
+gguf               `blocks`: MXFP4, NVFP4, Q4_0, Q4_1, Q8_0; `scale` (amax / 2688) beside NVFP4, as `<name>.scale`
+bitsandbytes       `weight` (n / 2, 1), high nibble first; `absmax`: NF4, FP4
 ================== ================================================================================================
+
+2688 is 6 * 448, the range of the scale rule; with scales up to 256 (four over six) it is 1536.
 """
 
 from __future__ import annotations
@@ -24,28 +28,41 @@ import numpy as np
 
 from ..files import write_whole
 from .blocks import BlockFormat, get_format, known_format
-from .errors import FormatError, ShapeError, unknown_name
+from .codebooks import BNB_FP4, NF4
+from .elements import E2M1, E2M3, E3M2, E4M3, E5M2, E8M0
+from .errors import DtypeError, FormatError, ScaleError, ShapeError, unknown_name
+from .ggml_blocks import WRITTEN, block_type_of, from_blocks_of, to_blocks_of
 from .packed import PackedTensor, layout_shape, scale_shape
-from .packing import pack_nibbles, unpack_nibbles
+from .packing import pack_codes, pack_nibbles, unpack_nibbles
 
 _NAMES = {
     "te": ("rowwise_data", "rowwise_scale_inv", "amax_rowwise"),
     "torchao": ("qdata", "scale", "per_tensor_scale"),
     "modelopt": ("weight", "weight_scale", "weight_scale_2"),
     "compressed-tensors": ("weight_packed", "weight_scale", "weight_global_scale"),
+    "gguf": ("blocks", "", "scale"),
+    "bitsandbytes": ("weight", "absmax", ""),
 }
-CONTAINERS = (*_NAMES, "gguf", "bitsandbytes")
+CONTAINERS = tuple(_NAMES)
+_HOLDS = {
+    "te": ("NVFP4",),
+    "torchao": ("NVFP4", "MXFP4", "MXFP8", "MXFP6"),
+    "modelopt": ("NVFP4", "MXFP4", "MXFP8"),
+    "compressed-tensors": ("NVFP4", "MXFP4"),
+    "gguf": WRITTEN,
+    "bitsandbytes": ("NF4", "FP4"),
+}
+_CONVENTIONS = ("amax", "multiplier", "reciprocal")
 
 
-def convert_level(value: np.float32, have: str, want: str) -> np.float32:
-    """Convert a tensor-level number between conventions: `amax`, `multiplier` (amax / 2688), `reciprocal`."""
-    conventions = ("amax", "multiplier", "reciprocal")
+def convert_level(value: np.float32, have: str, want: str, range: float = 2688.0) -> np.float32:
+    """Convert a tensor-level number between conventions: `amax`, `multiplier` (amax / range), `reciprocal`."""
     for name in (have, want):
-        if name not in conventions:
-            raise unknown_name("tensor-scale convention", name, conventions)
+        if name not in _CONVENTIONS:
+            raise unknown_name("tensor-scale convention", name, _CONVENTIONS)
     if have == want:
         return np.float32(value)
-    level = np.float32(2688)
+    level = np.float32(range)
     with np.errstate(divide="ignore", over="ignore"):
         if "amax" not in (have, want):
             return np.float32(1) / np.float32(value)
@@ -59,109 +76,214 @@ def level_convention(container: str) -> str:
     return {"te": "amax", "compressed-tensors": "reciprocal"}.get(container, "multiplier")
 
 
-def _stored_convention(fmt: BlockFormat) -> str:
-    if fmt.rule.name.startswith("te"):
-        return "amax"
-    return "reciprocal" if fmt.rule.name.startswith("compressed-tensors") else "multiplier"
+def level_name(container: str) -> str:
+    """The array of a container that holds its tensor-level number; empty if there is none."""
+    return _NAMES[container][2]
+
+
+def stored_convention(fmt: BlockFormat) -> str:
+    """What a format's `stored_scale` is, as its rule's multiplier shows."""
+    factor = float(fmt.rule.multiplier(np.float32(2)))
+    return {2.0: "multiplier", 0.5: "reciprocal"}.get(factor, "amax")
+
+
+# ---- what holds what
+
+
+def _kind_of(fmt: BlockFormat) -> str | None:
+    """The kind of bytes that a format's codes and block scales are, or None for those of no container."""
+    if fmt.rule.scale_element is None:
+        if fmt.element is None or fmt.offset != "none" or fmt.block is None or fmt.rule.affine is not None:
+            return None
+        tables = {"NF4": NF4.table, "FP4": BNB_FP4.table}
+        return next((kind for kind, table in tables.items() if np.array_equal(fmt.element.table, table)), None)
+    element = {E2M1.name: "FP4", E4M3.name: "FP8", E5M2.name: "FP8", E2M3.name: "FP6", E3M2.name: "FP6"}
+    element = element.get(fmt.element.name if fmt.element else "")
+    if element == "FP4" and fmt.block == 16 and fmt.rule.scale_element is E4M3:
+        return "NVFP4"
+    return f"MX{element}" if element and fmt.block == 32 and fmt.rule.scale_element is E8M0 else None
+
+
+def why_not(fmt: BlockFormat, container: str) -> str | None:
+    """Why a container cannot hold tensors of a format, or None if it can."""
+    if container not in CONTAINERS:
+        raise unknown_name("container", container, CONTAINERS)
+    holds = ", ".join(_HOLDS[container])
+    if fmt.quantile_codebook:
+        return f"its levels, signs and residual have no place there; {container} holds {holds}"
+    if (block_type_of(fmt) if container == "gguf" else _kind_of(fmt)) not in _HOLDS[container]:
+        scale = fmt.rule.scale_element.name if fmt.rule.scale_element else "float32"
+        return f"{fmt.element.name} under {scale} scales per {fmt.block or 'row'} is none of {holds}"
+    if fmt.tensor_level == "row":
+        return f"it has one tensor-level number a row, and {container} holds one a tensor"
+    return None
+
+
+def _check_holds(fmt: BlockFormat, shape: tuple[int, ...], container: str) -> None:
+    reason = why_not(fmt, container)
+    if reason is not None:
+        raise FormatError(f"a {container} container cannot hold {fmt.name}: {reason}")
+    block = 64 if container == "gguf" and fmt.block == 16 else fmt.block
+    if not fmt.flat and shape[-1] % block:
+        raise ShapeError(
+            f"a {container} container holds whole blocks of {block}: the last axis, {shape[-1]}, must be a multiple"
+        )
+
+
+# ---- writing
 
 
 def to_container(packed: PackedTensor, container: str) -> dict[str, np.ndarray]:
     """The arrays that a producer would write.
 
     A tensor-level number that the tensor's own profile stored in the container's convention is written as it is;
-    otherwise it is converted (one float32 rounding).
+    otherwise it is converted (one float32 rounding). A format of one level gets the number that multiplies by 1, where
+    the container always has one.
+
+    Raises
+    ------
+    FormatError
+        If the container's readers would not get the tensor's values.
     """
-    if container not in CONTAINERS:
-        raise unknown_name("container", container, CONTAINERS)
-    if packed.fine is not None or packed.signs is not None:
-        raise FormatError(f"no producer's container holds {packed.format.name}; take packed.coarse() first")
+    fmt = packed.format
+    reason = why_not(fmt, container)
+    if packed.fine is not None and reason is None:
+        raise FormatError(f"no producer's container holds the fine tier of {fmt.name}; take packed.coarse() first")
+    _check_holds(fmt, packed.shape, container)
+    level = level_name(container)
+    arrays = _bytes_for(packed, container)
+    if fmt.tensor_level != "none":
+        stored = packed.stored_scale
+        have, value = ("multiplier", packed.tensor_scale) if stored is None else (stored_convention(fmt), stored)
+        arrays[level] = convert_level(value, have, level_convention(container), fmt.rule.range).reshape(1)
+    elif _kind_of(fmt) == "NVFP4" and container in ("te", "modelopt", "compressed-tensors"):
+        arrays[level] = convert_level(np.float32(1), "multiplier", level_convention(container)).reshape(1)
+    if level in arrays:
+        _checked_level(arrays[level], level, container)
+    return arrays
+
+
+def _bytes_for(packed: PackedTensor, container: str) -> dict[str, np.ndarray]:
+    """Codes and block scales as the container lays them out."""
     if container == "gguf":
-        return {"blocks": _gguf_blocks(packed)}
+        if packed.format.decode_order != "halves" and np.isnan(packed.decoded_scales()).any():
+            raise ScaleError(f"GGUF has no NaN scales, and this {packed.format.name} tensor has some")
+        kind, data = to_blocks_of(packed)
+        return {"blocks": data.reshape(-1, data.size * _elements_of(kind) // packed.size)}
     if container == "bitsandbytes":
         return _bitsandbytes_arrays(packed)
-    codes, scales, level = _NAMES[container]
-    arrays = {codes: packed.codes, scales: packed.scales}
-    if packed.stored_scale is not None:
-        arrays[level] = np.asarray(
-            convert_level(packed.stored_scale, _stored_convention(packed.format), level_convention(container)),
-            np.float32,
-        ).reshape(1)
-    return arrays
+    codes, scales, _ = _NAMES[container]
+    return {codes: packed.unpacked_codes() if packed.format.code_bits == 6 else packed.codes, scales: packed.scales}
+
+
+def _elements_of(kind: str) -> int:
+    return 64 if kind == "NVFP4" else 32
+
+
+def _bitsandbytes_arrays(packed: PackedTensor) -> dict[str, np.ndarray]:
+    codes = packed.unpacked_codes().reshape(-1)
+    if codes.size % 2:  # the library pads with the number 0, whose code need not be 0
+        codes = np.append(codes, packed.format.element.encode(np.zeros(1, np.float32), packed.format.ties))
+    return {"weight": pack_nibbles(codes, "high_first").reshape(-1, 1), "absmax": packed.scales.reshape(-1)}
+
+
+# ---- reading
 
 
 def from_container(
     arrays: dict[str, np.ndarray], container: str, shape: tuple[int, ...], format: str | BlockFormat
 ) -> PackedTensor:
-    """Read a producer's arrays into a packed tensor of that logical shape and format."""
-    if container not in CONTAINERS:
-        raise unknown_name("container", container, CONTAINERS)
+    """Read a producer's arrays into a packed tensor of that logical shape and format.
+
+    Raises
+    ------
+    FormatError, ShapeError, DtypeError
+        If the container does not hold that format, or an array is missing or of another shape or dtype.
+    ScaleError
+        If the tensor-level number is not one positive finite number. Several of them, one for each layer that was
+        fused, are merged on purpose by `merge_fused`.
+    """
     fmt = known_format(format) if isinstance(format, str) else get_format(format)
-    if container == "gguf":
-        return _from_gguf(arrays["blocks"], shape, fmt)
-    if container == "bitsandbytes":
-        flat = layout_shape(shape, fmt)
-        codes = unpack_nibbles(arrays["weight"].reshape(-1), int(np.prod(shape)), "high_first")
-        scales = arrays["absmax"].reshape(scale_shape(shape, fmt))
-        return PackedTensor(codes=pack_nibbles(codes.reshape(flat)), scales=scales, shape=shape, format=fmt)
-    codes_name, scales_name, level = _NAMES[container]
-    missing = [n for n in (codes_name, scales_name) if n not in arrays]
-    if missing or (fmt.tensor_level != "none" and level not in arrays):
-        raise FormatError(f"a {container} container of {fmt.name} needs {missing or [level]}; it has {sorted(arrays)}")
-    stored = tensor = None
+    _check_holds(fmt, shape, container)
+    needed = [n for n in _NAMES[container][:2] if n]
+    level = level_name(container)
     if fmt.tensor_level != "none":
-        value = np.float32(np.asarray(arrays[level]).reshape(-1)[0])
-        stored = convert_level(value, level_convention(container), _stored_convention(fmt))
-        tensor = np.float32(fmt.rule.multiplier(stored))
+        needed.append(level)
+    missing = [n for n in needed if n not in arrays]
+    if missing:
+        raise FormatError(f"a {container} container of {fmt.name} needs {missing}; it has {sorted(arrays)}")
+    stored = tensor = None
+    if level in arrays:
+        value = _checked_level(arrays[level], level, container)
+        if fmt.tensor_level == "none":
+            _check_is_one(value, level, container, fmt)
+        else:
+            stored = convert_level(value, level_convention(container), stored_convention(fmt), fmt.rule.range)
+            tensor = np.float32(fmt.rule.multiplier(stored))
+    codes, scales, offsets = _read_bytes(arrays, container, tuple(shape), fmt)
     return PackedTensor(
-        codes=arrays[codes_name],
-        scales=arrays[scales_name],
+        codes=codes,
+        scales=scales,
         shape=shape,
         format=fmt,
         tensor_scale=tensor,
         stored_scale=stored,
+        offsets=offsets,
     )
 
 
-def _gguf_groups(fmt: BlockFormat, shape: tuple[int, ...]) -> int:
-    """Scales per GGUF block: 1 for MXFP4 (32 elements), 4 for NVFP4 (64 elements)."""
-    if fmt.block not in (16, 32) or fmt.rule.scale_element is None:
-        raise FormatError(f"GGUF has block types for MXFP4 and NVFP4, not for {fmt.name}")
-    elements = 32 if fmt.block == 32 else 64
-    if shape[-1] % elements:
-        raise ShapeError(f"GGUF blocks hold {elements} elements: the last axis, {shape[-1]}, must be a multiple")
-    return elements // fmt.block
-
-
-def _gguf_blocks(packed: PackedTensor) -> np.ndarray:
-    fmt, groups = packed.format, _gguf_groups(packed.format, packed.shape)
-    halves = pack_nibbles(packed.unpacked_codes(), "split_half", fmt.block).reshape(-1, groups * fmt.block // 2)
-    return np.concatenate([packed.scales.reshape(-1, groups), halves], axis=1)
-
-
-def _from_gguf(blocks: np.ndarray, shape: tuple[int, ...], fmt: BlockFormat) -> PackedTensor:
-    groups = _gguf_groups(fmt, shape)
-    width = groups + groups * fmt.block // 2
-    count = int(np.prod(shape)) // (groups * fmt.block)
-    if blocks.dtype != np.uint8 or blocks.size != count * width:
-        raise ShapeError(
-            f"GGUF {fmt.name} of shape {shape} is {count} blocks of {width} uint8, {count * width} bytes; "
-            f"got {blocks.size} of {blocks.dtype.name}"
+def _checked_level(array: np.ndarray, name: str, container: str) -> np.float32:
+    """The one number of a tensor level, checked."""
+    values = np.asarray(array).reshape(-1)
+    if values.dtype.kind != "f" and values.dtype.name != "bfloat16":
+        raise DtypeError(f"{name} of a {container} container must be a float array, got {values.dtype.name}")
+    if values.size == 0:
+        raise ScaleError(f"{name} of a {container} container is empty; it must hold one number")
+    if values.size > 1:
+        raise ScaleError(
+            f"{name} of a {container} container holds {values.size} numbers, as layers that were fused have; "
+            "merge_fused(...) gives them one common scale and says what that loses"
         )
-    blocks = blocks.reshape(count, width)
-    codes = unpack_nibbles(blocks[:, groups:].reshape(*shape[:-1], -1), shape[-1], "split_half", fmt.block)
-    scales = np.ascontiguousarray(blocks[:, :groups]).reshape(scale_shape(shape, fmt))
-    return PackedTensor(codes=pack_nibbles(codes), scales=scales, shape=shape, format=fmt)
+    value = np.float32(values[0])
+    if not np.isfinite(value) or np.signbit(value) or (value == 0 and level_convention(container) == "reciprocal"):
+        raise ScaleError(f"{name} of a {container} container is {float(value)}; it must be a finite positive number")
+    return value
 
 
-def _bitsandbytes_arrays(packed: PackedTensor) -> dict[str, np.ndarray]:
-    if not packed.format.flat:
-        raise FormatError(
-            f"bitsandbytes' blocks run over the flattened array; quantize with its profile, not as {packed.format.name}"
+def _check_is_one(value: np.float32, name: str, container: str, fmt: BlockFormat) -> None:
+    if convert_level(value, level_convention(container), "multiplier") != 1:
+        raise ScaleError(
+            f"{name} is {float(value):g}, and {fmt.name} has no tensor level to keep it in; read it as a format with "
+            "one (nvfp4)"
         )
-    codes = packed.unpacked_codes().reshape(-1)
-    if codes.size % 2:  # the library pads with the number 0, whose code need not be 0
-        codes = np.append(codes, packed.format.element.encode(np.zeros(1, np.float32), packed.format.ties))
-    return {"weight": pack_nibbles(codes, "high_first").reshape(-1, 1), "absmax": packed.scales.reshape(-1)}
+
+
+def _read_bytes(
+    arrays: dict[str, np.ndarray], container: str, shape: tuple[int, ...], fmt: BlockFormat
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Codes, block scales and offsets in this package's layout."""
+    if container == "gguf":
+        blocks = arrays["blocks"]
+        if blocks.dtype != np.uint8:
+            raise DtypeError(f"GGUF blocks must be a uint8 array, got {blocks.dtype.name}")
+        packed = from_blocks_of(blocks.reshape(-1), block_type_of(fmt), shape)
+        return packed.codes, packed.scales, packed.offsets
+    codes_name, scales_name, _ = _NAMES[container]
+    codes, scales = arrays[codes_name], arrays[scales_name]
+    if container == "bitsandbytes":
+        codes = unpack_nibbles(codes.reshape(-1), int(np.prod(shape)), "high_first")
+        expected = scale_shape(shape, fmt)
+        if scales.size != int(np.prod(expected)):
+            raise ShapeError(f"absmax holds {scales.size} numbers; {fmt.name} of shape {shape} has {expected} blocks")
+        return pack_nibbles(codes.reshape(layout_shape(shape, fmt))), scales.reshape(expected), None
+    if fmt.code_bits == 6:
+        if codes.shape != tuple(shape):
+            raise ShapeError(f"{codes_name} has shape {codes.shape}; MXFP6 takes a byte a code there: {tuple(shape)}")
+        codes = pack_codes(codes, 6)
+    return codes, scales, None
+
+
+# ---- files
 
 
 _PARTS = (

@@ -9,7 +9,6 @@ from __future__ import annotations
 import numpy as np
 
 from .blocks import BlockFormat, get_format, known_format
-from .containers import to_container
 from .errors import FormatError, ShapeError
 from .ggml import BY_NAME, float16_at, nibble_pairs, scales_and_minimums, split_halves
 from .packed import PackedTensor, scale_shape
@@ -71,10 +70,10 @@ def from_blocks_of(data: np.ndarray, name: str, shape: tuple[int, ...]) -> Packe
 
 
 def block_type_of(fmt: BlockFormat) -> str | None:
-    """The block type that holds this format's tensors, or None."""
+    """The block type that holds this format's tensors (without a fine tier), or None."""
     if fmt.rule.affine is not None:
         return next((name for name in ("Q4_0", "Q4_1", "Q8_0") if get_format(name.lower()).rule is fmt.rule), None)
-    if fmt.element is None or fmt.element.name != "e2m1" or fmt.fine is not None:
+    if fmt.element is None or fmt.element.name != "e2m1":
         return None
     scale = fmt.rule.scale_element.name if fmt.rule.scale_element else None
     return {("e8m0", 32): "MXFP4", ("e4m3", 16): "NVFP4"}.get((scale, fmt.block))
@@ -87,11 +86,15 @@ def to_blocks_of(packed: PackedTensor) -> tuple[str, np.ndarray]:
         raise FormatError(
             f"no GGUF block type holds {packed.format.name}; those that are written: {', '.join(WRITTEN)}"
         )
+    if packed.fine is not None:
+        raise FormatError(f"no GGUF block type holds the fine tier of {packed.format.name}; take packed.coarse() first")
     elements = BY_NAME[name].elements
     if packed.shape[-1] % elements:
         raise ShapeError(f"{name} holds {elements} elements a block: the last axis, {packed.shape[-1]}, is no multiple")
-    if name in ("MXFP4", "NVFP4"):
-        return name, to_container(packed, "gguf")["blocks"].reshape(-1)
+    if packed.format.rule.scale_element is not None:  # MXFP4, NVFP4
+        block, count = packed.format.block, elements // packed.format.block
+        halves = pack_nibbles(packed.unpacked_codes(), "split_half", block).reshape(-1, elements // 2)
+        return name, np.concatenate([packed.scales.reshape(-1, count), halves], axis=1).reshape(-1)
     codes = packed.unpacked_codes().reshape(-1, elements)
     codes = codes if name == "Q8_0" else pack_nibbles(codes, "split_half", 32)
     parts = [_float16_bytes(packed.scales)]

@@ -5,8 +5,8 @@ The decoder reads the format record; there is one for every format::
     value = (element * s) * t
 
 with the element's value, its decoded block scale `s` and the tensor-level multiplier `t` (1 where there is none),
-each product rounded once to float32. Two tiers add to the element before the scales are applied (nested, tied) or
-to the coarse value after it (own, row).
+each product rounded once to float32; a producer's record that multiplies in another order says so (`decode_order`).
+Two tiers add to the element before the scales are applied (nested, tied) or to the coarse value after it (own, row).
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 
 from .blocks import BlockFormat, FineTier, get_format
-from .elements import E2M1, E4M3, INT4, first_index
+from .elements import E2M1, E4M3, E8M0, INT4, first_index
 from .errors import DtypeError, FormatError, ScaleError, ShapeError
+from .ggml import half_e8m0, half_ue4m3
 from .measure import sqnr_db
 from .packing import unpack_bits, unpack_codes, unpack_nibbles
 
@@ -180,6 +181,8 @@ class PackedTensor:
             return
         element = self.format.rule.scale_element
         values = self.scales if element is None else element.table[self.scales]
+        if self.format.decode_order == "halves":  # ggml makes a number of every byte
+            return
         bad = np.isnan(values) if self.format.rule.affine is not None else np.isnan(values) | np.signbit(values)
         if bad.any():
             where = first_index(bad)
@@ -272,6 +275,8 @@ class PackedTensor:
         if planes and fine is not None and fine.kind == "nested":
             return nested_table(fine.top, planes)[codes, self.unpacked_fine() >> np.uint8(PLANES - planes)]
         values = self.format.element.table[codes]
+        if self.format.positive_zero:
+            values = values + np.float32(0)
         if planes and fine is not None and fine.kind == "tied":
             values = values + INT4.table[self.unpacked_fine()] * (np.float32(1) / np.float32(fine.divisor))
         return values
@@ -286,15 +291,27 @@ class PackedTensor:
                 blocks = (blocks - self.offsets[..., None]) * scales
             elif self.format.offset == "minimum":
                 blocks = blocks * scales + self.offsets[..., None]
+            elif self.format.decode_order == "halves":
+                half = half_e8m0 if self.format.rule.scale_element is E8M0 else half_ue4m3
+                blocks = (blocks * np.float32(2)) * half(self.scales)[..., None]
             elif self.tensor_scale is None:
                 blocks = blocks * scales
-            elif self.format.decode_order == "divide":
-                blocks = blocks * (scales / _block_level(self.stored_scale))
-            elif self.format.decode_order == "scale-first":
-                blocks = blocks * (scales * _block_level(self.tensor_scale))
             else:
-                blocks = (blocks * scales) * _block_level(self.tensor_scale)
+                blocks = self._apply_both(blocks, scales)
         return from_blocks(blocks, self.shape, self.format)
+
+    def _apply_both(self, blocks: np.ndarray, scales: np.ndarray) -> np.ndarray:
+        """Block scale and tensor-level number, in the format's order of multiplication."""
+        order, level = self.format.decode_order, _block_level(self.tensor_scale)
+        if order == "scale-first":
+            return blocks * (scales * level)
+        if self.stored_scale is not None:
+            stored = _block_level(self.stored_scale)
+            if order == "divide":
+                return blocks * (scales / stored)
+            if order == "amax-first":
+                return blocks * ((scales * stored) * (np.float32(1) / np.float32(self.format.rule.range)))
+        return (blocks * scales) * level
 
     def _residual(self, fine: FineTier) -> np.ndarray:
         blocks = to_blocks(INT4.table[self.unpacked_fine()], self.format)

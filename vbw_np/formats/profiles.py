@@ -32,7 +32,7 @@ import numpy as np
 
 from .blocks import FORMATS, PRODUCERS_OWN, BlockFormat
 from .codebooks import BNB_FP4, NF4
-from .elements import E4M3, E8M0
+from .elements import E2M1, E4M3, E8M0
 from .errors import FormatError, unknown_name
 from .mixed import PRODUCERS
 from .scales import MX_FLOOR, ONE, ScaleRule, bits_of, divide_by_scale, te_rule
@@ -125,10 +125,14 @@ def torchao_rceil(amax: np.ndarray, g: None = None) -> np.ndarray:
 
 
 def torchao_divide(x: np.ndarray, s: np.ndarray, g: None = None) -> np.ndarray:
-    """`x / max(s, 2**-126)`: blocks of byte 0 are divided by twice what they decode with; byte 255 acts as Inf."""
+    """`x / max(s, 2**-126)`: blocks of byte 0 are divided by twice what they decode with; byte 255 acts as Inf.
+
+    Inf beside NaN so becomes Inf / Inf, a NaN that the library's bit tricks turn into code 11, not the `nan_code`.
+    """
     divisor = np.where(np.isnan(s), np.float32(np.inf), np.maximum(s, MIN_NORMAL))
     with np.errstate(over="ignore", invalid="ignore"):
-        return x / divisor
+        q = x / divisor
+    return np.where(np.isnan(q) & ~np.isnan(x), np.float32(-1.5), q)
 
 
 def torchao_reciprocal(x: np.ndarray, s: np.ndarray, g: None = None) -> np.ndarray:
@@ -178,11 +182,24 @@ def ggml_mx(amax: np.ndarray, g: None = None) -> np.ndarray:
     return (np.where(usable, exponent, 0).astype(np.int64) & 0xFF).astype(np.uint8)
 
 
-def ggml_mx_quotient(x: np.ndarray, s: np.ndarray, g: None = None) -> np.ndarray:
-    """`x / s`; byte 255 acts as 2**128. Where x or the comparison is not finite the search ends at code 0."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        q = np.where(np.isnan(s), x * np.float32(2.0**-126) * np.float32(0.25), x / s)
-    return np.where(np.isfinite(x), q, np.float32(0))
+def ggml_quotient(x: np.ndarray, s: np.ndarray, g: None = None) -> np.ndarray:
+    """What ggml's search over the 16 values finds: the first code with the least `|value * s - x|`, in float32.
+
+    Where rounding `x / s` finds the same value, the quotient itself is given, so that explanations show it. The search
+    runs in float32, so that huge and tiny blocks, NaN and Inf end at other codes than rounding.
+    """
+    half = np.where(np.isnan(s), np.float32(2.0**127), s * np.float32(0.5))  # byte 255 acts as 2**128
+    doubled = E2M1.table * np.float32(2)
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        found = np.zeros(x.shape, np.float32)
+        least = np.abs(half * np.float32(0) - x)
+        for value in (*doubled[1:8], *doubled[9:]):
+            error = np.abs(half * value - x)
+            better = error < least
+            found, least = np.where(better, value * np.float32(0.5), found), np.where(better, error, least)
+        q = np.where(np.isnan(s), (x * np.float32(2.0**-126)) * np.float32(0.25), x / s)
+        rounded = E2M1.table[E2M1.encode(np.nan_to_num(q), "zero", signed_zero="never")]
+    return np.where(rounded == found, q, found)
 
 
 # ---- NVFP4
@@ -354,22 +371,24 @@ _CT_NV_BF16 = replace(
 )
 _CT_MX = ScaleRule("compressed-tensors-mxfp4", "even rule", E8M0, compressed_tensors_mx, compressed_tensors_mx_quotient)
 _MODELOPT_MX = ScaleRule("modelopt-mxfp4", "ceil(log2(amax / 6))", E8M0, modelopt_mx, modelopt_mx_quotient)
-_GGML_MX = ScaleRule("ggml-mxfp4", "floor(log2(amax)) - 2, wrapping", E8M0, ggml_mx, ggml_mx_quotient)
+_GGML_MX = ScaleRule("ggml-mxfp4", "floor(log2(amax)) - 2, wrapping", E8M0, ggml_mx, ggml_quotient)
 _GGML_NV = ScaleRule(
     "ggml-nvfp4",
     "halves up; 256 and more become 448",
     E4M3,
     lambda amax_b, g: ggml_ue4m3(np.asarray(amax_b, np.float32) / SIX),
-    divide_by_scale,
+    ggml_quotient,
+    skip_nan=True,
 )
+_GGML = dict(ties="zero", signed_zero="never", nibble_order="split_half", decode_order="halves", positive_zero=True)
 _BNB_NF4 = replace(NF4, cuts=())  # the CPU path cuts at float32 midpoints, the CUDA kernels at literals
 _BNB_FP4 = replace(BNB_FP4, cuts=(), write_order=(11, 10, 13, 12, 15, 14, 9, 0, 8, 1, 6, 7, 4, 5, 2, 3))
 
 
 def _four_over_six(tile: str, error: str) -> BlockFormat:
     base = FORMATS[f"nvfp4{tile}-4over6"]
-    rule = te_rule("te-cap-256", cap=256, least=0)
-    return replace(base, name=f"te-nvfp4{tile}-4over6-{error}", rule=rule, four_over_six=error)
+    rule, name = te_rule("te-cap-256", cap=256, least=0), f"te-nvfp4{tile}-4over6-{error}"
+    return replace(base, name=name, rule=rule, four_over_six=error, decode_order="amax-first")
 
 
 _RECORDS = [
@@ -405,16 +424,23 @@ _RECORDS = [
         "ggml-mxfp4",
         "ggml / gguf",
         "gguf 0.19.0",
-        _mx("ggml-mxfp4", _GGML_MX, ties="zero", signed_zero="never", nibble_order="split_half", nibble_group=32),
+        _mx("ggml-mxfp4", _GGML_MX, **_GGML, nibble_group=32),
         "mxfp4",
         "library",
     ),
-    Profile("te-nvfp4", "TransformerEngine", "main, 2026", _nv("te-nvfp4", te_rule(least=0)), "nvfp4", "formulas"),
+    Profile(
+        "te-nvfp4",
+        "TransformerEngine",
+        "main, 2026",
+        _nv("te-nvfp4", te_rule(least=0), decode_order="amax-first"),
+        "nvfp4",
+        "formulas",
+    ),
     Profile(
         "te-nvfp4-16x16",
         "TransformerEngine",
         "main, 2026",
-        replace(FORMATS["nvfp4-16x16"], name="te-nvfp4-16x16", rule=te_rule(least=0)),
+        replace(FORMATS["nvfp4-16x16"], name="te-nvfp4-16x16", rule=te_rule(least=0), decode_order="amax-first"),
         "nvfp4-16x16",
         "formulas",
     ),
@@ -434,7 +460,7 @@ _RECORDS = [
         "torchao-0.18-nvfp4",
         "torchao",
         "0.18.0",
-        _nv("torchao-0.18-nvfp4", _TORCHAO_NV, signed_zero="keep", nan_code=12),
+        _nv("torchao-0.18-nvfp4", _TORCHAO_NV, signed_zero="keep", nan_code=12, decode_order="scale-first"),
         "nvfp4",
         "library",
     ),
@@ -456,7 +482,7 @@ _RECORDS = [
         "modelopt-nvfp4",
         "NVIDIA Model Optimizer",
         "0.47.0",
-        _nv("modelopt-nvfp4", _MODELOPT_NV, nan_code=7, decode_order="scale-first"),
+        _nv("modelopt-nvfp4", _MODELOPT_NV, nan_code=7, decode_order="scale-first", positive_zero=True),
         "nvfp4",
         "library",
     ),
@@ -483,9 +509,7 @@ _RECORDS = [
         _nv(
             "ggml-nvfp4",
             _GGML_NV,
-            ties="zero",
-            signed_zero="never",
-            nibble_order="split_half",
+            **_GGML,
             nibble_group=16,
             tensor_level="none",
         ),

@@ -115,6 +115,8 @@ class ScaleRule:
         Where a producer treats a ragged last block of a flat format otherwise.
     affine : AffineRule, optional
         For scales that come with a sign, a zero point or a minimum: it takes the place of `block` and `quotient`.
+    skip_nan : bool
+        A block's amax leaves NaN out, as the comparison `amax < fabsf(x)` in C does.
     """
 
     name: str
@@ -128,6 +130,7 @@ class ScaleRule:
     range: float = 2688.0
     ragged_quotient: Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray] | None = None
     affine: AffineRule | None = None
+    skip_nan: bool = False
 
     @property
     def two_level(self) -> bool:

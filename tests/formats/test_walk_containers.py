@@ -1,0 +1,251 @@
+"""Every container with every format: an independent reader gets our values, or the pair is refused by name.
+
+The readers are written from the producers' documented layouts with ml_dtypes and gguf; they share no code with ours.
+"""
+
+from __future__ import annotations
+
+import gguf
+import ml_dtypes
+import numpy as np
+import pytest
+from gguf.constants import GGMLQuantizationType
+
+from vbw_np.formats import FORMATS, PROFILES, FormatError, PackedTensor, ScaleError, ShapeError, quantize
+from vbw_np.formats.containers import CONTAINERS, from_container, level_convention, level_name, to_container, why_not
+from vbw_np.formats.fusing import merge_fused, merge_parts
+from vbw_np.formats.random_bits import standard_normal
+
+ALL = {**FORMATS, **{p.name: p.format for p in PROFILES.values()}}
+SHAPE = (32, 256)
+NF4 = np.array(
+    [-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
+     -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+     0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0], np.float32,
+)  # fmt: skip
+_BNB = np.array([0, 0.0625 / 12, 8 / 12, 1, 4 / 12, 6 / 12, 2 / 12, 3 / 12])
+BNB_FP4 = np.concatenate([_BNB, -_BNB]).astype(np.float32)
+DTYPES = {"e4m3": "float8_e4m3fn", "e5m2": "float8_e5m2", "e2m3": "float6_e2m3fn", "e3m2": "float6_e3m2fn"}
+
+
+def e2m1(packed: np.ndarray) -> np.ndarray:
+    """Two E2M1 codes a byte, low nibble first."""
+    codes = np.stack([packed & 15, packed >> 4], axis=-1).reshape(*packed.shape[:-1], -1)
+    return codes.astype(np.uint8).view(ml_dtypes.float4_e2m1fn).astype(np.float32)
+
+
+def per_block(scales: np.ndarray, block: int) -> np.ndarray:
+    return np.repeat(scales, block, axis=-1)
+
+
+def read(arrays: dict[str, np.ndarray], container: str, fmt) -> np.ndarray:
+    """What the producer's own reader makes of its arrays, in its order of float32 operations."""
+    if container == "gguf":
+        kind = {"q4_0": "Q4_0", "q4_1": "Q4_1", "q8_0": "Q8_0"}.get(fmt.name.removeprefix("ggml-"))
+        kind = kind or ("MXFP4" if fmt.block == 32 else "NVFP4")
+        values = gguf.dequantize(arrays["blocks"].reshape(SHAPE[0], -1), GGMLQuantizationType[kind])
+        return values * arrays["scale"][0] if "scale" in arrays else values
+    if container == "bitsandbytes":
+        packed = arrays["weight"].reshape(-1)
+        codes = np.stack([packed >> 4, packed & 15], axis=-1).reshape(-1)
+        table = NF4 if "nf4" in fmt.name else BNB_FP4
+        return (table[codes] * per_block(arrays["absmax"], 64)).reshape(SHAPE)
+    names = {
+        "te": ("rowwise_data", "rowwise_scale_inv", "amax_rowwise"),
+        "torchao": ("qdata", "scale", "per_tensor_scale"),
+        "modelopt": ("weight", "weight_scale", "weight_scale_2"),
+        "compressed-tensors": ("weight_packed", "weight_scale", "weight_global_scale"),
+    }[container]
+    codes, scales = arrays[names[0]], arrays[names[1]]
+    if fmt.block == 32:
+        element = DTYPES.get(fmt.element.name)
+        values = e2m1(codes) if element is None else codes.view(getattr(ml_dtypes, element)).astype(np.float32)
+        return values * per_block(scales.view(ml_dtypes.float8_e8m0fnu).astype(np.float32), 32)
+    scales = scales.view(ml_dtypes.float8_e4m3fn).astype(np.float32)
+    if names[2] in arrays:
+        level = arrays[names[2]][0]
+        if container == "te":  # cap 256 is a flag of its quantizer
+            cap = np.float32(1536 if "4over6" in fmt.name else 2688)
+            scales = (scales * level) * (np.float32(1) / cap)
+        else:
+            scales = scales / level if container == "compressed-tensors" else scales * level
+    return e2m1(codes) * per_block(scales, 16)
+
+
+def source() -> np.ndarray:
+    x = standard_normal(SHAPE, seed=7) * np.float32(0.02)
+    x[3, 16:64] = 0
+    x[5, :40] *= 300
+    return x
+
+
+# Refused, and why; every other pair must come out right.
+ROW_SCALED = {n for n, f in ALL.items() if f.tensor_level == "row"}
+NVFP4_KINDS = {n for n in ALL if "nvfp4" in n} - ROW_SCALED
+MXFP4_KINDS = {n for n, f in ALL.items() if f.block == 32 and f.element is FORMATS["mxfp4"].element}
+MXFP8_KINDS = {n for n in ALL if "mxfp8" in n}
+MXFP6_KINDS = {n for n in ALL if "mxfp6" in n}
+HELD = {
+    "te": NVFP4_KINDS,
+    "torchao": NVFP4_KINDS | MXFP4_KINDS | MXFP8_KINDS | MXFP6_KINDS,
+    "modelopt": NVFP4_KINDS | MXFP4_KINDS | MXFP8_KINDS,
+    "compressed-tensors": NVFP4_KINDS | MXFP4_KINDS,
+    "gguf": NVFP4_KINDS | MXFP4_KINDS | {n for n in ALL if n.removeprefix("ggml-") in ("q4_0", "q4_1", "q8_0")},
+    "bitsandbytes": {"nf4", "bnb-fp4", "bitsandbytes-nf4", "bitsandbytes-fp4"},
+}
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+@pytest.mark.parametrize("name", ALL)
+def test_an_independent_reader_gets_our_values_or_it_is_refused(name, container):
+    fmt = ALL[name]
+    packed = quantize(source(), fmt, measure=False)
+    if name not in HELD[container]:
+        with pytest.raises(FormatError, match=f"{container} container cannot hold {name}: .{{20}}"):
+            to_container(packed, container)
+        return
+    if fmt.fine is not None:
+        with pytest.raises(FormatError, match=f"fine tier of {name}; take packed.coarse"):
+            to_container(packed, container)
+        packed = packed.coarse()
+    arrays = to_container(packed, container)
+    theirs, ours = read(arrays, container, fmt), packed.dequantize()
+    # Exact where our order of multiplication is the reader's; else each of the two orders rounds twice, and a level
+    # that is stored in another convention once more: 3 units in the last place between them at most.
+    back = from_container(arrays, container, SHAPE, fmt)
+    same_order = fmt.tensor_level == "none" or fmt.decode_order == {
+        "te": "amax-first", "torchao": "scale-first", "modelopt": "scale-first", "compressed-tensors": "divide",
+        "gguf": "multiply",
+    }[container]  # fmt: skip
+    if same_order:
+        np.testing.assert_array_equal(theirs, back.dequantize())
+    if same_order and (fmt.tensor_level == "none" or back.stored_scale == packed.stored_scale):
+        np.testing.assert_array_equal(theirs, ours)
+    assert np.abs(theirs - ours).max() == 0 or (np.abs(theirs - ours)[ours != 0] / np.abs(ours[ours != 0])).max() < 4e-7
+    for part in ("codes", "scales"):
+        np.testing.assert_array_equal(getattr(back, part), getattr(packed, part))
+    if fmt.tensor_level != "none":
+        assert abs(float(back.tensor_scale) / float(packed.tensor_scale) - 1) < 2.5e-7
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+@pytest.mark.parametrize("name", ALL)
+def test_reading_refuses_what_writing_refuses(name, container):
+    if why_not(ALL[name], container):
+        with pytest.raises(FormatError, match=f"cannot hold {name}"):
+            from_container({}, container, SHAPE, ALL[name])
+
+
+# ---- what was wrong
+
+
+def test_gguf_keeps_the_tensor_scale():
+    packed = quantize(source(), "nvfp4")
+    assert to_container(packed, "gguf")["scale"] == packed.tensor_scale
+
+
+def test_scales_up_to_256_come_through_every_reader():
+    packed = quantize(source(), "nvfp4-4over6")
+    for container in ("torchao", "modelopt", "compressed-tensors", "gguf", "te"):
+        theirs = read(to_container(packed, container), container, packed.format)
+        np.testing.assert_allclose(theirs, packed.dequantize(), rtol=4e-7)
+
+
+# ---- tensor-level numbers
+
+LEVELS = {"te": "te-nvfp4", "torchao": "torchao-0.18-nvfp4", "modelopt": "modelopt-nvfp4",
+          "compressed-tensors": "compressed-tensors-0.20-nvfp4", "gguf": "nvfp4"}  # fmt: skip
+BAD = {
+    "nan": np.array([np.nan], np.float32), "inf": np.array([np.inf], np.float32), "-1": np.array([-1], np.float32),
+    "-0": np.array([-0.0], np.float32), "three": np.array([1, 2, 3], np.float32), "none": np.array([], np.float32),
+    "whole number": np.array([1]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("container", LEVELS)
+def test_bad_tensor_scales_are_refused_by_name(container, bad):
+    arrays = to_container(quantize(source(), ALL[LEVELS[container]]), container)
+    level = level_name(container)
+    with pytest.raises(FormatError, match=f"^{level} of a {container} container"):
+        from_container({**arrays, level: BAD[bad]}, container, SHAPE, LEVELS[container])
+    with pytest.raises(FormatError, match=level):
+        from_container({k: v for k, v in arrays.items() if k != level}, container, SHAPE, LEVELS[container])
+    if bad == "three":
+        with pytest.raises(ScaleError, match="merge_fused"):
+            from_container({**arrays, level: BAD[bad]}, container, SHAPE, LEVELS[container])
+
+
+def test_a_level_that_a_format_has_no_place_for_is_refused():
+    arrays = to_container(quantize(source(), "nvfp4-1level"), "modelopt")
+    assert arrays["weight_scale_2"] == 1
+    with pytest.raises(ScaleError, match="no tensor level"):
+        from_container({**arrays, "weight_scale_2": np.array([0.5], np.float32)}, "modelopt", SHAPE, "nvfp4-1level")
+
+
+def test_zero_tensors_go_through():
+    for container, name in {**LEVELS, "torchao": "nvfp4", "modelopt": "nvfp4"}.items():  # their own make NaN of 0 / 0
+        packed = quantize(np.zeros(SHAPE, np.float32), ALL[name])
+        arrays = to_container(packed, container)
+        assert not from_container(arrays, container, SHAPE, name).dequantize().any()
+
+
+def test_rows_that_are_no_whole_blocks_are_refused():
+    with pytest.raises(ShapeError, match="whole blocks of 16"):
+        to_container(quantize(source()[:, :24], "nvfp4"), "torchao")
+    with pytest.raises(ShapeError, match="whole blocks of 64"):
+        to_container(quantize(source()[:, :32], "nvfp4"), "gguf")
+
+
+def test_nan_scales_stay_out_of_gguf():
+    x = source()
+    x[0, 0] = np.nan
+    with pytest.raises(ScaleError, match="no NaN"):
+        to_container(quantize(x, "mxfp4", nonfinite="propagate"), "gguf")
+
+
+# ---- fused layers
+
+
+def fused(container: str, factors: tuple[float, ...], rows: tuple[int, ...]) -> tuple[dict, list[PackedTensor]]:
+    """The arrays of layers that were fused without care: one tensor-level number each."""
+    name = LEVELS[container]
+    x = standard_normal((sum(rows), 64), seed=11)
+    edges = np.cumsum([0, *rows])
+    parts = [
+        quantize(x[a:b] * np.float32(f), ALL[name]) for a, b, f in zip(edges[:-1], edges[1:], factors, strict=True)
+    ]
+    each = [to_container(part, container) for part in parts]
+    return {key: np.concatenate([arrays[key] for arrays in each]) for key in each[0]}, parts
+
+
+@pytest.mark.parametrize("container", ["te", "torchao", "modelopt", "compressed-tensors"])
+def test_fused_layers_are_merged_on_purpose_and_the_loss_is_told(container):
+    rows = (32, 16, 16)
+    arrays, parts = fused(container, (1.0, 0.3, 2.7), rows)
+    merged, loss = merge_fused(arrays, container, (64, 64), LEVELS[container], rows=rows)
+    before = np.concatenate([part.dequantize() for part in parts])
+    after = merged.dequantize()
+    assert float(merged.tensor_scale) == pytest.approx(max(float(p.tensor_scale) for p in parts), rel=2.5e-7)
+    np.testing.assert_array_equal(merged.codes, np.concatenate([p.codes for p in parts]))
+    expected = float(((after - before).astype(np.float64) ** 2).sum() / (before.astype(np.float64) ** 2).sum())
+    assert loss.relative_mse == pytest.approx(expected, rel=1e-6) and 0 < loss.relative_mse < 2.0**-8
+    assert loss.scales_rounded > 0 and loss.parts[2] < 1e-12 < loss.parts[0]
+    np.testing.assert_allclose(after, before, rtol=2.0**-4 + 1e-6)  # half a step of E4M3's three bits
+    theirs = read({**to_container(merged, container)}, container, merged.format)
+    np.testing.assert_allclose(theirs, after, rtol=4e-7)
+
+
+def test_powers_of_two_merge_without_loss_and_parts_must_fit():
+    arrays, parts = fused("modelopt", (1.0, 1.0), (16, 16))
+    arrays["weight_scale_2"] = np.array([0.25, 1], np.float32)
+    arrays["weight_scale"] = np.full_like(arrays["weight_scale"], 0x38)
+    merged, loss = merge_fused(arrays, "modelopt", (32, 64), "modelopt-nvfp4")
+    assert loss.relative_mse == 0 and loss.scales_rounded == 0 and merged.tensor_scale == 1
+    with pytest.raises(ShapeError, match="add up to 32"):
+        merge_fused(arrays, "modelopt", (32, 64), "modelopt-nvfp4", rows=(16, 15))
+    with pytest.raises(FormatError, match="nothing to merge"):
+        merge_parts([quantize(source(), "mxfp4")] * 2)
+    with pytest.raises(FormatError, match="one format"):
+        merge_parts([parts[0], quantize(source()[:, :64], "nvfp4")])
+    assert level_convention("gguf") == "multiplier"
