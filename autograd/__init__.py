@@ -4,15 +4,18 @@
     from autograd import functional as F
     from autograd import nn, optim
 
-Read in this order: `tensor` (the tape and the backward pass), `primitive` (how an operation is declared), `ops`,
-`functional`, then `nn`. Imports nothing but NumPy. This is vbw-np's package, not HIPS/autograd; `__vbw__` marks it.
+Read in this order: `tape` (what is recorded, and the backward pass), `tensor`, `parameter`, `primitive` (how an
+operation is declared), `ops`, `functional`, then `nn`. Imports nothing but NumPy. This is vbw-np's package, not
+HIPS/autograd; `__vbw__` marks it.
 """
 
-from . import functional, nn, ops, optim
+from . import functional, nn, operators, ops, optim
 from .gradcheck import gradcheck
+from .parameter import Host, Parameter
 from .primitive import REGISTRY, Primitive, primitive
 from .random import Generator, manual_seed
-from .tensor import Node, Parameter, Tensor, detect_anomaly, is_grad_enabled, no_grad
+from .tape import Node, detect_anomaly, is_grad_enabled, no_grad
+from .tensor import Tensor
 from .twin import PROCEDURES, procedure, use_twins
 
 __vbw__ = True
@@ -21,6 +24,7 @@ __all__ = [
     "PROCEDURES",
     "REGISTRY",
     "Generator",
+    "Host",
     "Node",
     "Parameter",
     "Primitive",
@@ -32,6 +36,7 @@ __all__ = [
     "manual_seed",
     "nn",
     "no_grad",
+    "operators",
     "ops",
     "optim",
     "primitive",

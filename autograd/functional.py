@@ -1,4 +1,4 @@
-"""The functions that layers are made of. `linear` is the one seam where a device may take over.
+"""The functions that layers are made of. `linear` is the one seam where somebody else may take over.
 
 Readable NumPy throughout; where the formula would be slow or overflow, it says what it does instead.
 """
@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from . import ops
 from .memory import empty
 from .ops import matmul_arrays
+from .parameter import Parameter
 from .primitive import primitive
 from .random import random_bits
-from .tensor import Parameter, Tensor, is_grad_enabled
+from .tape import is_grad_enabled
+from .tensor import Tensor
 from .twin import procedure
 
 # ----------------------------------------------------------------------------------------------------------- linear
@@ -58,7 +60,7 @@ def sum_of_rows(g: NDArray) -> NDArray:
     ],
 )
 def dense_linear(x, weight, bias):
-    """x W^T + b with all three right here: what `linear` does when the weight lives on no card"""
+    """x W^T + b with all three right here: what `linear` does when the weight has no host"""
     check_linear(x, weight, bias)
     y = matmul_arrays(_rows(x), weight.T)
     if bias is not None:
@@ -73,7 +75,7 @@ def dense_linear(x, weight, bias):
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """y = x W^T + b.
 
-    The one seam between models and devices: if `weight` lives on a card (`weight.card`), the card computes.
+    The one seam between models and devices: if `weight` has a host (`autograd.Host`), the host computes.
 
     Parameters
     ----------
@@ -85,9 +87,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     -------
     Tensor, (..., out)
     """
-    card = weight.card if isinstance(weight, Parameter) else None
-    if card is not None:
-        return card.linear(x, weight, bias)
+    host = weight.host if isinstance(weight, Parameter) else None
+    if host is not None:
+        return host.linear(x, weight, bias)
     return dense_linear(x, weight, bias)
 
 
@@ -123,16 +125,6 @@ def softmax(x, *, axis=-1):
     y = np.exp(x - x.max(axis=axis, keepdims=True))
     y /= y.sum(axis=axis, keepdims=True)
     return y, (lambda g: y * (g - (g * y).sum(axis=axis, keepdims=True)),)
-
-
-@primitive(samples=lambda rng: [((rng.normal(size=(3, 4)),), {"axis": -1})])
-def log_softmax(x, *, axis=-1):
-    """log of softmax, computed as x - logsumexp(x)"""
-    if x.size == 0:
-        return x.copy(), (lambda g: g,)
-    shifted = x - x.max(axis=axis, keepdims=True)
-    y = shifted - np.log(np.exp(shifted).sum(axis=axis, keepdims=True))
-    return y, (lambda g: g - np.exp(y) * g.sum(axis=axis, keepdims=True),)
 
 
 # ---------------------------------------------------------------------------------------------------- normalization
@@ -327,7 +319,7 @@ def linear_cross_entropy(
 ) -> Tensor:
     """Mean cross-entropy of the logits x W^T against integer targets, in nats, without holding all logits.
 
-    The same seam as `linear`: a weight that lives on a card is computed there.
+    The same seam as `linear`.
 
     Parameters
     ----------
@@ -339,7 +331,7 @@ def linear_cross_entropy(
     """
     check_linear(x.data, weight.data, None)
     x, targets = _counted("linear_cross_entropy", x, targets, weight.shape[0], ignore_index)
-    card = weight.card if isinstance(weight, Parameter) else None
-    if card is not None:
-        return card.linear_cross_entropy(x, weight, targets)
+    host = weight.host if isinstance(weight, Parameter) else None
+    if host is not None:
+        return host.linear_cross_entropy(x, weight, targets)
     return dense_linear_cross_entropy(x, weight, targets=targets)

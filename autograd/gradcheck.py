@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .tensor import Tensor, no_grad
+from .tape import no_grad
+from .tensor import Tensor
 
 
 class GradcheckError(AssertionError):

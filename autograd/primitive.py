@@ -23,7 +23,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .tensor import Node, Parameter, Tensor, as_float_array, check_finite, is_grad_enabled
+from .parameter import Parameter
+from .tape import Node, check_finite, is_grad_enabled
+from .tensor import Tensor, as_float_array
 from .twin import Samples, Twinned
 
 REGISTRY: dict[str, Primitive] = {}

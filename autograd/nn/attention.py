@@ -1,4 +1,4 @@
-"""Multi-head attention with PyTorch's packed parameters."""
+"""Multi-head attention with PyTorch's parameters."""
 
 from __future__ import annotations
 
@@ -95,8 +95,8 @@ def check_heads(width: int, heads: int) -> None:
 class MultiheadAttention(Module):
     """Multi-head attention with PyTorch's parameters: `in_proj_weight` (3D, D), `in_proj_bias`, `out_proj`.
 
-    As in PyTorch, the attention applies `out_proj`'s parameters itself, so a device that holds them as a linear layer
-    is not asked; with `through_device` it is, and also when it alone still has the weight.
+    As in PyTorch, the attention applies `out_proj`'s parameters itself, so a host that holds them as a linear layer is
+    not asked; with `through_host` it is, and also when it alone has the weight.
     """
 
     def __init__(
@@ -105,14 +105,14 @@ class MultiheadAttention(Module):
         num_heads: int,
         *,
         causal: bool = False,
-        through_device: bool = False,
+        through_host: bool = False,
         rng: np.random.Generator | int | None = None,
         dtype: DTypeLike = np.float32,
     ) -> None:
         check_heads(embed_dim, num_heads)
         rng = init.generator(rng)
         self.embed_dim, self.num_heads = embed_dim, num_heads
-        self.causal, self.through_device = causal, through_device
+        self.causal, self.through_host = causal, through_host
         self.in_proj_weight = init.xavier_uniform(rng, (3 * embed_dim, embed_dim), dtype)
         self.in_proj_bias = init.constant((3 * embed_dim,), 0, dtype)
         self.out_proj = Linear(embed_dim, embed_dim, rng=rng, dtype=dtype)
@@ -135,7 +135,7 @@ class MultiheadAttention(Module):
     def project(self, query: Tensor, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Query of (B, T, D), key and value of `memory` (B, S, D), by heads: (B, heads, T or S, hd) each"""
         width = self.embed_dim
-        if self.in_proj_weight.card is not None:  # a packed weight is on one card: whole products, then slices
+        if self.in_proj_weight.host is not None:  # it keeps the weight as one: whole products, then slices
             q = F.linear(query, self.in_proj_weight, self.in_proj_bias)[..., :width]
             kv = F.linear(memory, self.in_proj_weight, self.in_proj_bias)[..., width:]
         else:
@@ -148,6 +148,7 @@ class MultiheadAttention(Module):
     def output(self, mixed: Tensor) -> Tensor:
         """The heads' mixed values (B, heads, T, hd), to (B, T, D)"""
         mixed = merge_heads(mixed)
-        if self.through_device or getattr(self.out_proj.weight.card, "dropped", False):
+        host = self.out_proj.weight.host
+        if self.through_host or (host is not None and host.has_only_copy()):
             return self.out_proj(mixed)
         return F.dense_linear(mixed, self.out_proj.weight, self.out_proj.bias)

@@ -7,8 +7,8 @@ import math
 import numpy as np
 from numpy.typing import DTypeLike
 
+from ..parameter import Parameter
 from ..random import default_seed
-from ..tensor import Parameter
 
 
 def uniform(rng: np.random.Generator, shape: tuple[int, ...], bound: float, dtype: DTypeLike) -> Parameter:

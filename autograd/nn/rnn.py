@@ -49,7 +49,7 @@ def gru_gates(from_input, from_state, state):
 
 
 class GRU(Module):
-    """A one-layer GRU, packed as PyTorch's: `weight_ih_l0` (3D, in), `weight_hh_l0` (3D, D), biases (3D,)."""
+    """A one-layer GRU with PyTorch's parameters: `weight_ih_l0` (3D, in), `weight_hh_l0` (3D, D), biases (3D,)."""
 
     def __init__(
         self,

@@ -57,7 +57,7 @@ def test_dropout_draws_anew_and_repeats_from_a_saved_state() -> None:
     assert (layer(x).data == first).all()
 
 
-def test_a_packed_weight_can_live_on_a_card_and_gives_the_same() -> None:
+def test_a_joined_weight_can_have_a_host_and_gives_the_same() -> None:
     from autograd import functional as F
 
     class Echo:
@@ -67,20 +67,23 @@ def test_a_packed_weight_can_live_on_a_card_and_gives_the_same() -> None:
     attention = nn.MultiheadAttention(16, 8, rng=0, dtype=np.float64)
     x = Tensor(np.random.default_rng(0).normal(size=(2, 5, 16)))
     plain = attention(x, x).data
-    attention.in_proj_weight.card = Echo()
+    attention.in_proj_weight.host = Echo()
     np.testing.assert_allclose(attention(x, x).data, plain, rtol=1e-12)
 
 
-def test_out_proj_asks_its_card_only_when_told_to() -> None:
+def test_out_proj_asks_its_host_only_when_told_to() -> None:
     class Deaf:
+        def has_only_copy(self):
+            return False
+
         def linear(self, x, weight, bias):
             raise AssertionError("asked")
 
     x = Tensor(np.zeros((1, 3, 16), np.float32))
-    for through_device in (False, True):
-        attention = nn.MultiheadAttention(16, 8, through_device=through_device)
-        attention.out_proj.weight.card = Deaf()
-        if through_device:
+    for through_host in (False, True):
+        attention = nn.MultiheadAttention(16, 8, through_host=through_host)
+        attention.out_proj.weight.host = Deaf()
+        if through_host:
             with pytest.raises(AssertionError, match="asked"):
                 attention(x, x)
         else:

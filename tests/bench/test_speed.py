@@ -134,7 +134,7 @@ def test_weights_that_are_not_finite_name_the_batch_too(small: Settings, monkeyp
     def step(optimizer: optim.Adam) -> None:
         true_step(optimizer)
         for parameter in optimizer.params:
-            if parameter.card is not None and parameter.shape[0] == 61:
+            if parameter.host is not None and parameter.shape[0] == 61:
                 with parameter.mutate() as data:
                     data[0, 0] = np.nan
 

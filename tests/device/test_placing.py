@@ -41,7 +41,7 @@ def test_placing_and_releasing_change_nothing(recipe: str, model, ids) -> None:
     assert list(model.state_dict()) == names
     assert all(after is parameters[name] for name, after in model.named_parameters())
     for name, parameter in parameters.items():
-        assert parameter.card is None and parameter.version == versions[name]
+        assert parameter.host is None and parameter.version == versions[name]
         np.testing.assert_array_equal(parameter.data, values[name])
     for index, state in moments.items():
         for name, value in state.items():
@@ -124,7 +124,7 @@ def test_a_layer_placed_twice(model) -> None:
         place(model, "mxfp4")
     with pytest.raises(ValueError, match="placed already"):
         device.place(model, "blocks.0.ffn.*")
-    cards = {p.card for p in model.parameters() if p.card is not None}
+    cards = {p.host for p in model.parameters() if p.host is not None}
     assert cards == set(device.cards.values()), "a refused placing places nothing"
     assert len(device.place(model, "blocks.1.ffn.*")) == 9, "other layers of the model may follow"
 
@@ -179,7 +179,7 @@ def test_fp4_operands_are_made_of_float32(recipe: str, compute: str) -> None:
     layer = nn.Linear(32, 16, rng=0, dtype=np.float64)
     with pytest.raises(ValueError, match=r"linear is float64, and FP4 products are made of float32.*dtype=np\.float32"):
         place(layer, recipe, compute=compute)
-    assert layer.weight.card is None
+    assert layer.weight.host is None
 
 
 def test_gradients_pass_straight_through(layer: nn.Linear) -> None:

@@ -90,6 +90,10 @@ class Card:
         """x W^T + b on this card: x (..., in), to (..., out)."""
         return card_linear(x, weight, bias, card=self, share=not x.is_leaf)
 
+    def has_only_copy(self) -> bool:
+        """Whether the master was dropped."""
+        return self.dropped
+
     def linear_cross_entropy(self, x: Tensor, weight: Tensor, targets: NDArray) -> Tensor:
         """Mean cross-entropy of x W^T against targets on this card: x (N, in), targets (N,)."""
         return card_linear_cross_entropy(x, weight, card=self, targets=targets)

@@ -171,7 +171,7 @@ class Device:
                 f"nothing in this {type(model).__name__} matches select={select!r}; "
                 + (f"there are {len(candidates)} matrices: {names}, ..." if candidates else "it has no matrices")
             )
-        taken = [name for name, parameter in chosen if parameter.card is not None]
+        taken = [name for name, parameter in chosen if parameter.host is not None]
         if taken:
             more = f" and {len(taken) - 8} more" if len(taken) > 8 else ""
             raise ValueError(
@@ -187,7 +187,7 @@ class Device:
                     "dtype=np.float32, or take compute='dequant' with a recipe that leaves activations alone"
                 )
         for card in new:
-            card.parameter.card = card
+            card.parameter.host = card
             self.cards[card.name] = card
             if log is not None:
                 out, width = card.parameter.shape
@@ -210,8 +210,8 @@ class Device:
                 "to fill them with the decoded weights, or load the weights into a new model"
             )
         for card in self.cards.values():
-            if card.parameter.card is card:
-                card.parameter.card = None
+            if card.parameter.host is card:
+                card.parameter.host = None
             for path in LAYOUTS:
                 self.decode_cache.drop((card, path))
         self.cards.clear()
@@ -412,6 +412,6 @@ def place(
 
 def release(model: nn.Module) -> None:
     """Take all weights of `model` off whatever cards they are on."""
-    devices = {id(p.card.device): p.card.device for p in model.parameters() if p.card is not None}
+    devices = {id(p.host.device): p.host.device for p in model.parameters() if p.host is not None}
     for device in devices.values():
         device.release()

@@ -61,12 +61,12 @@ class ShortestPathReflection(nn.Module):
     HEADS = 8
 
     def __init__(
-        self, d_model: int, *, causal: bool, through_device: bool, rng: np.random.Generator, dtype: DTypeLike
+        self, d_model: int, *, causal: bool, through_host: bool, rng: np.random.Generator, dtype: DTypeLike
     ) -> None:
         self.causal = causal
         self.path_encoder = nn.GRU(d_model, d_model, rng=rng, dtype=dtype)
         self.path_attn = nn.MultiheadAttention(
-            d_model, self.HEADS, causal=causal, through_device=through_device, rng=rng, dtype=dtype
+            d_model, self.HEADS, causal=causal, through_host=through_host, rng=rng, dtype=dtype
         )
 
     def shortest_distances(self, attention: NDArray) -> NDArray:
@@ -126,7 +126,7 @@ class Reflection(nn.Module):
         *,
         dropout: float = 0.1,
         causal: bool = False,
-        through_device: bool = False,
+        through_host: bool = False,
         generator: autograd.Generator | None = None,
         rng: np.random.autograd.Generator | int | None = None,
         dtype: DTypeLike = np.float32,
@@ -134,7 +134,7 @@ class Reflection(nn.Module):
         rng = nn.init.generator(rng)
         self.connectivity_analyzer = ConnectivityAnalyzer(d_model, causal=causal, rng=rng, dtype=dtype)
         self.shortest_path_reflection = ShortestPathReflection(
-            d_model, causal=causal, through_device=through_device, rng=rng, dtype=dtype
+            d_model, causal=causal, through_host=through_host, rng=rng, dtype=dtype
         )
         self.mirror_complexity = MirrorComplexity(d_model, causal=causal, rng=rng, dtype=dtype)
         self.fusion = nn.Sequential(

@@ -159,7 +159,7 @@ class Block(nn.Module):
                 width,
                 dropout=config.dropout,
                 causal=config.causal,
-                through_device=config.route_out_proj,
+                through_host=config.route_out_proj,
                 generator=generator,
                 rng=rng,
                 dtype=dtype,

@@ -56,7 +56,7 @@ EXERCISE_01_1 = exercise(
 
 
 def _unbroadcast(g: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    return autograd.tensor.unbroadcast(g, tuple(shape))
+    return autograd.tape.unbroadcast(g, tuple(shape))
 
 
 def _unbroadcast_cases(seed: int) -> list[tuple]:
