@@ -21,6 +21,7 @@ import contextlib
 import difflib
 import importlib
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -56,6 +57,10 @@ _EXAMPLES = {
 }
 
 
+NEGATIVE_NUMBER = re.compile(r"-(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?$|-(?:inf|infinity|nan)$", re.IGNORECASE)
+"""What is a number and no option: argparse before Python 3.14 takes -1e-3 for an option."""
+
+
 class ArgumentParser(argparse.ArgumentParser):
     """Argparse, with one line for an error and no guessing of shortened options."""
 
@@ -63,6 +68,7 @@ class ArgumentParser(argparse.ArgumentParser):
         options.setdefault("allow_abbrev", False)
         options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(*args, **options)
+        self._negative_number_matcher = NEGATIVE_NUMBER
 
     def _print_message(self, message: str, file: Any = None) -> None:
         """Argparse's own swallows the error of a stdout that cannot be written."""

@@ -188,7 +188,7 @@ def print_explanations(explanations: list[Explanation], as_json: bool) -> None:
 
 
 def load_array(path: str) -> np.ndarray:
-    """The float array of an .npy file."""
+    """The float array of an .npy file; two opaque bytes a number (dtype V2) are bfloat16, as NumPy saves ml_dtypes'."""
     if not Path(path).is_file():
         raise FormatError(f"there is no file {path}; pass an .npy file, as numpy.save writes it")
     try:
@@ -197,6 +197,8 @@ def load_array(path: str) -> np.ndarray:
         raise FormatError(f"{path} cannot be read as .npy ({error}); write it with numpy.save") from error
     if not isinstance(array, np.ndarray):
         raise FormatError(f"{path} holds {len(array.files)} arrays; pass an .npy file with one")
+    if array.dtype.kind == "V" and array.dtype.itemsize == 2 and array.dtype.names is None:
+        return (np.ascontiguousarray(array).view(np.uint16).astype(np.uint32) << np.uint32(16)).view(np.float32)
     return array
 
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from .codec import FittedScales, quantize, quotients
-from .elements import as_float32
+from .elements import ElementFormat, as_float32
 from .errors import FormatError, ShapeError
 from .measure import relative_mse
-from .packed import PackedTensor
+from .packed import PackedTensor, from_blocks, layout_shape, to_blocks
 from .packing import pack_nibbles, swizzle_scales, unpack_nibbles
 from .profiles import PROFILES
 
@@ -87,6 +87,14 @@ def diagnose(a: PackedTensor, b: PackedTensor, x: np.ndarray | None = None) -> D
                 "Compare tensors of one format.",
             )
         )
+    elif a.format.element is not None and not _same_element(a, b):
+        findings.append(
+            Finding(
+                "elements",
+                f"codes are {a.format.element.name} and {getattr(b.format.element, 'name', 'quantiles')}",
+                "Compare tensors of one format.",
+            )
+        )
     else:
         layout = _nibble_layout(a, b)
         findings += [*_tensor_level(a, b), *_scales(a, b), *([layout] if layout else _codes(a, b, x))]
@@ -101,10 +109,16 @@ def diagnose(a: PackedTensor, b: PackedTensor, x: np.ndarray | None = None) -> D
     return Diagnosis(tuple(findings), codes, scales, mse)
 
 
+def _same_element(a: PackedTensor, b: PackedTensor) -> bool:
+    return b.format.element is not None and np.array_equal(
+        a.format.element.table, b.format.element.table, equal_nan=True
+    )
+
+
 def _nibble_layout(a: PackedTensor, b: PackedTensor) -> Finding | None:
     """A whole-tensor permutation of nibbles that makes the codes equal."""
     codes, other = a.unpacked_codes(), b.unpacked_codes()
-    if np.array_equal(codes, other):
+    if np.array_equal(codes, other) or a.format.code_bits != 4:
         return None
     length = a.shape[-1]
     if length % 2 == 0 and np.array_equal(
@@ -241,10 +255,19 @@ def _scales(a: PackedTensor, b: PackedTensor) -> list[Finding]:
     ]
 
 
-def _zero_blocks(a: PackedTensor) -> np.ndarray:
-    from .packed import to_blocks
+def _values(tensor: PackedTensor) -> np.ndarray:
+    """Every element's level, in units of its scale; seed-v6: the magnitude."""
+    table = tensor.codebook if tensor.format.element is None else tensor.format.element.table
+    return table[tensor.unpacked_codes()]
 
-    return (to_blocks(a.unpacked_codes() & 7, a.format) == 0).all(axis=-1)
+
+def _ranks(levels: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """The place of each level among all that differ, in ascending order."""
+    return np.searchsorted(np.unique(table), levels)
+
+
+def _zero_blocks(a: PackedTensor) -> np.ndarray:
+    return (to_blocks(_values(a), a.format) == 0).all(axis=-1)
 
 
 def _swizzled(a: np.ndarray, b: np.ndarray) -> Finding | None:
@@ -267,7 +290,8 @@ def _codes(a: PackedTensor, b: PackedTensor, x: np.ndarray | None) -> list[Findi
     if not differ.any():
         return []
     findings = []
-    zeros = differ & ((one & 7) == 0) & ((two & 7) == 0)
+    left, right = _values(a), _values(b)
+    zeros = differ & (left == 0) & (right == 0)
     if zeros.any():
         findings.append(
             Finding(
@@ -280,8 +304,10 @@ def _codes(a: PackedTensor, b: PackedTensor, x: np.ndarray | None) -> list[Findi
     if not rest.any():
         return findings
     same_scale = _per_element(a, a.scales == b.scales)
-    neighbours = np.abs((one & 7).astype(int) - (two & 7)) == 1
-    same_sign = ((one ^ two) & 8) == 0
+    table = (
+        np.concatenate([left.reshape(-1), right.reshape(-1)]) if a.format.element is None else a.format.element.table
+    )
+    neighbours = np.abs(_ranks(left, table) - _ranks(right, table)) == 1
     if not (rest & same_scale).any():
         findings.append(
             Finding(
@@ -292,8 +318,8 @@ def _codes(a: PackedTensor, b: PackedTensor, x: np.ndarray | None) -> list[Findi
         )
         return findings
     suspects = rest & same_scale
-    if not (suspects & ~(neighbours & same_sign)).any():
-        findings.append(_tie_finding(a, one, two, suspects, x))
+    if not (suspects & ~neighbours).any():
+        findings.append(_tie_finding(a, left, right, suspects, x))
         return findings
     findings.append(
         Finding(
@@ -307,19 +333,23 @@ def _codes(a: PackedTensor, b: PackedTensor, x: np.ndarray | None) -> list[Findi
 
 
 def _per_element(a: PackedTensor, per_block: np.ndarray) -> np.ndarray:
-    from .packed import from_blocks
-
-    block = a.format.block_length(a.shape[-1])
+    block = a.format.block_length(layout_shape(a.shape, a.format)[-1])
     return from_blocks(np.repeat(per_block[..., None], block, axis=-1), a.shape, a.format)
 
 
+def _all_even(a: PackedTensor, levels: np.ndarray) -> bool:
+    """Whether all have codes whose lowest bit is 0, in a format whose bits are ordered (a codebook's are not)."""
+    if not isinstance(a.format.element, ElementFormat):
+        return False
+    return bool(((a.format.element.encode(levels, "even") & 1) == 0).all())
+
+
 def _tie_finding(
-    a: PackedTensor, one: np.ndarray, two: np.ndarray, suspects: np.ndarray, x: np.ndarray | None
+    a: PackedTensor, left: np.ndarray, right: np.ndarray, suspects: np.ndarray, x: np.ndarray | None
 ) -> Finding:
-    low = np.minimum(one & 7, two & 7)[suspects]
-    count = int(suspects.sum())
-    even_a, even_b = bool(((one[suspects] & 1) == 0).all()), bool(((two[suspects] & 1) == 0).all())
-    down_a, down_b = bool(((one[suspects] & 7) == low).all()), bool(((two[suspects] & 7) == low).all())
+    count, left, right = int(suspects.sum()), left[suspects], right[suspects]
+    down_a, down_b = bool((np.abs(left) <= np.abs(right)).all()), bool((np.abs(right) <= np.abs(left)).all())
+    even_a, even_b = _all_even(a, left), _all_even(a, right)
 
     def rule(even: bool, down: bool, up: bool) -> str:
         if even:
@@ -329,15 +359,14 @@ def _tie_finding(
     what = (
         f"{count:,} codes differ by one step: a goes {rule(even_a, down_a, down_b)}, b {rule(even_b, down_b, down_a)}"
     )
-    if x is None:
+    if x is None or a.format.rule.affine is not None or a.format.element is None:
         return Finding("tie rule", what, "Pass the source matrix x to see whether these are exact ties.", exact=False)
-    q = np.abs(quotients(as_float32(x), a.format, FittedScales.of(a))[suspects])
-    levels = a.format.element.magnitudes
-    middle = (levels[low] + levels[np.minimum(low + 1, len(levels) - 1)]) * np.float32(0.5)
+    q = quotients(as_float32(x), a.format, FittedScales.of(a))[suspects]
+    middle = (left + right) * np.float32(0.5)
     exact = int((q == middle).sum())
     if exact == count:
         return Finding("tie rule", what + "; every one is an exact tie", "Choose one tie rule.")
-    near = np.abs(q - middle) <= np.float32(4e-7) * middle
+    near = np.abs(q - middle) <= np.float32(4e-7) * np.abs(middle)
     if near.all():
         return Finding(
             "operation order",

@@ -58,6 +58,11 @@ def as_float32(x: object, what: str = "x") -> np.ndarray:
                 "scale the array down first"
             )
         return converted
+    if array.dtype.kind == "V" and array.dtype.itemsize == 2 and array.dtype.names is None:
+        raise DtypeError(
+            f"{what} has dtype V2, two bytes that NumPy cannot name: bfloat16 from an .npy file comes back so. "
+            f"Say what they are: import ml_dtypes; {what} = {what}.view(ml_dtypes.bfloat16)"
+        )
     raise DtypeError(
         f"{what} has dtype {name}; formats take floating-point numbers (float32; float16, bfloat16 and float64 are "
         f"converted). Convert it yourself if that is meant: {what}.astype(np.float32)"

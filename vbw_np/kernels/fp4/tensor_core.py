@@ -4,9 +4,9 @@
 
 `dot_b` is the exact integer dot product of one block (16 elements for nvfp4, 32 for mxfp4) of E2M1 values; `sx`
 and `sw` are the decoded block scales, the factors the second-level scales. The sum over blocks is a float32
-accumulator that starts at zero and takes one block after the other; the factor is applied last. That is what
-TransformerEngine's reference product does (`y += outer(sx, sw) * dot` a block, then one multiply), with the
-second level kept a row on the left, so that no token changes another.
+accumulator that starts at zero and takes one block after the other; the factor is applied last. It is the product of
+the two operands' factors, each rounded once ((amax_x / 2688) * (amax_w / 2688)), kept a row on the left, so that no
+token changes another. (Libraries form one alpha of both, (amax_x * amax_w) / 2688**2: other last bits.)
 
 `matmul_reference` is this definition in NumPy. Every kernel returns its bits, on every instruction set and with
 any number of threads: a scaled dot product has at most 20 significant bits, so the only roundings are the

@@ -1,0 +1,42 @@
+"""`diagnose` on levels that are no E2M1: every format with itself and with one code moved."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from vbw_np.formats import FORMATS, diagnose, quantize
+from vbw_np.formats.packing import pack_codes
+from vbw_np.formats.random_bits import standard_normal
+
+X = standard_normal((32, 256), seed=21)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_is_diagnosed_with_and_without_its_source(name):
+    a = quantize(X, name)
+    assert diagnose(a, a, X).names == ()
+    codes = a.unpacked_codes().copy()
+    table = a.codebook if a.format.element is None else a.format.element.table
+    value = table[codes[3, 5]]
+    codes[3, 5] = np.nanargmax(np.abs(np.nan_to_num(table) - value))
+    moved = replace(a, codes=pack_codes(codes.reshape(a.codes.shape[0], -1) if codes.ndim == 2 and a.codes.ndim == 2
+                                        else codes.reshape(-1), a.format.code_bits))  # fmt: skip
+    for x in (None, X):
+        assert "sign of zero" not in diagnose(a, moved, x).names and diagnose(a, moved, x).codes_differ == 1
+
+
+def test_two_levels_of_nf4_are_not_two_zeros():
+    a = quantize(X, "nf4")
+    codes = a.unpacked_codes().copy()
+    codes[0, 0], b_code = 0, 8  # -1.0 and 0.08
+    one = replace(a, codes=pack_codes(codes, 4))
+    codes[0, 0] = b_code
+    found = diagnose(one, replace(a, codes=pack_codes(codes, 4)), X)
+    assert found.names == ("other codes", "producers") or found.names == ("other codes",)
+
+
+def test_int4_and_e2m1_are_told_apart():
+    assert "elements" in diagnose(quantize(X, "int4-g16"), quantize(X, "fp4-g16")).names
