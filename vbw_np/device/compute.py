@@ -174,7 +174,7 @@ class Fp4Products:
             left = operands.left_operand(_rows(x), fmt, kind, self._key(how))
         else:
             left = self._activation(x, ("left", fmt, kind), lambda x: operands.left_operand(x, fmt, kind))
-        return operands.multiply(left, self.panels.forward, empty((rows, width)))
+        return operands.multiply(left, self.panels.forward, empty((rows, width)), sums=self.recipe.accumulate)
 
     def to_x(self, g: NDArray, out: NDArray | None = None) -> NDArray:
         """g W: g (N, out), to (N, in)"""
@@ -186,7 +186,7 @@ class Fp4Products:
             return matmul_arrays(g, codec.decode(self.panels.packed), out)
         self._told("gradient")
         left = operands.left_operand(g, self.formats["gradient"][0], self.kinds["gradient"], self._key(how))
-        return operands.multiply(left, self.panels.backward, out)
+        return operands.multiply(left, self.panels.backward, out, sums=self.recipe.accumulate)
 
     def to_weight(self, g: NDArray, x: NDArray, out: NDArray | None = None) -> NDArray:
         """g^T x: g (N, out), x (..., in), to (out, in); added to `out` if that is given"""
@@ -207,7 +207,7 @@ class Fp4Products:
             ("right", right_format, kind, how.hadamard),
             lambda x: operands.right_operand(x, right_format, kind, **options),
         )
-        return operands.multiply(left, right, out, accumulate=add)
+        return operands.multiply(left, right, out, accumulate=add, sums=self.recipe.accumulate)
 
 
 def _rows(x: NDArray) -> NDArray:
@@ -290,6 +290,7 @@ def check_compute(compute: str, recipe: Recipe) -> None:
             "it an activation format, such as Operands('nvfp4-row-scaled'), or use compute='dequant'"
         )
     _check_format(recipe.name, "weight", recipe.weight, None)
+    _check_sums(compute, recipe)
     for slot in ("activation", "gradient", "weight_gradient"):
         how = getattr(recipe, slot)
         if how is None:
@@ -301,6 +302,23 @@ def check_compute(compute: str, recipe: Recipe) -> None:
             raise ValueError(
                 f"recipe {recipe.name}: {what} in {slot}: the right operand there is the weight, which is quantized as "
                 "`weight` says and not rotated; only weight_gradient rotates and quantizes both of its operands"
+            )
+
+
+def _check_sums(compute: str, recipe: Recipe) -> None:
+    """Blackwell's sums are those of products with two FP4 operands of one family; any other product is refused."""
+    if recipe.accumulate == "float32":
+        return
+    if recipe.weight is None or (recipe.activation is None and compute != "fp4"):
+        raise ValueError(
+            f"recipe {recipe.name}: accumulate={recipe.accumulate!r} is about products of two FP4 operands, and none "
+            "is made here: take a recipe that quantizes activations (nvfp4-train, mxfp4-train), or compute='fp4'"
+        )
+    for slot, (left, right) in product_formats(recipe).items():
+        if operands.family(left, right) is None:
+            raise ValueError(
+                f"recipe {recipe.name}: accumulate={recipe.accumulate!r} knows the sums of NVFP4 with NVFP4 and of "
+                f"MXFP4 with MXFP4, one tier each; {slot} multiplies {left.name} with {right.name}"
             )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -60,6 +61,9 @@ class Device:
         too and use the virtual tensor core (`fp4`); or, for up to 16 rows without gradients, multiply straight from
         the packed bytes with activations in 8-bit integers, and otherwise as `dequant` (`packed`). `auto` is `fp4`
         for recipes that quantize activations, else `dequant`.
+    accumulate : {"float32", "blackwell"}, optional
+        How products of two FP4 operands are added up; the recipe's by default, which is `float32`. `blackwell` gives
+        the bits of Blackwell's tensor cores (`vbw_np.formats.accumulate`).
     seed : int
         For stochastic rounding.
     """
@@ -75,11 +79,14 @@ class Device:
         cache_bytes: int = 1 << 30,
         verify: bool = False,
         compute: str = "auto",
+        accumulate: str | None = None,
         seed: int = 0,
     ) -> None:
         if isinstance(refresh_interval, bool) or not isinstance(refresh_interval, int) or refresh_interval < 1:
             raise ValueError(f"the refresh interval is a number of uses, at least 1, not {refresh_interval!r}")
         self.recipe = get_recipe(recipe)
+        if accumulate is not None:
+            self.recipe = dataclasses.replace(self.recipe, accumulate=accumulate)
         self.cards: dict[str, Card] = {}
         self.mode = mode
         self.refresh_interval = refresh_interval

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ..engine import autograd
 from ..formats import BlockFormat, PackedTensor
 from ..formats.hadamard import hadamard_rotate
-from ..kernels.fp4 import relayout, support, tensor_core
+from ..kernels.fp4 import blackwell, relayout, support, tensor_core
 from ..kernels.fp4.quantize import quantize
 from . import codec
 
@@ -138,15 +138,18 @@ def transposed(packed: PackedTensor, kind: str | None) -> Right:
     return relayout.transposed_right_operand(packed)
 
 
-def multiply(left: Left, right: Right, out: NDArray, *, accumulate: bool = False) -> NDArray:
-    """left right^T into `out` (M, N), or added to it; both operands of one kind."""
+_MATMULS = {"float32": tensor_core.matmul, "blackwell": blackwell.matmul}
+
+
+def multiply(left: Left, right: Right, out: NDArray, *, accumulate: bool = False, sums: str = "float32") -> NDArray:
+    """left right^T into `out` (M, N), or added to it; both operands of one kind. `sums`: one of `recipe.SUMS`."""
     if isinstance(left, np.ndarray):
         if not accumulate:
             return matmul_arrays(left, right.T, out)
         return np.add(out, matmul_arrays(left, right.T), out=out)
     if not isinstance(right, RowScaled):
-        return tensor_core.matmul(left, right, out=out, accumulate=accumulate)
-    product = tensor_core.matmul(left, right.right)
+        return _MATMULS[sums](left, right, out=out, accumulate=accumulate)
+    product = _MATMULS[sums](left, right.right)
     product *= right.factors
     if accumulate:
         return np.add(out, product, out=out)

@@ -14,6 +14,9 @@ Select = str | Sequence[str] | Callable[[str, Parameter], bool]
 
 FINE_CHOICES = ("never", "budget", "always")
 GRADIENT_RULES = ("straight-through", "row-max")
+SUMS = ("float32", "blackwell")
+"""How products of two FP4 operands are added up: `float32`: exact dots of blocks, added one after the other in float32,
+each rounded to nearest; `blackwell`: as Blackwell's tensor cores add (`vbw_np.formats.accumulate`)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +77,8 @@ class Recipe:
     gradient_rule : {"straight-through", "row-max"}
         Where the weight's gradient goes: to every weight, or, as in the system behind the seed report, only to the
         one weight of each row that sets the row's scale.
+    accumulate : {"float32", "blackwell"}
+        How products of two FP4 operands are added up, one of `SUMS`. Products with a float32 operand are float32's.
     summary : str
         One line for people.
     """
@@ -88,6 +93,7 @@ class Recipe:
     weight_gradient: Operands | None = None
     keep: tuple[str, ...] = ()
     gradient_rule: str = "straight-through"
+    accumulate: str = "float32"
 
     def __post_init__(self) -> None:
         if self.weight is not None:
@@ -100,6 +106,8 @@ class Recipe:
             raise ValueError(
                 f"recipe {self.name}: gradient_rule is one of {', '.join(GRADIENT_RULES)}, not {self.gradient_rule!r}"
             )
+        if self.accumulate not in SUMS:
+            raise ValueError(f"recipe {self.name}: accumulate is one of {', '.join(SUMS)}, not {self.accumulate!r}")
         if not self.error_budget > 0:
             raise ValueError(f"recipe {self.name}: the error budget is a positive number, not {self.error_budget}")
         if self.weight is None and (self.activation or self.gradient or self.weight_gradient):

@@ -64,6 +64,10 @@ CHANGES: dict[str, tuple[str, Operation]] = {
             recipe, {"nvfp4-16x16": "nvfp4-16x16-4over6", "nvfp4": "nvfp4-4over6"}, "four-over-six"
         ),
     ),
+    "blackwell-sums": (
+        "products added up as Blackwell's tensor cores add, to the last bit",
+        lambda recipe: dataclasses.replace(recipe, accumulate="blackwell"),
+    ),
     "keep-head": (
         "the output head in full precision",
         lambda recipe: dataclasses.replace(recipe, keep=(*recipe.keep, "output_head")),
