@@ -332,7 +332,7 @@ def claims_table(verdicts: list[Verdict]) -> str:
     for v in verdicts:
         c = v.claim
         verdict = "pass" if v.passed else "FAIL"
-        published = f"{c.published:.7g} {c.unit}".strip()
+        published = f"{c.published:.7g} {c.unit}".strip() + (" (own)" if c.own else "")
         rows.append((c.name, published, f"{v.ours:.7g}", f"{c.tolerance:.2g}", verdict, c.condition))
     text = table(rows, right=(1, 2, 3)).split("\n")
     lines.append(text[0])
