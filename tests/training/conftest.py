@@ -53,9 +53,9 @@ def ending() -> Callable[[Path], tuple]:
     def read(folder: Path) -> tuple:
         kept = checkpoint.load(folder / "last.vbw")
         arrays = {name: array.tobytes() for name, array in kept.arrays.items()}
-        meta = {name: value for name, value in kept.meta.items() if name != "seconds"}
+        meta = {name: value for name, value in kept.meta.items() if name not in ("seconds", "run")}
         lines = map(json.loads, (folder / "log.jsonl").read_text().splitlines())
-        log = [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
+        log = [{name: value for name, value in line.items() if name not in ("seconds", "run")} for line in lines]
         return arrays, meta, log
 
     return read

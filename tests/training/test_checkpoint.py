@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vbw_np.training import checkpoint
+from vbw_np.training import checkpoint, folder
 from vbw_np.training.checkpoint import CheckpointError
 
 ARRAYS = {
@@ -147,9 +147,10 @@ def test_a_new_file_has_the_permissions_that_the_user_gives_new_files(path: Path
 
 
 def test_sweep_removes_what_killed_writers_left(path: Path) -> None:
-    (path.parent / ".last.vbw.1234-abcd.part").write_bytes(b"half")
-    assert checkpoint.sweep(path.parent) == [".last.vbw.1234-abcd.part"]
-    assert [entry.name for entry in path.parent.iterdir()] == ["last.vbw"]
+    (path.parent / ".last.vbw.1234-abcd0123.part").write_bytes(b"half")
+    (path.parent / ".download.part").write_bytes(b"somebody's")
+    assert checkpoint.sweep(path.parent, folder._PARTS) == [".last.vbw.1234-abcd0123.part"]
+    assert {entry.name for entry in path.parent.iterdir()} == {"last.vbw", ".download.part"}
 
 
 def test_flatten_and_unflatten() -> None:

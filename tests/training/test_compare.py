@@ -164,13 +164,13 @@ def test_vbw_compare(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture) 
     ("arguments", "message"),
     [
         (["train", "--preset", "big"], "there is no preset 'big'; the presets are: report, bytes, tiny"),
-        (["train", "--steps", "0"], "steps 0 does not make sense"),
+        (["train", "--steps", "0"], "argument --steps: 0 is too small"),
         (["train", "--json", "/nowhere/x.json"], "its folder /nowhere does not exist"),
         (["train", "--data", "/nowhere"], "does not exist"),
         (["train", "--resume", "/nowhere"], "does not exist"),
-        (["compare", "--seeds", "a"], "give numbers joined by commas"),
+        (["compare", "--seeds", "a"], "give numbers from 0 on, joined by commas"),
         (["compare", "--recipes", ","], "no recipes given"),
-        (["compare", "--threads", "0"], "leaves nobody to compute"),
+        (["compare", "--threads", "0"], "argument --threads: 0 is too small"),
     ],
 )
 def test_bad_input_is_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture) -> None:

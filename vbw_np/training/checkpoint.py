@@ -24,9 +24,12 @@ import dataclasses
 import errno
 import hashlib
 import json
+import math
 import os
+import re
 import secrets
 import shutil
+import stat
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -193,10 +196,12 @@ def copy(source: str | os.PathLike[str], path: str | os.PathLike[str]) -> None:
         shutil.copyfileobj(original, file, 1 << 22)
 
 
-def sweep(folder: str | os.PathLike[str]) -> list[str]:
-    """Remove temporary files that a killed process left in `folder`; their names."""
+def sweep(folder: str | os.PathLike[str], names: re.Pattern[str]) -> list[str]:
+    """Remove temporary files that a killed process left in `folder`, those whose whole name matches; their names."""
     swept = []
     for part in Path(folder).glob(f".*{_PART}"):
+        if not names.fullmatch(part.name) or part.is_symlink() or not part.is_file():
+            continue
         with contextlib.suppress(OSError):
             part.unlink()
             swept.append(part.name)
@@ -238,12 +243,19 @@ def load_meta(path: str | os.PathLike[str]) -> dict[str, Any]:
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=_without_waiting) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise CheckpointError(f"checkpoint: cannot read {path}: it is not a regular file. Name a file.")
             yield file
     except FileNotFoundError:
         raise CheckpointError(f"checkpoint: {path} does not exist (looked in {Path.cwd()}). Check the name.") from None
     except OSError as error:
         raise CheckpointError(f"checkpoint: cannot read {path}: {error.strerror or error}") from error
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file, and do not wait for somebody to write into it if it is a pipe."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _read_header(path: Path, file: BinaryIO) -> tuple[dict[str, Any], int]:
@@ -272,7 +284,67 @@ def _read_header(path: Path, file: BinaryIO) -> tuple[dict[str, Any], int]:
     text = file.read(length)
     if hashlib.sha256(text).digest() != digest:
         raise _damaged(path, "the SHA-256 of its header is not the one written beside it")
-    return json.loads(text), _PREAMBLE.size + length
+    start = _PREAMBLE.size + length
+    try:
+        head = json.loads(text)
+        _check_header(head, size - start)
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        why = f"{type(error).__name__} {error}" if isinstance(error, KeyError | RecursionError) else str(error)
+        raise _damaged(path, f"its header is none that vbw-np writes ({why})") from error
+    return head, start
+
+
+def _check_header(head: Any, room: int) -> None:
+    """The header as `save` writes it: known types, and arrays one after the other in the `room` bytes behind it.
+
+    So nothing is allocated that the file does not hold, and no byte of it is handed out twice.
+    """
+    if not isinstance(head, dict) or not isinstance(head["meta"], dict) or not isinstance(head["arrays"], list):
+        raise ValueError("meta has to be an object, arrays a list")
+    end, names = 0, set()
+    for entry in head["arrays"]:
+        name, shape, dtype, nbytes = (entry[key] for key in ("name", "shape", "dtype", "nbytes"))
+        if not isinstance(name, str) or name in names or not isinstance(entry["sha256"], str):
+            raise ValueError(f"the array {name!r:.60} has no name of its own, or no hash")
+        names.add(name)
+        if dtype not in _DTYPES:
+            raise ValueError(f"array {name!r} has the dtype {dtype!r:.20}")
+        if not isinstance(shape, list) or len(shape) > 32 or not all(type(n) is int and n >= 0 for n in shape):
+            raise ValueError(f"array {name!r} has the shape {shape!r:.60}")
+        if nbytes != math.prod(shape) * np.dtype(dtype).itemsize:
+            raise ValueError(f"array {name!r} of shape {shape} and dtype {dtype} has not {nbytes!r:.30} bytes")
+        if entry["offset"] != end:
+            raise ValueError(f"array {name!r} begins at {entry['offset']!r:.30}, not where the one before ends, {end}")
+        end += nbytes
+    if end != room:
+        raise ValueError(f"its arrays have {end:,} bytes, and behind the header there are {room:,}")
+
+
+@contextlib.contextmanager
+def understood(path: Path) -> Iterator[None]:
+    """What is done with a checkpoint's content inside: whatever that content makes fail is told as such.
+
+    Raises
+    ------
+    CheckpointError
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError, RecursionError) as error:
+        raise CheckpointError(
+            f"checkpoint: {path} is whole, but its content is none that this vbw-np understands "
+            f"({type(error).__name__}: {error}). {_OTHER_ONE}"
+        ) from error
+
+
+def load_shapes(path: str | os.PathLike[str], prefix: str = "") -> dict[str, tuple[int, ...]]:
+    """Shapes of the arrays below `prefix`, from the header alone."""
+    path = Path(path)
+    with _opened(path) as file:
+        entries = _read_header(path, file)[0]["arrays"]
+    return {e["name"][len(prefix) :]: tuple(e["shape"]) for e in entries if e["name"].startswith(prefix)}
 
 
 def _read_array(path: Path, file: BinaryIO, start: int, entry: dict[str, Any]) -> NDArray:

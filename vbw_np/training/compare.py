@@ -26,11 +26,12 @@ from ..files import write_whole
 from . import checkpoint
 from .config import TrainConfig
 from .diagnose import NonFiniteTraining
+from .folder import LAST, LOG, RESULT
 from .log import RunLog
-from .loop import LAST, LOG, Trainer, config_of, load_split
+from .loop import Trainer, load_split
+from .trained import config_of
 
 BASELINE = "fp32"
-RESULT = "run.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +94,7 @@ def execute(
             "recipe": run.config.recipe.name,
             "seed": run.config.seed,
             "folder": run.folder,
+            "run": trainer.place.id,
             "host": platform.node(),
             "error": error,
             **result.as_dict(),
@@ -132,9 +134,10 @@ def _finished(run: Run, folder: Path) -> dict[str, Any] | None:
     try:
         summary = json.loads((folder / RESULT).read_text())
         same = config_of(folder / LAST, checkpoint.load_meta(folder / LAST)) == run.config
-    except (OSError, ValueError):
+        done = same and summary["step"] == run.config.steps
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
-    return summary if same and summary["step"] == run.config.steps else None
+    return summary if done else None
 
 
 def compare(

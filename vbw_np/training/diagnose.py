@@ -82,8 +82,8 @@ def first_offender(model: nn.Module, backward: Callable[[], None]) -> str:
     return "none when the step was computed again, so the computation itself is not reproducible here"
 
 
-def report(step: int, what: str, offender: str, lr: float, clip: float, recipe: str, folder: object) -> str:
-    """The error's text."""
+def report(step: int, what: str, offender: str, lr: float, clip: float, recipe: str, back: str) -> str:
+    """The error's text; `back` says which checkpoints there are."""
     advice = [f"lower the learning rate (now {lr:g}: try --lr {lr / 3:.1g})"]
     if not clip:
         advice.append("clip gradients (--clip 1)")
@@ -91,8 +91,7 @@ def report(step: int, what: str, offender: str, lr: float, clip: float, recipe: 
         advice.append("see whether --recipe fp32 does the same: then it is not the format")
     return (
         f"training stopped at step {step}: {what}. First non-finite tensor: {offender}. "
-        f"Nothing of this step was kept; the last checkpoint is good. To go on from it: vbw train --resume {folder}, "
-        f"and {'; or '.join(advice)}."
+        f"Nothing of this step was kept. {back}. What may help: {'; or '.join(advice)}."
     )
 
 

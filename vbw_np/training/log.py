@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -10,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
+from ..files import write_whole
 
 
 class RunLog:
     """Appends to a file of JSON lines.
 
-    Every entry names its step. `resume_after` forgets what a killed process wrote beyond its last checkpoint, and a
-    last line that was cut, so a run that was interrupted leaves the same log as one that was not (but for the times).
+    Every entry names its step, the first one (step 0) the run. `resume_after` forgets what a killed process wrote
+    beyond its last checkpoint, and a last line that was cut, so a run that was interrupted leaves the same log as one
+    that was not (but for the times).
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -24,12 +27,29 @@ class RunLog:
 
     def append(self, step: int, **values: Any) -> None:
         """Write one line in one system call; NaN and Inf become the strings "nan", "inf" and "-inf"."""
-        line = json.dumps({"step": step, **{name: _plain(value) for name, value in values.items()}}) + "\n"
+        line = json.dumps({"step": step, **{name: _plain(value) for name, value in values.items()}}).encode() + b"\n"
         handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            os.write(handle, line.encode())
+            before = os.fstat(handle).st_size
+            try:
+                if os.write(handle, line) < len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError as error:
+                os.truncate(self.path, before)
+                raise UserError(
+                    f"log: cannot write {self.path}: {error.strerror}. The last checkpoint is as it was: free space, "
+                    f"then go on with it (vbw train --resume {self.path.parent})."
+                ) from error
         finally:
             os.close(handle)
+
+    def run_id(self) -> str | None:
+        """The id of the run that began this log, or None."""
+        for _, line in _lines(self.path.read_bytes()):
+            entry = _parsed(line)
+            found = entry.get("run") if entry else None
+            return found if isinstance(found, str) else None
+        return None
 
     def flush(self) -> None:
         """Have the system put all lines on the disk."""
@@ -40,29 +60,35 @@ class RunLog:
             os.close(handle)
 
     def resume_after(self, step: int) -> None:
-        """Cut the file before its first line that is torn or belongs to a later step."""
+        """Take out what a killed process wrote beyond its checkpoint: lines of later steps, and a torn last one.
+
+        A line that is no entry of a log is kept as it is: nobody knows whose it is.
+        """
         if not self.path.exists():
             return
-        kept = 0
-        for start, line in _lines(self.path.read_bytes()):
+        content = self.path.read_bytes()
+        kept = []
+        for _, line in _lines(content):
             entry = _parsed(line)
-            if entry is None or entry["step"] > step:
-                break
-            kept = start + len(line)
-        os.truncate(self.path, kept)
+            if entry["step"] <= step if entry is not None else line.endswith(b"\n"):
+                kept.append(line)
+        whole = b"".join(kept)
+        if content.startswith(whole):
+            os.truncate(self.path, len(whole))
+        else:
+            write_whole(self.path, whole)
 
     def read(self) -> list[dict[str, Any]]:
-        """All entries; a torn last line is left out, a damaged one in the middle is an error."""
+        """All entries in order; lines that are none are left out, see `damaged`."""
         content = self.path.read_bytes() if self.path.exists() else b""
-        entries = []
-        for start, line in _lines(content):
-            entry = _parsed(line)
-            if entry is None:
-                if start + len(line) < len(content):
-                    raise UserError(f"log: {self.path} is damaged at byte {start}: {line[:60]!r} is no JSON object")
-                break
-            entries.append(entry)
-        return entries
+        parsed = (_parsed(line) for _, line in _lines(content))
+        return [entry for entry in parsed if entry is not None]
+
+    def damaged(self) -> list[int]:
+        """Numbers of the lines, from 1, that are no entry of a log; a torn last one is not counted."""
+        content = self.path.read_bytes() if self.path.exists() else b""
+        lines = [line for _, line in _lines(content) if line.endswith(b"\n")]
+        return [number for number, line in enumerate(lines, 1) if _parsed(line) is None]
 
 
 def _plain(value: Any) -> Any:
@@ -73,7 +99,12 @@ def _plain(value: Any) -> Any:
 
 def _lines(content: bytes) -> Iterator[tuple[int, bytes]]:
     start = 0
-    for line in content.splitlines(keepends=True):
+    for line in content.split(b"\n"):
+        line += b"\n"
+        if start + len(line) > len(content):  # what follows the last line's end
+            line = line[:-1]
+            if not line:
+                return
         yield start, line
         start += len(line)
 
@@ -81,6 +112,6 @@ def _lines(content: bytes) -> Iterator[tuple[int, bytes]]:
 def _parsed(line: bytes) -> dict[str, Any] | None:
     try:
         entry = json.loads(line) if line.endswith(b"\n") else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return entry if isinstance(entry, dict) and isinstance(entry.get("step"), int) else None

@@ -17,12 +17,10 @@ interrupted. For that
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,22 +31,21 @@ from ..data import TokenStream, batches, check_length, load_stream, split_by_fil
 from ..device import Device
 from ..engine import no_grad, optim
 from ..errors import UserError
+from ..files import user_path
 from ..formats import NonFiniteError
 from ..models.claude4 import Claude4
 from ..progress import Progress
 from . import checkpoint, diagnose
 from .config import TrainConfig
+from .folder import BEST, KIND, LAST, LOG, FolderInUse, RunFolder, run_id
 from .log import RunLog
 from .threads import steady_blas
+from .trained import TrainedModel, check_shapes, config_of, load_model, vocabulary_array
+
+__all__ = ["BEST", "KIND", "LAST", "LOG", "FolderInUse", "Result", "TrainedModel", "Trainer", "config_of", "load_model",
+           "load_split", "validation_windows"]  # fmt: skip
 
 kernels.install()  # the fast twins; autograd.use_twins(False) switches back to the readable definitions
-
-KIND = "vbw-np training run"
-LAST, BEST, LOG = "last.vbw", "best.vbw", "log.jsonl"
-
-
-class FolderInUse(UserError):
-    """Another process writes into the run's folder."""
 
 
 def load_split(config: TrainConfig) -> tuple[TokenStream, TokenStream]:
@@ -124,16 +121,18 @@ class Trainer:
         folder: str | os.PathLike[str],
         streams: tuple[TokenStream, TokenStream] | None = None,
     ) -> None:
-        self.folder = Path(folder)
-        if (self.folder / LAST).exists():
-            raise UserError(
-                f"{self.folder} holds a run already; go on with it (vbw train --resume {self.folder}), "
-                "or name another folder (--out)"
-            )
-        self._set_up(config, streams)
+        place = RunFolder(folder)
+        place.refuse_a_run()
+        place.inspect()
+        self._set_up(config, place, streams)
+        place.set_aside(LOG)  # of a run that was ended before its first checkpoint
+        self.log.append(0, run=place.id)
 
-    def _set_up(self, config: TrainConfig, streams: tuple[TokenStream, TokenStream] | None) -> None:
+    def _set_up(
+        self, config: TrainConfig, place: RunFolder, streams: tuple[TokenStream, TokenStream] | None
+    ) -> None:
         steady_blas()
+        self.place, self.folder = place, place.path
         self.config = config
         self.train_stream, self.held_out = streams or load_split(config)
         if self.train_stream.vocab_size > config.model.vocab_size:
@@ -154,10 +153,9 @@ class Trainer:
         self.windows = validation_windows(self.held_out, config)
         self.step = 0
         self.best_loss, self.best_step = math.inf, 0
+        self.saved = ""  # what the last checkpoint is worth, in words
         self.seconds = 0.0
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._lock = _locked(self.folder)
-        self.swept = checkpoint.sweep(self.folder)
+        self.swept = place.take()
         self.log = RunLog(self.folder / LOG)
 
     # -- going on
@@ -174,6 +172,8 @@ class Trainer:
         Parameters
         ----------
         folder : path
+            Of a run, or its ``last.vbw`` or ``best.vbw``. To go on from the best is to go back: the last checkpoint and
+            the log as it was get other names (``last-1.vbw``, ``log-1.jsonl``).
         streams : optional
             See `Trainer`.
         **changes
@@ -185,15 +185,27 @@ class Trainer:
         CheckpointError
             There is none, or it is damaged.
         UserError
-            The text is no longer the one that the run began with.
+            The text is no longer the one that the run began with, or the folder holds files of another run.
         """
-        folder = Path(folder)
-        kept = checkpoint.load(folder / LAST)
-        config = dataclasses.replace(config_of(folder / LAST, kept.meta), **changes)
+        path = user_path(folder)
+        name = LAST if path.is_dir() or not path.exists() else path.name
+        if name not in (LAST, BEST):
+            raise UserError(f"{path} is neither a run's folder nor its {LAST} or {BEST}; name one of these")
+        place = RunFolder(path if path.name != name else path.parent)
+        source = place.file(name)
+        config = dataclasses.replace(config_of(source, checkpoint.load_meta(source)), **changes)
+        check_shapes(source, config.model, checkpoint.load_shapes(source, "model/"))
+        place.inspect(source=name)
+        kept = checkpoint.load(source)
         trainer = cls.__new__(cls)
-        trainer.folder = folder
-        trainer._set_up(config, streams)
-        trainer._restore(kept)
+        trainer._set_up(config, place, streams)
+        try:
+            with checkpoint.understood(source):
+                trainer._restore(kept)
+            trainer._take_up(name)
+        except BaseException:
+            trainer.close()
+            raise
         return trainer
 
     @classmethod
@@ -207,7 +219,7 @@ class Trainer:
         UserError
             The folder holds a run of another configuration.
         """
-        path = Path(folder) / LAST
+        path = user_path(folder) / LAST
         if not path.exists():
             return cls(config, folder, streams)
         if config_of(path, checkpoint.load_meta(path)) != config:
@@ -227,11 +239,22 @@ class Trainer:
         for name, module in self.model.named_modules():
             if name in meta["steady_calls"]:
                 module.steady_calls = meta["steady_calls"][name]
-        self.step, self.seconds = meta["step"], meta["seconds"]
-        self.best_loss, self.best_step = float(meta["best"]["loss"]), meta["best"]["step"]
-        self.log.resume_after(self.step)
-        if self.best_step == self.step:  # killed, perhaps, after last.vbw was written and before best.vbw was
+        self.step, self.seconds = int(meta["step"]), float(meta["seconds"])
+        self.best_loss, self.best_step = float(meta["best"]["loss"]), int(meta["best"]["step"])
+        self.saved = _worth(self.step, meta.get("validation"))
+
+    def _take_up(self, name: str) -> None:
+        """Bring the folder to the state that was restored from its checkpoint `name`."""
+        if name == BEST:
+            self.place.set_aside(LAST)
+            checkpoint.copy(self.folder / BEST, self.folder / LAST)
+            if self.log.path.exists():
+                checkpoint.copy(self.log.path, self.place.free_name(LOG))
+        elif self.best_step == self.step:  # killed, perhaps, after last.vbw was written and before best.vbw was
             self._keep_as_best()
+        self.log.resume_after(self.step)
+        if not self.log.path.exists():
+            self.log.append(0, run=self.place.id)
 
     # -- states
 
@@ -247,8 +270,8 @@ class Trainer:
         self.device.generator.load_state_dict(states["device"])
         self.data_rng.bit_generator.state = states["data"]
 
-    def save(self) -> None:
-        """Write ``last.vbw``, whole or not at all.
+    def save(self, validation: float | None = None) -> None:
+        """Write ``last.vbw``, whole or not at all; `validation` is the validation loss of these weights, if known.
 
         Raises
         ------
@@ -262,15 +285,17 @@ class Trainer:
             raise self._stopped("its weights are not finite", broken)
         arrays = {f"model/{name}": array for name, array in self.model.state_dict().items()}
         moments, optimizer = checkpoint.flatten("optimizer", self.optimizer.state_dict())
-        arrays |= moments | _vocabulary_array(self.train_stream)
+        arrays |= moments | vocabulary_array(self.train_stream)
         stream = self.train_stream
         meta = {
             "kind": KIND,
+            "run": self.place.id,
             "vbw_np": __version__,
             "config": self.config.as_dict(),
             "step": self.step,
             "seconds": self.seconds,
             "best": {"loss": str(self.best_loss), "step": self.best_step},
+            "validation": validation,
             "optimizer": optimizer,
             "random": self._random_states(),
             "steady_calls": {
@@ -282,9 +307,16 @@ class Trainer:
         }  # fmt: skip
         self.log.flush()  # first the log, so that it never lacks a step that the checkpoint has
         checkpoint.save(self.folder / LAST, arrays, meta)
+        self.saved = _worth(self.step, validation)
 
     def _keep_as_best(self) -> None:
         """Copy the present ``last.vbw`` to ``best.vbw``."""
+        try:
+            ours = run_id(checkpoint.load_meta(self.folder / BEST), self.folder / BEST) == self.place.id
+        except checkpoint.CheckpointError:
+            ours = False
+        if not ours:
+            self.place.set_aside(BEST)
         checkpoint.copy(self.folder / LAST, self.folder / BEST)
 
     # -- running
@@ -340,11 +372,13 @@ class Trainer:
         started = time.perf_counter()
         value = self.validation_loss()
         self.seconds += time.perf_counter() - started
+        if not math.isfinite(value):
+            raise self._stopped(f"the validation loss is {value}", "not looked for in validation")
         improved = value < self.best_loss
         if improved:
             self.best_loss, self.best_step = value, self.step
         self.log.append(self.step, val_loss=value, seconds=round(self.seconds, 3))
-        self.save()
+        self.save(validation=value)
         if improved:
             self._keep_as_best()
         if tell is not None:
@@ -392,13 +426,29 @@ class Trainer:
         config = self.config
         self.log.append(self.step, error=what, offender=offender)
         return diagnose.NonFiniteTraining(
-            diagnose.report(self.step, what, offender, self.optimizer.lr, config.clip, config.recipe.name, self.folder)
+            diagnose.report(
+                self.step, what, offender, self.optimizer.lr, config.clip, config.recipe.name, self._way_back()
+            )
         )
+
+    def _way_back(self) -> str:
+        """Which checkpoints there are, what they are worth, and how to go on from them."""
+        if not self.saved:
+            return "No checkpoint was written yet."
+        last = f"{LAST} is of {self.saved}"
+        if self.saved.endswith("validated"):
+            best = self.folder / BEST
+            back = f"{best} (step {self.best_step})" if best.exists() else "an earlier run"
+            return f"{last}, so it may be ruined already: go back to {back}: vbw train --resume {best}"
+        return f"{last}: vbw train --resume {self.folder}"
 
     def validation_loss(self) -> float:
         """Mean cross-entropy, nats a token, over the fixed windows of the held-out text; dropout off."""
-        with no_grad(), self.model.evaluating():
-            return float(np.mean([self.model.loss(ids).item() for ids in self.windows]))
+        with no_grad(), self.model.evaluating(), np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            try:
+                return float(np.mean([self.model.loss(ids).item() for ids in self.windows]))
+            except NonFiniteError:  # a card refuses what is not finite
+                return math.nan
 
     def result(self) -> Result:
         """What the log says up to now."""
@@ -419,85 +469,9 @@ class Trainer:
     def close(self) -> None:
         """Take the weights off the cards and let go of the folder."""
         self.device.release()
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        self.place.release()
 
 
-def config_of(path: Path, meta: dict[str, Any]) -> TrainConfig:
-    """The configuration in a checkpoint's meta; an error if it is not of a training run."""
-    if meta.get("kind") != KIND:
-        raise checkpoint.CheckpointError(f"checkpoint: {path} is not of a training run (kind {meta.get('kind')!r})")
-    return TrainConfig.from_dict(meta["config"])
-
-
-def _locked(folder: Path) -> Any:
-    """Hold the folder for this process, until it ends in any way, so that two runs cannot write into one log."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return None
-    file = open(folder / ".lock", "w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.close()
-        raise FolderInUse(f"{folder} is in use by another run; name another folder (--out), or wait for it") from None
-    return file
-
-
-# ------------------------------------------------------------------------------------------------------ trained models
-
-
-def _vocabulary_array(stream: TokenStream) -> dict[str, NDArray]:
-    """A word-level vocabulary as the bytes of a JSON list; byte level and random ids need none."""
-    if stream.tokenizer != "word":
-        return {}
-    return {"vocabulary": np.frombuffer(json.dumps(stream.vocab).encode(), np.uint8)}
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainedModel:
-    """A model from a checkpoint, ready to use.
-
-    Attributes
-    ----------
-    model : Claude4
-        In evaluation mode, in float32, on no card.
-    config : TrainConfig
-        With the recipe that it was trained under.
-    text : TokenStream
-        Empty of ids; `encode` and `decode` work as in training.
-    step : int
-    """
-
-    model: Claude4
-    config: TrainConfig
-    text: TokenStream
-    step: int
-
-
-def load_model(path: str | os.PathLike[str]) -> TrainedModel:
-    """The model of a checkpoint, without the optimizer; `path` may be the run's folder (then its best one).
-
-    Raises
-    ------
-    CheckpointError
-    """
-    path = Path(path)
-    if path.is_dir():
-        path = path / (BEST if (path / BEST).exists() else LAST)
-    weights = checkpoint.load(path, "model/")
-    config = config_of(path, weights.meta)
-    data = weights.meta["data"]
-    vocab: tuple = tuple(bytes([code]) for code in range(256)) if data["tokenizer"] == "byte" else ()
-    if data["tokenizer"] == "word":
-        vocab = tuple(json.loads(checkpoint.load(path, "vocabulary").arrays["vocabulary"].tobytes()))
-    text = TokenStream(
-        ids=np.empty(0, np.uint16), vocab=vocab, vocab_size=data["vocab_size"], starts=np.zeros(1, np.int64), files=(),
-        name=data["name"], tokenizer=data["tokenizer"], sha256=data["sha256"], n_bytes=0, unk_share=0.0,
-    )  # fmt: skip
-    model = Claude4(config.model, seed=config.seed)
-    model.load_state_dict(weights.below("model/"))
-    model.eval()
-    return TrainedModel(model, config, text, weights.meta["step"])
+def _worth(step: int, validation: float | None) -> str:
+    """What a checkpoint is worth: its step, and whether its weights were validated."""
+    return f"step {step:,}, " + ("not validated" if validation is None else f"validation loss {validation:.4f}")
