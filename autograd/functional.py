@@ -11,12 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import ops
-from .memory import empty
 from .ops import matmul_arrays
 from .parameter import Parameter
 from .primitive import primitive
 from .random import random_bits
-from .tape import is_grad_enabled
 from .tensor import Tensor
 from .twin import procedure
 
@@ -200,7 +198,7 @@ def embedding(weight: Tensor, ids: NDArray) -> Tensor:
     return ops.take_rows(weight, rows=check_ids("embedding", ids, weight.shape[0]))
 
 
-def _nll(logits: NDArray, targets: NDArray) -> tuple[NDArray, NDArray]:
+def nll_of_rows(logits: NDArray, targets: NDArray) -> tuple[NDArray, NDArray]:
     """Per row -log softmax(logits)[target], and softmax(logits); logits (N, V), targets (N,)."""
     shifted = logits - logits.max(axis=-1, keepdims=True)
     probabilities = np.exp(shifted)
@@ -215,7 +213,7 @@ def _nll(logits: NDArray, targets: NDArray) -> tuple[NDArray, NDArray]:
 )
 def cross_entropy_rows(logits, *, targets):
     """Mean over rows of -log softmax(logits)[target]"""
-    losses, probabilities = _nll(logits, targets)
+    losses, probabilities = nll_of_rows(logits, targets)
 
     def vjp(g: NDArray) -> NDArray:
         gradient = probabilities * (g / g.dtype.type(len(targets)))
@@ -229,7 +227,7 @@ IGNORE_INDEX = -100
 """The target that losses leave out unless told otherwise (PyTorch's default)."""
 
 
-def _counted(name: str, rows: Tensor, targets: NDArray, classes: int, ignore_index: int) -> tuple[Tensor, NDArray]:
+def counted_rows(name: str, rows: Tensor, targets: NDArray, classes: int, ignore_index: int) -> tuple[Tensor, NDArray]:
     """Rows (N, D) and targets (N,) of what counts in a loss, from (..., D) and (...)."""
     targets = np.asarray(targets)
     if rows.shape[:-1] != targets.shape:
@@ -248,90 +246,5 @@ def cross_entropy(logits: Tensor, targets: NDArray, *, ignore_index: int = IGNOR
 
     Targets equal to `ignore_index` count neither in the sum nor in the mean's divisor.
     """
-    logits, targets = _counted("cross_entropy", logits, targets, logits.shape[-1], ignore_index)
+    logits, targets = counted_rows("cross_entropy", logits, targets, logits.shape[-1], ignore_index)
     return cross_entropy_rows(logits, targets=targets)
-
-
-def _row_samples(rng: np.random.Generator) -> list[tuple[tuple, dict]]:
-    return [((rng.normal(size=(5, 7)), np.array([0, 6, 3, 3, 1]), 0.25), {})]
-
-
-@procedure(samples=_row_samples)
-def cross_entropy_into_gradient(logits: NDArray, targets: NDArray, scale: float) -> NDArray:
-    """Turn logits (N, V) into `scale` times the gradient of the sum of their losses, in place; return the losses (N,).
-
-    The gradient of -log softmax(logits)[target] is softmax(logits) - onehot(target).
-    """
-    losses, probabilities = _nll(logits, targets)
-    probabilities[np.arange(len(targets)), targets] -= 1
-    np.multiply(probabilities, logits.dtype.type(scale), out=logits)
-    return losses
-
-
-CHUNK_LOGITS = 1 << 24  # logits held at once by linear_cross_entropy: 64 MiB of float32
-
-
-def chunks_of_rows(rows: int, columns: int) -> list[slice]:
-    """Slices of `rows`, each with about `CHUNK_LOGITS` entries over `columns` columns at most.
-
-    Their size is a multiple of 32 where there is more than one: no block of a block format is cut.
-    """
-    count = -(-rows * columns // CHUNK_LOGITS)
-    size = -(-rows // count)
-    if 1 < count and size > 16:
-        size = -(-size // 32) * 32
-    return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
-
-
-@primitive(
-    name="linear_cross_entropy",
-    samples=lambda rng: [
-        ((rng.normal(size=(5, 4)), rng.normal(size=(7, 4))), {"targets": np.array([0, 6, 3, 3, 1])}),
-    ],
-)
-def dense_linear_cross_entropy(x, weight, *, targets):
-    """cross_entropy(x W^T, targets) without ever holding all logits: x (N, D), weight (V, D), targets (N,)
-
-    The gradient needs the same softmax as the loss, so both are made while a chunk of logits is at hand; the
-    gradients wait, scaled by the incoming one, until backward.
-    """
-    total = 0.0
-    if not is_grad_enabled():
-        for rows in chunks_of_rows(len(x), len(weight)):
-            total += _nll(matmul_arrays(x[rows], weight.T), targets[rows])[0].sum(dtype=np.float64)
-        return np.asarray(total / len(targets), x.dtype), ()
-    grad_x = empty(x.shape, x.dtype)
-    grad_weight = None
-    for rows in chunks_of_rows(len(x), len(weight)):
-        gradient = matmul_arrays(x[rows], weight.T)  # logits, at first
-        total += cross_entropy_into_gradient(gradient, targets[rows], 1 / len(targets)).sum(dtype=np.float64)
-        np.matmul(gradient, weight, out=grad_x[rows])
-        part = matmul_arrays(gradient.T, x[rows])
-        grad_weight = part if grad_weight is None else np.add(grad_weight, part, out=grad_weight)
-    return np.asarray(total / len(targets), x.dtype), (
-        lambda g: grad_x if g == 1 else grad_x * g,
-        lambda g: grad_weight if g == 1 else grad_weight * g,
-    )
-
-
-def linear_cross_entropy(
-    x: Tensor, weight: Tensor, targets: NDArray, *, ignore_index: int = IGNORE_INDEX
-) -> Tensor:
-    """Mean cross-entropy of the logits x W^T against integer targets, in nats, without holding all logits.
-
-    The same seam as `linear`.
-
-    Parameters
-    ----------
-    x : Tensor, (..., D)
-    weight : Tensor, (V, D)
-    targets : integer array, (...)
-    ignore_index : int
-        Targets of this value count neither in the sum nor in the mean's divisor.
-    """
-    check_linear(x.data, weight.data, None)
-    x, targets = _counted("linear_cross_entropy", x, targets, weight.shape[0], ignore_index)
-    host = weight.host if isinstance(weight, Parameter) else None
-    if host is not None:
-        return host.linear_cross_entropy(x, weight, targets)
-    return dense_linear_cross_entropy(x, weight, targets=targets)

@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "formats": set(),
     "layers": {"engine"},
     "kernels": {"formats", "engine", "layers", "machine"},  # graphs and experts have kernels
-    "device": {"formats", "kernels", "engine", "machine"},
+    "device": {"formats", "kernels", "engine", "layers", "machine"},
     "checkpoints": {"formats", "progress"},
     "models": {"formats", "kernels", "device", "engine", "layers", "checkpoints"},
     "data": {"formats", "kernels", "device", "engine"},

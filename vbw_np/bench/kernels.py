@@ -290,14 +290,14 @@ def _step_cases(quick: bool) -> Iterator[Case]:
 
     from ..engine import F, autograd, nn, optim
     from ..kernels import peaks
-    from ..layers import graph, mix_experts
+    from ..layers import fused_loss, graph, mix_experts
 
     rng = np.random.default_rng(0)
     rows, classes = _size(1016, quick), _size(50_000, quick)
     logits, targets = _normal(rows, classes), rng.integers(0, classes, rows)
     yield Case(
         "rest of a step", f"cross-entropy and its gradient, {rows} x {classes}", "GB", 2e-9 * logits.nbytes,
-        lambda: F.cross_entropy_into_gradient.run(logits, targets, 1.0),
+        lambda: fused_loss.cross_entropy_into_gradient.run(logits, targets, 1.0),
         lambda: _plain_cross_entropy(logits, targets), 0.35, "share", "copy",
     )  # fmt: skip
     size = _size(35_862_532, quick)

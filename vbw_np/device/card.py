@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ..engine import F, Parameter, Tensor, autograd
 from ..formats import BlockFormat, FittedScales, PackedTensor, get_format
+from ..layers import fused_loss
 from . import codec, compute, operands
 from .cache import held_bytes
 from .recipe import Recipe
@@ -388,4 +389,4 @@ def card_linear(x, weight, bias, *, card, share=False):
 @autograd.primitive(surrogate=STRAIGHT_THROUGH)
 def card_linear_cross_entropy(x, weight, *, card, targets):
     """`linear_cross_entropy` on a card: the card's decoded weight computes, the master weight gets the gradient"""
-    return card.run(F.dense_linear_cross_entropy, x, targets=targets)
+    return card.run(fused_loss.dense_linear_cross_entropy, x, targets=targets)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from ..engine import F, autograd
 from ..formats import FORMATS, BlockFormat, ElementFormat, FormatError, PackedTensor, get_format, quantize
 from ..kernels.fp4 import gemv, relayout, support, tensor_core
+from ..layers import fused_loss
 from . import codec, operands
 from .recipe import Operands, Recipe
 
@@ -233,9 +234,9 @@ def fp4_linear_cross_entropy(products: Fp4Products, x: NDArray, *, targets: NDAr
     total = 0.0
     grad_x = empty(x.shape) if record else None
     grad_weight = None
-    for chunk in F.chunks_of_rows(rows, classes):
+    for chunk in fused_loss.chunks_of_rows(rows, classes):
         gradient = products.forward(x[chunk])  # logits, at first
-        total += F.cross_entropy_into_gradient(gradient, targets[chunk], 1 / rows).sum(dtype=np.float64)
+        total += fused_loss.cross_entropy_into_gradient(gradient, targets[chunk], 1 / rows).sum(dtype=np.float64)
         if record:
             products.to_x(gradient, out=grad_x[chunk])
             grad_weight = products.to_weight(gradient, x[chunk], out=grad_weight)

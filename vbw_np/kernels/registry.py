@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 
 from ..engine import autograd
+from ..layers import fused_loss, mix_experts
 from ..layers import graph as graphs
-from ..layers import mix_experts
 from .fp32 import product
 from .simd import jit
 from .twins import elementwise, graph, losses, optimizer, rows
@@ -143,8 +143,8 @@ def _table() -> list[tuple[object, Callable, Callable]]:
         (ops.matmul_arrays, product.matmul_arrays, _product_samples),
         (mix_experts, rows.mix_experts, _normal((9, 13, 4), *[(9, 13, 37)] * 4)),
         (functional.cross_entropy_rows, losses.cross_entropy, _cross_entropy_samples),
-        (functional.cross_entropy_into_gradient, losses.cross_entropy_into_gradient, _into_gradient_samples),
-        (functional.dense_linear_cross_entropy, losses.linear_cross_entropy, _linear_cross_entropy_samples),
+        (fused_loss.cross_entropy_into_gradient, losses.cross_entropy_into_gradient, _into_gradient_samples),
+        (fused_loss.dense_linear_cross_entropy, losses.linear_cross_entropy, _linear_cross_entropy_samples),
         (optim.adam_update, optimizer.adam_update, _adam_samples),
         (graphs.component_sizes, graph.component_sizes, _attention_samples),
         (graphs.past_reach, graph.past_reach, _attention_samples),

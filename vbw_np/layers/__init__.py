@@ -5,6 +5,7 @@ grouped-query attention, SwiGLU.
 """
 
 from .experts import MixtureOfExperts, mix_experts
+from .fused_loss import linear_cross_entropy
 from .grouped_attention import GroupedQueryAttention
 from .reflection import ConnectivityAnalyzer, MirrorComplexity, Reflection, ShortestPathReflection
 from .rms_norm import RMSNorm, rms_norm
@@ -24,6 +25,7 @@ __all__ = [
     "SwiGLU",
     "Threshold",
     "TriVeinAttention",
+    "linear_cross_entropy",
     "mix_experts",
     "rms_norm",
     "rotate",

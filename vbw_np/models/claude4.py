@@ -13,8 +13,15 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from ..engine import F, Tensor, autograd, nn
-from ..layers import MixtureOfExperts, Reflection, ShortestPathReflection, Threshold, TriVeinAttention
+from ..engine import Tensor, autograd, nn
+from ..layers import (
+    MixtureOfExperts,
+    Reflection,
+    ShortestPathReflection,
+    Threshold,
+    TriVeinAttention,
+    linear_cross_entropy,
+)
 
 IMAGE_FEATURES = 1024
 AUDIO_FEATURES = 512
@@ -283,4 +290,4 @@ class Claude4(nn.Module):
         if ids.ndim != 2 or ids.shape[1] < 2:
             raise ValueError(f"the loss needs ids (batch, at least 2 tokens), not shape {ids.shape}")
         hidden, _ = self.hidden_states(ids, reflection_attention=reflection_attention)
-        return F.linear_cross_entropy(hidden[:, :-1], self.output_head.weight, ids[:, 1:])
+        return linear_cross_entropy(hidden[:, :-1], self.output_head.weight, ids[:, 1:])

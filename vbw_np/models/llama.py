@@ -10,9 +10,9 @@ import dataclasses
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from ..engine import F, Tensor, nn
+from ..engine import Tensor, nn
 from ..errors import UserError
-from ..layers import GroupedQueryAttention, RMSNorm, SwiGLU
+from ..layers import GroupedQueryAttention, RMSNorm, SwiGLU, linear_cross_entropy
 from ..layers.rotary import frequencies, rotary_tables
 from .evaluating import evaluating
 
@@ -218,7 +218,7 @@ class Llama(nn.Module):
         ids = np.asarray(ids)
         if ids.ndim != 2 or ids.shape[1] < 2:
             raise ValueError(f"the loss needs ids (batch, at least 2 tokens), not shape {ids.shape}")
-        return F.linear_cross_entropy(self.model(ids[:, :-1]), self.lm_head.weight, ids[:, 1:])
+        return linear_cross_entropy(self.model(ids[:, :-1]), self.lm_head.weight, ids[:, 1:])
 
     def cache(self, batch: int, capacity: int) -> KeyValueCache:
         """An empty cache for `batch` sequences of up to `capacity` tokens."""

@@ -129,7 +129,7 @@ def cross_entropy(logits: NDArray, *, targets: NDArray) -> Any:
 
 
 def cross_entropy_into_gradient(logits: NDArray, targets: NDArray, scale: float) -> Any:
-    """Twin of `autograd.functional.cross_entropy_into_gradient`."""
+    """Twin of `vbw_np.layers.fused_loss.cross_entropy_into_gradient`."""
     if logits.dtype != np.float32 or logits.ndim != 2 or not logits.flags.c_contiguous or logits.size == 0:
         return NotImplemented
     losses = np.empty(len(logits))
@@ -145,7 +145,7 @@ def rows_at_once(rows: int, columns: int) -> list[slice]:
 
 
 def linear_cross_entropy(x: NDArray, weight: NDArray, *, targets: NDArray) -> Any:
-    """Twin of `autograd.functional.dense_linear_cross_entropy`: one buffer for all logits."""
+    """Twin of `vbw_np.layers.fused_loss.dense_linear_cross_entropy`: one buffer for all logits."""
     if x.dtype != np.float32 or weight.dtype != np.float32 or 0 in x.shape or 0 in weight.shape:
         return NotImplemented
     targets = targets.astype(np.int64)
