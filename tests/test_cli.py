@@ -280,12 +280,15 @@ def test_doctor_reports_a_broken_part_and_examines_the_rest(monkeypatch, capsys)
 def test_doctor_clears_the_caches(tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("VBW_CACHE", str(tmp_path))
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "numba"))
-    for name in ("tokens/a.npy", "tokens/a.json", "numba/k.nbi", "numba/k.1.nbc", "tokens/keep.txt"):
+    for name in ("numba/k.nbi", "numba/k.1.nbc", "tokens/keep.txt", "tokens/mine.json", "tokens/mine.npy"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("x")
+    (tmp_path / "a.txt").write_text("to be or not to be")
+    assert cli.main(["data", "--data", str(tmp_path / "a.txt")]) == 0
+    (tmp_path / "a.txt").unlink()
     assert cli.main(["doctor", "--clear-cache"]) == 0
     assert "removed 4 cache files" in capsys.readouterr().err
-    assert [path.name for path in tmp_path.rglob("*.*")] == ["keep.txt"]
+    assert sorted(path.name for path in tmp_path.rglob("*.*")) == ["keep.txt", "mine.json", "mine.npy"]
 
 
 def test_memory_is_in_bytes() -> None:

@@ -155,3 +155,32 @@ def test_clearing_removes_only_our_files(made: list[str], folder: Path) -> None:
     assert cache.cache_usage()[0] == 0
     tokenize(TEXT)
     assert len(made) == 2
+
+
+@pytest.mark.parametrize("suffix", [".json", ".npy"])
+@pytest.mark.parametrize("kind", ["text", "deep", "zip", "null", "list", "folder", "pipe", "link"])
+def test_whatever_lies_in_an_entrys_place_is_no_error_and_is_not_cleared(
+    kind: str, suffix: str, folder: Path, tmp_path: Path
+) -> None:
+    if kind == "pipe" and not hasattr(os, "mkfifo"):
+        pytest.skip("no named pipes")
+    right = tokenize(TEXT, vocab_size=20)
+    (path,) = folder.glob(f"*{suffix}")
+    path.unlink()
+    mine = tmp_path / "mine"
+    mine.write_bytes(b"mine")
+    contents = {"text": b"x", "deep": b"[" * 100_000, "zip": b"PK\x03\x04cut", "null": b"null", "list": b"[1, 2]"}
+    if kind in contents:
+        path.write_bytes(contents[kind])
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(mine)
+    before = path.lstat().st_ino
+    clear_cache()
+    if suffix == ".json":
+        assert path.lstat().st_ino == before
+    assert same(tokenize(TEXT, vocab_size=20), right)
+    assert mine.read_bytes() == b"mine"

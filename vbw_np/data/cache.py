@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..files import write_whole
+from ..files import user_path, write_whole
 
 _FORMAT = 1
 
@@ -28,7 +29,7 @@ def cache_folder() -> Path:
     """``VBW_CACHE``, or ``vbw-np`` in ``XDG_CACHE_HOME``, in ``LOCALAPPDATA`` (Windows) or in ``~/.cache``."""
     own = os.environ.get("VBW_CACHE")
     if own:
-        return Path(own).expanduser()
+        return user_path(own)
     base = os.environ.get("XDG_CACHE_HOME") or (os.environ.get("LOCALAPPDATA") if os.name == "nt" else None)
     if base:
         return Path(base) / "vbw-np"
@@ -51,6 +52,8 @@ def read(key: str) -> tuple[NDArray[np.unsignedinteger], dict[str, Any]] | None:
     """The ids, mapped read-only, and what was kept with them; None if there is no entry or it is damaged."""
     ids_path, about_path = _paths(key)
     try:
+        if not (ids_path.is_file() and about_path.is_file()):  # also not a pipe, which would be waited for
+            return None
         about = json.loads(about_path.read_text("utf-8"))
         if about["format"] != _FORMAT or about["key"] != key:
             return None
@@ -64,7 +67,7 @@ def read(key: str) -> tuple[NDArray[np.unsignedinteger], dict[str, Any]] | None:
             and _digest_text(vocab, starts, about["unk_share"]) == about["sha256_about"]
         )
         return (ids, about) if sound else None
-    except (OSError, ValueError, KeyError, TypeError, EOFError):
+    except Exception:  # a damaged file makes NumPy and json raise nearly anything; it is made again
         return None
 
 
@@ -81,6 +84,8 @@ def write(key: str, ids: NDArray[np.unsignedinteger], about: dict[str, Any]) -> 
         "sha256_ids": _digest(ids),
         "sha256_about": _digest_text(about["vocab"], about["starts"], about["unk_share"]),
     }
+    if any(path.exists() and not path.is_file() for path in (ids_path, about_path)):
+        return False  # a folder or a pipe of that name
     try:
         ids_path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(ids_path, lambda file: np.save(file, ids, allow_pickle=False))
@@ -100,13 +105,31 @@ def cache_usage() -> tuple[int, int]:
         return 0, 0
 
 
+_PART = re.compile(r"\.[0-9a-f]{16}\.[0-9a-z_]{8}\.part")
+
+
+def _is_ours(about_path: Path) -> bool:
+    """Whether `write` made this ``.json``: its name is a key, and the same key stands in it."""
+    if not re.fullmatch(r"[0-9a-f]{32}\.json", about_path.name) or about_path.is_symlink() or not about_path.is_file():
+        return False
+    try:
+        about = json.loads(about_path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(about, dict) and about.get("key") == about_path.stem and "sha256_ids" in about
+
+
 def clear_cache() -> int:
-    """Remove what this module wrote, nothing else; the number of files removed."""
-    removed = 0
+    """Remove what this module provably wrote, nothing else; the number of files removed."""
     folder = cache_folder() / "tokens"
-    for path in sorted(folder.glob("*")) if folder.is_dir() else []:
-        if path.suffix in (".npy", ".json", ".part"):
-            with contextlib.suppress(OSError):
-                path.unlink()
-                removed += 1
+    found = sorted(folder.glob("*")) if folder.is_dir() else []
+    ours = [path for path in found if _PART.fullmatch(path.name) and path.is_file() and not path.is_symlink()]
+    for about_path in filter(_is_ours, found):
+        ids_path = about_path.with_suffix(".npy")
+        ours += [about_path] + [ids_path] * (ids_path.is_file() and not ids_path.is_symlink())
+    removed = 0
+    for path in ours:
+        with contextlib.suppress(OSError):
+            path.unlink()
+            removed += 1
     return removed
