@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from vbw_np.formats import E2M1, E4M3, DtypeError, FormatError, ShapeError, UnknownNameError
 from vbw_np.formats.accumulate import ACCUMULATORS, Accumulator, dot, get_accumulator, matmul
+from vbw_np.formats.accumulate.explain import explain_sum
 from vbw_np.formats.accumulate.operands import FP16, FP32, OPERANDS, SCALES
 from vbw_np.formats.elements import ElementFormat
 
@@ -290,6 +291,10 @@ REFUSED = {
     ),
     "promotion within a step": (FormatError, lambda: dot("hopper-fp8", codes(1), codes(1), promote=16)),
     "promotion of fp16": (FormatError, lambda: dot("hopper-fp8-to-fp16", codes(1), codes(1), promote=32)),
+    "an explanation of a unit that adds c apart": (
+        FormatError,
+        lambda: explain_sum("blackwell-fp8-mma", codes(1), codes(1)),
+    ),
     "a float64 accumulator": (FormatError, lambda: dot("hopper-fp8", codes(1), codes(1), np.float64(1))),
 }
 
@@ -307,3 +312,19 @@ def test_every_record_names_its_source_and_what_it_was_held_to() -> None:
         assert unit.name == name and unit.source and unit.checked and unit.gpus and unit.instruction
         assert all(operand in OPERANDS for operand in unit.operands)
         assert ("hardware" in unit.checked) or "MMA-Sim" in unit.checked
+
+
+# ---- explained
+
+
+def test_an_explanation_says_what_is_cut_off_and_ends_with_the_models_sum() -> None:
+    a, b = codes(1, 2**-7), codes(1, 2**-7)
+    explained = explain_sum("hopper-fp8", a, b)
+    assert explained.data["result"] == 1.0
+    assert explained.data["steps"] == [{"largest_exponent": 0, "cut_terms": 1, "lost": 2**-14, "sum": 1.0}]
+    assert "cut off: 6.10352e-05" in str(explained)
+    kind = KINDS["blackwell-mxf4nvf4/e2m1-e2m1/ue4m3-16"]
+    inputs = sum_cases.case_input(kind, "any", 1)
+    options = {n: inputs[n][0] for n in ("scale_a", "scale_b")}
+    result = explain_sum(kind.unit, inputs["a"][0], inputs["b"][0], **options).data["result"]
+    assert result == float(dot(kind.unit, inputs["a"][0], inputs["b"][0], **options))

@@ -11,6 +11,7 @@ import numpy as np
 
 from .. import options
 from ..files import check_output
+from .accumulate.explain import explain_sum
 from .blocks import FORMATS, BlockFormat, get_format, known_format
 from .claims import Verdict, check_claims
 from .codec import NONFINITE, quantize
@@ -22,11 +23,14 @@ from .measure import relative_mse
 from .packed import PackedTensor, to_blocks
 from .profiles import PROFILES, get_profile
 
+EXPLAINED = ("hopper-fp8", "ada-fp8", "blackwell-f8f6f4")
+
 VERBS = {
     "formats": "the table of formats and producers' profiles",
     "bits": "what the bits of a code mean",
     "quantize": "quantize an .npy array",
     "explain": "one number from amax to its bits, step by step",
+    "explain-sum": "one dot product as a tensor core adds it: what is cut off, the sum",
     "claims": "published figures, reproduced; exit code 1 when one fails",
 }
 
@@ -71,6 +75,15 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
     explain.add_argument("--ties", choices=TIES[:3], default="even", help="for an element format (default even)")
     explain.add_argument("--json", action="store_true", help="as JSON")
     explain.set_defaults(run=run_explain)
+
+    sums = subparsers.add_parser("explain-sum", help=VERBS["explain-sum"])
+    sums.add_argument("--a", nargs="+", type=float, required=True, metavar="X", help="the numbers on the left")
+    sums.add_argument("--b", nargs="+", type=float, required=True, metavar="X", help="as many on the right")
+    sums.add_argument("--unit", default="hopper-fp8", help=f"one of {', '.join(EXPLAINED)} (default hopper-fp8)")
+    sums.add_argument("--format", choices=("e4m3", "e5m2"), default="e4m3", help="of both sides (default e4m3)")
+    sums.add_argument("--c", type=float, default=0.0, help="the accumulator to begin with (default 0)")
+    sums.add_argument("--json", action="store_true", help="as JSON")
+    sums.set_defaults(run=run_explain_sum)
 
     claims = subparsers.add_parser("claims", help=VERBS["claims"])
     claims.add_argument("--only", type=options.text, metavar="TEXT", help="those whose name or source contains TEXT")
@@ -310,6 +323,19 @@ def run_explain(args: argparse.Namespace) -> int:
     fmt = resolve(args.format)
     index = (0, args.index) if fmt.block_rows > 1 else (args.index,)
     print_explanations([explain_values(values, fmt, index)], args.json)
+    return 0
+
+
+def run_explain_sum(args: argparse.Namespace) -> int:
+    """`vbw explain-sum`."""
+    if args.unit not in EXPLAINED:
+        raise unknown_name("unit for FP8 operands", args.unit, EXPLAINED)
+    if len(args.a) != len(args.b):
+        raise FormatError(f"--a has {len(args.a)} numbers and --b {len(args.b)}; a product needs one of each")
+    element = ELEMENTS[args.format]
+    sides = [element.encode(np.array(side, np.float32)) for side in (args.a, args.b)]
+    explanation = explain_sum(args.unit, *sides, args.c, a_format=args.format, b_format=args.format)
+    print_explanations([explanation], args.json)
     return 0
 
 

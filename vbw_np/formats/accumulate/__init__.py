@@ -12,6 +12,7 @@ Modules
 operands      significands and exponents of fp16, bf16, tf32, FP8, FP6, FP4 and of block scales
 units         `Accumulator` records, `ACCUMULATORS`: parameters by instruction, with sources
 model         one step, a long sum, a matrix product
+explain       one output, term by term: `vbw explain-sum`
 """
 
 from __future__ import annotations
