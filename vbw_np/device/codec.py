@@ -1,13 +1,11 @@
-"""The card's encoder and decoder: fast kernels, equal to `vbw_np.formats` bit for bit."""
+"""The card's encoder and decoder: those of `vbw_np.formats`, by kernels where there are some."""
 
 from __future__ import annotations
 
 from numpy.typing import NDArray
 
 from ..formats import BlockFormat, FittedScales, PackedTensor
-from ..kernels.fp4.dequantize import dequantize
-from ..kernels.fp4.measure import relative_error
-from ..kernels.fp4.quantize import quantize
+from ..kernels.fp4.definitions import dequantize, quantize, relative_error
 
 __all__ = ["decode", "encode", "fit", "relative_error"]
 

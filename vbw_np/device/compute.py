@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from ..engine import F, autograd
 from ..formats import FORMATS, BlockFormat, ElementFormat, FormatError, PackedTensor, get_format, quantize
-from ..kernels.fp4 import gemv, relayout, support, tensor_core
+from ..kernels.fp4 import definitions, support
+from ..kernels.fp4.panels import RightOperand
 from ..layers import fused_loss
 from . import codec, operands
 from .recipe import Operands, Recipe
@@ -96,9 +97,9 @@ def weight_panels(card: Card) -> WeightPanels:
     return WeightPanels(operands.laid_out(packed, kinds["activation"]), backward, packed)
 
 
-def packed_panels(card: Card) -> tensor_core.RightOperand:
+def packed_panels(card: Card) -> RightOperand:
     """Lay the card's packed weight out for products straight from packed bytes."""
-    return relayout.right_operand(card.packed)
+    return definitions.right_operand(card.packed)
 
 
 class OperandCache:
@@ -251,10 +252,10 @@ def fp4_linear_cross_entropy(products: Fp4Products, x: NDArray, *, targets: NDAr
 FP4_TWINS = {"linear": fp4_linear, "linear_cross_entropy": fp4_linear_cross_entropy}
 """What runs on the tensor core in place of a dense primitive, by the primitive's name."""
 
-def packed_linear(weight: tensor_core.RightOperand, x: NDArray, bias: NDArray | None) -> tuple[NDArray, Any]:
+def packed_linear(weight: RightOperand, x: NDArray, bias: NDArray | None) -> tuple[NDArray, Any]:
     """`linear` for few rows, straight from packed bytes, with activations rounded to 8-bit integers; no gradients."""
     rows = _rows(x)
-    y = gemv.matvec(rows, weight, out=empty((len(rows), weight.shape[0])), activations="int8")
+    y = definitions.matvec(rows, weight, empty((len(rows), weight.shape[0])))
     if bias is not None:
         y += bias
     return y.reshape(*x.shape[:-1], y.shape[-1]), ()

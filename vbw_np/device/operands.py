@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from ..engine import autograd
 from ..formats import BlockFormat, PackedTensor
 from ..formats.hadamard import hadamard_rotate
-from ..kernels.fp4 import blackwell, relayout, support, tensor_core
-from ..kernels.fp4.quantize import quantize
+from ..kernels.fp4 import definitions, support
+from ..kernels.fp4.definitions import quantize
+from ..kernels.fp4.panels import LeftOperand, RightOperand, right_from_packed
 from . import codec
 
 matmul_arrays = autograd.ops.matmul_arrays
@@ -40,7 +41,7 @@ class RowScaled:
     factors : float32 (N,)
     """
 
-    right: tensor_core.RightOperand
+    right: RightOperand
     factors: NDArray
 
     @property
@@ -54,8 +55,8 @@ class RowScaled:
         return self.right.nbytes + self.factors.nbytes
 
 
-Left = tensor_core.LeftOperand | NDArray
-Right = tensor_core.RightOperand | RowScaled | NDArray
+Left = LeftOperand | NDArray
+Right = RightOperand | RowScaled | NDArray
 
 
 def family(left: BlockFormat, right: BlockFormat) -> str | None:
@@ -93,23 +94,17 @@ def left_operand(
     hadamard : bool
         Rotate the operand along k first (`formats.hadamard`).
     """
-    ties = fmt.ties if key is None else "stochastic"
-    if kind and support.fused(fmt, ties, "left").kernel and (transpose or not hadamard):
-        x = np.ascontiguousarray(x)
-        return tensor_core.quantize_left(x, fmt, transpose=transpose, hadamard=hadamard, seed=key)
-    packed = _packed(x, fmt, key, transpose, hadamard)
-    if not kind:
-        return codec.decode(packed)
-    factor = 1.0 if packed.tensor_scale is None else packed.tensor_scale
-    return tensor_core.left_from_packed(packed.codes, packed.scales, kind, factor, length=packed.shape[1])
+    if kind:
+        return definitions.quantize_left(x, fmt, transpose=transpose, hadamard=hadamard, seed=key)
+    return codec.decode(_packed(x, fmt, key, transpose, hadamard))
 
 
 def right_operand(
     x: NDArray, fmt: BlockFormat, kind: str | None, *, transpose: bool = False, hadamard: bool = False
 ) -> Right:
     """As `left_operand`, on the right and rounded as the format says."""
-    if kind and support.fused(fmt, fmt.ties, "right").kernel and (transpose or not hadamard):
-        return tensor_core.quantize_right(np.ascontiguousarray(x), fmt, transpose=transpose, hadamard=hadamard)
+    if kind and fmt.tensor_level != "row":
+        return definitions.quantize_right(x, fmt, transpose=transpose, hadamard=hadamard)
     return laid_out(_packed(x, fmt, None, transpose, hadamard), kind)
 
 
@@ -126,8 +121,8 @@ def laid_out(packed: PackedTensor, kind: str | None) -> Right:
     if not kind:
         return codec.decode(packed)
     if np.ndim(packed.tensor_scale) == 0:
-        return relayout.right_operand(packed)
-    right = tensor_core.right_from_packed(packed.codes, packed.scales, kind, length=packed.shape[1])
+        return definitions.right_operand(packed)
+    right = right_from_packed(packed.codes, packed.scales, kind, length=packed.shape[1])
     return RowScaled(right, np.asarray(packed.tensor_scale, np.float32).reshape(-1))
 
 
@@ -135,10 +130,10 @@ def transposed(packed: PackedTensor, kind: str | None) -> Right:
     """The transpose (K, N) of a packed matrix with square tiles, of the same codes, as a right operand."""
     if not kind:
         return np.ascontiguousarray(codec.decode(packed).T)
-    return relayout.transposed_right_operand(packed)
+    return definitions.transposed_right_operand(packed)
 
 
-_MATMULS = {"float32": tensor_core.matmul, "blackwell": blackwell.matmul}
+_MATMULS = {"float32": definitions.matmul, "blackwell": definitions.matmul_blackwell}
 
 
 def multiply(left: Left, right: Right, out: NDArray, *, accumulate: bool = False, sums: str = "float32") -> NDArray:
@@ -148,8 +143,8 @@ def multiply(left: Left, right: Right, out: NDArray, *, accumulate: bool = False
             return matmul_arrays(left, right.T, out)
         return np.add(out, matmul_arrays(left, right.T), out=out)
     if not isinstance(right, RowScaled):
-        return _MATMULS[sums](left, right, out=out, accumulate=accumulate)
-    product = _MATMULS[sums](left, right.right)
+        return _MATMULS[sums](left, right, out, accumulate=accumulate)
+    product = _MATMULS[sums](left, right.right, np.empty(out.shape, np.float32))
     product *= right.factors
     if accumulate:
         return np.add(out, product, out=out)

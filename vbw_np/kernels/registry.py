@@ -9,6 +9,17 @@ import numpy as np
 from ..engine import autograd
 from ..layers import fused_loss, mix_experts
 from ..layers import graph as graphs
+from .fp4 import (
+    blackwell,
+    definitions,
+    dequantize,
+    gemv,
+    measure,
+    quantize,
+    quantize_operands,
+    relayout,
+    tensor_core,
+)
 from .fp32 import product
 from .simd import jit
 from .twins import elementwise, graph, losses, optimizer, rows
@@ -153,6 +164,21 @@ def _table() -> list[tuple[object, Callable, Callable]]:
     ]
 
 
+_PACKED = (
+    (definitions.quantize, quantize.quantize),
+    (definitions.dequantize, dequantize.dequantize),
+    (definitions.relative_error, measure.relative_error),
+    (definitions.quantize_left, quantize_operands.fused_left),
+    (definitions.quantize_right, quantize_operands.fused_right),
+    (definitions.right_operand, relayout.right_operand),
+    (definitions.transposed_right_operand, relayout.transposed_right_operand),
+    (definitions.matmul, tensor_core.matmul),
+    (definitions.matmul_blackwell, blackwell.matmul),
+    (definitions.matvec, gemv.matvec),
+)
+"""Definitions over packed numbers and their twins; `tests/kernels/fp4/test_walk_definitions.py` tries them."""
+
+
 def install() -> None:
     """Register every twin with its readable function. Compiles nothing; can be called again.
 
@@ -162,3 +188,5 @@ def install() -> None:
     if jit.enabled():
         for function, twin, samples in _table():
             function.register_twin(twin, samples)
+        for function, twin in _PACKED:
+            function.register_twin(twin)

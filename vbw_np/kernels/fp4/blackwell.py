@@ -2,9 +2,9 @@
 
     y[m, n] = (chain of k64 steps as `blackwell-mxf4nvf4` adds them)  *  (factor_x[m] * factor_w)
 
-`reference` is the definition, in NumPy. `matmul` takes the same operands as `tensor_core.matmul` and gives the same
-bits as the definition: `intrinsics_steps` sums a step in float64 wherever that is exact, and what is left is done again
-as the definition has it, with 64-bit floating point numbers as integers of at most 49 bits.
+`reference.blackwell_reference` is the definition, in NumPy. `matmul` takes the operands of `tensor_core.matmul` and has
+the bits of the definition: `intrinsics_steps` sums a step in float64 wherever that is exact, and what is left is done
+again as the definition has it, with 64-bit floating point numbers as integers of at most 49 bits.
 
 K is filled up with zeros to whole steps of 64, as software has to. Where AVX2 is missing, or MXFP4 scales leave
 2**-40 .. 2**40, everything is done the second way: right, and slow.
@@ -17,19 +17,14 @@ import math
 import numba
 import numpy as np
 
-from ...formats import E2M1, E4M3, E8M0
-from ...formats.accumulate import matmul as matmul_by_definition
 from ..simd import cpu
 from ..simd.jit import jit, pjit
 from ..simd.memory import aligned_empty
 from ..simd.variant import Variant
 from .intrinsics_steps import GROUP, ROWS, STEP, step_tile
 from .intrinsics_tile import decode
-from .panels import DOUBLED, LeftOperand, RightOperand
-from .scale_words import half_scales
-
-UNIT = "blackwell-mxf4nvf4"
-"""The record of `formats.accumulate.ACCUMULATORS` that this computes."""
+from .panels import LeftOperand, RightOperand, half_scales
+from .reference import blackwell_reference
 
 GROUPS = STEP // GROUP
 OFFSET = 12
@@ -40,31 +35,6 @@ FRACTION_BITS, ZERO_EXPONENT = 35, -139
 
 _ROWS_AT_ONCE = 256
 _SAFE = 40  # exponents of MXFP4 scales up to which float32 holds all that the fast loop forms
-
-
-# ---- the definition
-
-
-def reference(left: LeftOperand, right: RightOperand) -> np.ndarray:
-    """The product by its definition, in NumPy, (M, N) float32; rows and columns with a NaN scale are NaN."""
-    (m, length), n = left.shape, right.shape[0]
-    padded = -(-length // STEP) * STEP
-    element = E8M0 if left.fmt == "mxfp4" else E4M3
-    code = np.zeros(25, np.uint8)
-    code[DOUBLED[:8] + OFFSET], code[DOUBLED[9:] + OFFSET] = np.arange(8), np.arange(9, 16)
-    a, b = np.zeros((m, padded), np.uint8), np.zeros((n, padded), np.uint8)
-    a[:, :length] = code[left.values[:m, :length] + OFFSET]
-    b[:, :length] = code[right.values()[:, :length] + OFFSET]
-    scale_a = np.zeros((m, padded // left.block), np.uint8)
-    scale_b = np.zeros((n, padded // left.block), np.uint8)
-    stored = left.scales[:m].astype(np.float64) * 2
-    scale_a[:, : stored.shape[1]] = element.encode(stored.astype(np.float32))
-    scale_b[:, : right.scales.shape[1]] = right.scales.transpose(0, 2, 1).reshape(-1, right.scales.shape[1])[:n]
-    options = {"scale_format": "e8m0" if left.fmt == "mxfp4" else "ue4m3", "scale_block": left.block}
-    sums = matmul_by_definition(UNIT, a, b, scale_a=scale_a, scale_b=scale_b, **options)
-    assert E2M1.table[code[DOUBLED[7] + OFFSET]] == 6
-    with np.errstate(invalid="ignore", over="ignore"):
-        return sums * (left.factors[:m] * right.factor)[:, None]
 
 
 # ---- operands, made ready
@@ -324,7 +294,7 @@ def matmul(
     elif out.shape != shape or out.dtype != np.float32 or not out.flags.c_contiguous:
         raise ValueError(f"out must be C-contiguous float32 {shape}, got {out.dtype} {out.shape}")
     if cpu.jit_disabled():
-        product = reference(left, right)
+        product = blackwell_reference(left, right)
         np.add(out, product, out=out) if accumulate else np.copyto(out, product)
         return out
     *left_parts, left_nan = _left_ready(left)

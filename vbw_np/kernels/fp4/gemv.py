@@ -23,9 +23,10 @@ from ..simd.lanes import keep
 from ..simd.variant import Variant
 from .intrinsics_matvec import matvec_panels, pass_panels, pass_rows
 from .intrinsics_tile import ISAS
-from .panels import FORMATS, RULES, LeftOperand, RightOperand, empty_left
+from .panels import FORMATS, RULES, RightOperand
 from .quantize_operands import INVERSE, LEAST, RANGE, left_rows, quantize_left, span_of
-from .tensor_core import matmul, matmul_reference
+from .reference import matmul_reference, quantize_left_int8
+from .tensor_core import matmul
 
 _RANGE, _INVERSE, _LEAST = span_of(TE.numbers)  # of TransformerEngine's rule, as `RULES` has it
 
@@ -33,42 +34,6 @@ FEW_ROWS = 8
 """Rows of one pass over W."""
 
 ACTIVATIONS = ("int8", "fp4")
-
-
-def quantize_left_int8(x: np.ndarray, fmt: str) -> LeftOperand:
-    """A left operand of 8-bit integers for weights of a format: blocks of its length, power-of-two scales.
-
-    The scale is the least power of two not below amax / 127 (2**-126 at least); values are rounded to nearest even.
-
-    Parameters
-    ----------
-    x : float32 (R, K), C-contiguous
-    fmt : {"mxfp4", "nvfp4"}
-        The weights' format, which sets the block length.
-    """
-    if not isinstance(x, np.ndarray) or x.dtype != np.float32 or x.ndim != 2 or not x.flags.c_contiguous:
-        found = f"{getattr(x, 'dtype', type(x).__name__)} {getattr(x, 'shape', '')}"
-        raise ValueError(f"x must be a C-contiguous float32 matrix, got {found}: np.ascontiguousarray(x, np.float32)")
-    left = empty_left(*x.shape, fmt)
-    block, blocks = left.block, left.scales.shape[1]
-    padded = np.zeros((x.shape[0], blocks * block), np.float32)
-    padded[:, : x.shape[1]] = x
-    parts = padded.reshape(x.shape[0], blocks, block)
-    with np.errstate(invalid="ignore"):
-        scales = _scale_int8(np.abs(parts).max(axis=2))
-        values = np.clip(np.rint(parts * (np.float32(1) / scales)[:, :, None]), -127, 127)
-    left.scales[: x.shape[0]] = scales
-    left.values[: x.shape[0]] = np.nan_to_num(values).reshape(x.shape[0], -1).astype(np.int8)
-    left.sums[: x.shape[0]] = left.values[: x.shape[0]].reshape(parts.shape).sum(axis=2)
-    return left
-
-
-def _scale_int8(amax: np.ndarray) -> np.ndarray:
-    """The least power of two not below amax / 127, at least 2**-126; NaN where amax is not finite."""
-    bits = (amax / np.float32(127)).astype(np.float32).view(np.int32)
-    exponent = np.clip((bits + 0x7FFFFF) >> 23, 1, 254).astype(np.int32)
-    scales = (exponent << 23).view(np.float32)
-    return np.where(np.isfinite(amax), scales, np.float32(np.nan))
 
 
 def matvec(

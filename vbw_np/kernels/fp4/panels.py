@@ -18,13 +18,11 @@ from float32 (`quantize_operands`).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
-import numba
 import numpy as np
 
-from ..simd.jit import pjit
 from ..simd.memory import aligned_empty
-from .scale_words import half_scales
 
 ROW_MULTIPLE = 48
 """Left operands are allocated in multiples of this many rows: whole tiles on every instruction set."""
@@ -39,6 +37,23 @@ _MAGNITUDES = np.array([0, 1, 2, 3, 4, 6, 8, 12], np.int8)
 DOUBLED = np.concatenate([_MAGNITUDES, -_MAGNITUDES])
 """Twice the value of each E2M1 code, int8 (16,)."""
 DOUBLED.setflags(write=False)
+
+
+@lru_cache(maxsize=2)
+def half_scales(fmt: str) -> np.ndarray:
+    """Half the value of every scale byte, float32 (256,): E8M0 for mxfp4, E4M3 for nvfp4 (0x7F and 0xFF: NaN)."""
+    codes = np.arange(256)
+    if fmt == "mxfp4":
+        table = np.ldexp(1.0, codes - 128)
+        table[255] = np.nan
+    else:
+        exponent, mantissa = (codes >> 3) & 15, codes & 7
+        table = np.where(exponent == 0, mantissa * 2.0**-10, np.ldexp(8.0 + mantissa, exponent - 11))
+        table = np.where(codes >= 128, -table, table)
+        table[[127, 255]] = np.nan
+    table = table.astype(np.float32)
+    table.setflags(write=False)
+    return table
 
 
 @dataclass(frozen=True, eq=False)
@@ -282,13 +297,10 @@ def checked_out(out, empty, rows, length, fmt):  # type: ignore[no-untyped-def]
     return out
 
 
-@pjit
 def _unpack_left(codes: np.ndarray, length: int, table: np.ndarray, values: np.ndarray) -> None:
-    for m in numba.prange(codes.shape[0]):
-        for i in range(codes.shape[1]):
-            byte = codes[m, i]
-            values[m, 2 * i] = table[byte & 15]
-            if 2 * i + 1 < values.shape[1]:
-                values[m, 2 * i + 1] = table[byte >> 4]
-        for k in range(length, values.shape[1]):
-            values[m, k] = 0
+    """Packed rows to the values of their codes; zeros beyond `length`."""
+    rows, count = len(codes), codes.shape[1]
+    values[:rows, 0 : 2 * count : 2] = table[codes & 15]
+    high = values[:rows, 1 : 2 * count : 2]
+    high[...] = table[codes >> 4][:, : high.shape[1]]
+    values[:rows, length:] = 0

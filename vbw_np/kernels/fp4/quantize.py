@@ -26,7 +26,8 @@ from ..simd.jit import row as jit_row
 from ..simd.lanes import PIECE, WIDTH
 from . import support
 from .dequantize import dequantize
-from .strips import ABSMAX, TE, Arrays, Settings, amax_rows, quantize_strips
+from .numbers import ABSMAX, TE
+from .strips import Arrays, Settings, amax_rows, quantize_strips
 from .two_tiers import fast_quantile_codebook, quantize_quantile_rows
 
 __all__ = ["dequantize", "is_known", "quantize", "row_amax", "tensor_amax"]

@@ -516,3 +516,18 @@ def quantize_right(
         _rows_right(*source, *job.keys, *target)
     factor = np.float32(record.rule.multiplier(given[0])) if two_level else np.float32(1)
     return RightOperand(right.codes, right.scales, factor, right.shape, job.family)
+
+
+def fused_left(x, fmt, *, transpose=False, hadamard=False, seed=None):  # type: ignore[no-untyped-def]
+    """Twin of `definitions.quantize_left`; leaves to it what is not fused."""
+    ties = fmt.ties if seed is None else "stochastic"
+    if not support.fused(fmt, ties, "left").kernel or (hadamard and not transpose):
+        return NotImplemented
+    return quantize_left(np.ascontiguousarray(x), fmt, transpose=transpose, hadamard=hadamard, seed=seed)
+
+
+def fused_right(x, fmt, *, transpose=False, hadamard=False):  # type: ignore[no-untyped-def]
+    """Twin of `definitions.quantize_right`; leaves to it what is not fused."""
+    if not support.fused(fmt, fmt.ties, "right").kernel or (hadamard and not transpose):
+        return NotImplemented
+    return quantize_right(np.ascontiguousarray(x), fmt, transpose=transpose, hadamard=hadamard)

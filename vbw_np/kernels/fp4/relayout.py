@@ -18,25 +18,9 @@ from .intrinsics_relayout import to_panel, to_transposed_panel
 from .panels import RightOperand, empty_right, right_from_packed
 
 
-def family(packed: PackedTensor) -> str:
-    """The tensor core's name for the packed tensor's kind: "nvfp4" or "mxfp4".
-
-    Raises
-    ------
-    ValueError
-        Its blocks are not those of the tensor core, or it has a fine tier.
-    """
-    if packed.planes:
-        raise ValueError(f"the tensor core multiplies one tier: pass the coarse one, packed.coarse(), of {packed!r}")
-    kind, why = support.weights(packed.format)
-    if kind is None or len(packed.shape) != 2:
-        raise ValueError(why or f"the tensor core multiplies matrices, not arrays of shape {packed.shape}")
-    return kind
-
-
 def right_operand(packed: PackedTensor) -> RightOperand:
     """Panels of a packed matrix (N, K), for products that sum over K."""
-    kind = family(packed)
+    kind = support.family_of(packed)
     factor = np.float32(1 if packed.tensor_scale is None else packed.tensor_scale)
     rows, length = packed.shape
     if cpu.jit_disabled():
@@ -52,17 +36,10 @@ def right_operand(packed: PackedTensor) -> RightOperand:
 
 def transposed_right_operand(packed: PackedTensor) -> RightOperand:
     """Panels of the transpose (K, N) of a packed matrix (N, K) with square tiles, for products that sum over N."""
-    kind = family(packed)
-    fmt = packed.format
-    if fmt.block_rows != fmt.block:
-        raise ValueError(
-            f"{fmt.name} has a scale per {fmt.block_rows} x {fmt.block}: its transpose is not in the same format; "
-            "quantize the transpose from the float32 weight, or use square tiles"
-        )
+    kind = support.family_of(packed)
+    scales = support.transposed_scales(packed)  # (K, N / tile)
     factor = np.float32(1 if packed.tensor_scale is None else packed.tensor_scale)
     rows, length = packed.shape
-    tile_scales = np.ascontiguousarray(packed.scales[:: fmt.block].T)  # (K / tile, N / tile)
-    scales = np.repeat(tile_scales, fmt.block, axis=0)[:length]  # (K, N / tile)
     if cpu.jit_disabled():
         codes = pack_nibbles(np.ascontiguousarray(packed.unpacked_codes().T))
         return right_from_packed(codes, scales, kind, float(factor), length=rows)

@@ -12,23 +12,7 @@ import numpy as np
 from llvmlite import ir
 
 from ..simd.intrinsics import F32, I8, I16, I32, I64, Emitter, vec
-
-
-@lru_cache(maxsize=2)
-def half_scales(fmt: str) -> np.ndarray:
-    """Half the value of every scale byte, float32 (256,): E8M0 for mxfp4, E4M3 for nvfp4 (0x7F and 0xFF: NaN)."""
-    codes = np.arange(256)
-    if fmt == "mxfp4":
-        table = np.ldexp(1.0, codes - 128)
-        table[255] = np.nan
-    else:
-        exponent, mantissa = (codes >> 3) & 15, codes & 7
-        table = np.where(exponent == 0, mantissa * 2.0**-10, np.ldexp(8.0 + mantissa, exponent - 11))
-        table = np.where(codes >= 128, -table, table)
-        table[[127, 255]] = np.nan
-    table = table.astype(np.float32)
-    table.setflags(write=False)
-    return table
+from .panels import half_scales
 
 
 class Multiplied:

@@ -43,16 +43,7 @@ from ..simd.lanes import (
     to_int,
     usplat,
 )
-
-FLOOR, EVEN, CEIL, RCEIL, TE, ABSMAX = range(6)
-"""Scale rules that kernels know; those of MX come first."""
-
-HIGHEST = 252
-"""The E8M0 code above which the largest element would leave float32's range (`formats.scales`)."""
-
-NEAREST, STOCHASTIC, STOCHASTIC_8 = range(3)
-KEEP, DROP, NEVER = range(3)
-"""Rules for the sign of zero."""
+from .numbers import ABSMAX, CEIL, EVEN, HIGHEST, KEEP, NEAREST, NEVER, RCEIL, STOCHASTIC_8, TE
 
 AHEAD = 2048
 """Elements between those that are being rounded and those that are fetched meanwhile."""

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from ...formats import E2M1, E4M3, E8M0, BlockFormat
-from .strips import ABSMAX, CEIL, DROP, EVEN, FLOOR, KEEP, NEAREST, NEVER, RCEIL, STOCHASTIC, STOCHASTIC_8, TE
+import numpy as np
+from numpy.typing import NDArray
+
+from ...formats import E2M1, E4M3, E8M0, BlockFormat, PackedTensor
+from .numbers import ABSMAX, CEIL, DROP, EVEN, FLOOR, KEEP, NEAREST, NEVER, RCEIL, STOCHASTIC, STOCHASTIC_8, TE
 
 ROUNDINGS = {"even": NEAREST, "stochastic": STOCHASTIC, "stochastic-8": STOCHASTIC_8}
 """Roundings of the kernels that quantize rows, by the formats' names."""
@@ -74,6 +77,40 @@ def family(fmt: BlockFormat) -> Answer:
     if scale.name == E8M0.name and fmt.block == 32:
         return Answer("mxfp4")
     return Answer(None, f"the tensor core has no blocks of {fmt.block} under {scale.name} scales")
+
+
+def family_of(packed: PackedTensor) -> str:
+    """The tensor core's name for the packed matrix's kind: "nvfp4" or "mxfp4".
+
+    Raises
+    ------
+    ValueError
+        Its blocks are not those of the tensor core, or it has a fine tier.
+    """
+    if packed.planes:
+        raise ValueError(f"the tensor core multiplies one tier: pass the coarse one, packed.coarse(), of {packed!r}")
+    kind, why = weights(packed.format)
+    if kind is None or len(packed.shape) != 2:
+        raise ValueError(why or f"the tensor core multiplies matrices, not arrays of shape {packed.shape}")
+    return kind
+
+
+def transposed_scales(packed: PackedTensor) -> NDArray[np.uint8]:
+    """The scales (K, N / tile) of the transpose of a packed matrix (N, K) with square tiles.
+
+    Raises
+    ------
+    ValueError
+        Its tiles are not square.
+    """
+    fmt = packed.format
+    if fmt.block_rows != fmt.block:
+        raise ValueError(
+            f"{fmt.name} has a scale per {fmt.block_rows} x {fmt.block}: its transpose is not in the same format; "
+            "quantize the transpose from the float32 weight, or use square tiles"
+        )
+    tiles = np.ascontiguousarray(packed.scales[:: fmt.block].T)  # (K / tile, N / tile)
+    return np.repeat(tiles, fmt.block, axis=0)[: packed.shape[1]]
 
 
 def weights(fmt: BlockFormat) -> Answer:

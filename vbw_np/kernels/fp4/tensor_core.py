@@ -69,6 +69,7 @@ from .panels import (
     right_from_packed,
 )
 from .quantize_operands import quantize_left, quantize_right
+from .reference import check_pair, matmul_reference
 
 __all__ = [
     "LeftOperand",
@@ -101,21 +102,6 @@ SCRATCH = _BUFFER + _DECODED + _SCALES + _SUMS
 """Bytes of scratch a thread."""
 
 
-def matmul_reference(left: LeftOperand, right: RightOperand) -> np.ndarray:
-    """The product by its definition, in NumPy: block after block, exact dots, float32 sums. (M, N) float32."""
-    _check_pair(left, right)
-    (m, length), n, block = left.shape, right.shape[0], left.block
-    x, w = left.values[:m].astype(np.float32), right.values().astype(np.float32)
-    scale_x, scale_w = left.scales[:m], right.half_scales()
-    y = np.zeros((m, n), np.float32)
-    with np.errstate(over="ignore", invalid="ignore"):
-        for b in range(-(-length // block)):
-            k = slice(b * block, (b + 1) * block)
-            dot = x[:, k] @ w[:, k].T  # integers up to 4608: exact in any order
-            y += np.multiply.outer(scale_x[:, b], scale_w[:, b]) * dot
-        return y * (left.factors[:m] * right.factor)[:, None]
-
-
 def matmul(
     left: LeftOperand,
     right: RightOperand,
@@ -142,7 +128,7 @@ def matmul(
     -------
     float32 (M, N): `out`, or a new array.
     """
-    _check_pair(left, right)
+    check_pair(left, right)
     shape = (left.shape[0], right.shape[0])
     if out is None:
         if accumulate:
@@ -172,16 +158,6 @@ def matmul(
     else:
         _product(variant, left.values, _left_words(left, variant, factors), *operands, *where)
     return out
-
-
-def _check_pair(left: LeftOperand, right: RightOperand) -> None:
-    if left.fmt != right.fmt:
-        raise ValueError(f"the left operand is {left.fmt}, the right one {right.fmt}; quantize both to one format")
-    if left.shape[1] != right.shape[1]:
-        raise ValueError(
-            f"left is {left.shape}, right is {right.shape}: the reduction runs along the last axis of both, "
-            "whose lengths differ"
-        )
 
 
 def _scratch(threads: int) -> np.ndarray:
