@@ -83,6 +83,10 @@ def number(least: float = 0.0, most: float = math.inf, *, open_ends: bool = Fals
     return Checked("float", float, check, ("", "x", "nan", "inf", "-inf", *outside))
 
 
+value = Checked("float", float, lambda value: "", ("", "x"))
+"""A number to look at; NaN and infinities are numbers to look at too."""
+
+
 def _encoded(text: str) -> str:
     """Why a text cannot be used, as far as its signs go: an argument's bytes that are no UTF-8 come as surrogates."""
     try:

@@ -67,7 +67,7 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
     quantizing.set_defaults(run=run_quantize)
 
     explain = subparsers.add_parser("explain", help=VERBS["explain"])
-    explain.add_argument("values", nargs="+", type=float, metavar="X", help="a block of numbers")
+    explain.add_argument("values", nargs="+", type=options.value, metavar="X", help="a block of numbers")
     explain.add_argument("--format", type=options.name, default="nvfp4",
                          help="format, profile or element format (default nvfp4)")  # fmt: skip
     explain.add_argument("--index", type=options.whole(-options.LARGEST), default=0,
@@ -77,11 +77,12 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
     explain.set_defaults(run=run_explain)
 
     sums = subparsers.add_parser("explain-sum", help=VERBS["explain-sum"])
-    sums.add_argument("--a", nargs="+", type=float, required=True, metavar="X", help="the numbers on the left")
-    sums.add_argument("--b", nargs="+", type=float, required=True, metavar="X", help="as many on the right")
-    sums.add_argument("--unit", default="hopper-fp8", help=f"one of {', '.join(EXPLAINED)} (default hopper-fp8)")
+    sums.add_argument("--a", type=options.value, nargs="+", required=True, metavar="X", help="the numbers on the left")
+    sums.add_argument("--b", type=options.value, nargs="+", required=True, metavar="X", help="as many on the right")
+    sums.add_argument("--unit", type=options.name, default="hopper-fp8",
+                      help=f"one of {', '.join(EXPLAINED)} (default hopper-fp8)")  # fmt: skip
     sums.add_argument("--format", choices=("e4m3", "e5m2"), default="e4m3", help="of both sides (default e4m3)")
-    sums.add_argument("--c", type=float, default=0.0, help="the accumulator to begin with (default 0)")
+    sums.add_argument("--c", type=options.value, default=0.0, help="the accumulator to begin with (default 0)")
     sums.add_argument("--json", action="store_true", help="as JSON")
     sums.set_defaults(run=run_explain_sum)
 
