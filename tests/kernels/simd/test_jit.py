@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -188,3 +189,12 @@ def own(kernel) -> bool:
     """Whether a kernel belongs to the work that `warmup` knows."""
     modules = ("elementwise", "rows", "losses", "optimizer", "graph", "quantize", "dequantize")
     return kernel.py_func.__module__.rsplit(".", 1)[-1] in modules
+
+
+def test_the_folders_import_one_way():
+    """What kernels are written in knows no kernel; FP4 and float32 do not know each other."""
+    below = {"simd": set(), "fp32": {"simd"}, "fp4": {"simd"}, "twins": {"simd", "fp32"}}
+    for folder, allowed in below.items():
+        for file in (ROOT / "vbw_np" / "kernels" / folder).glob("*.py"):
+            found = set(re.findall(r"^\s*from \.\.(\w+)", file.read_text(), re.MULTILINE))
+            assert found <= allowed, f"{folder}/{file.name} imports {sorted(found - allowed)}"

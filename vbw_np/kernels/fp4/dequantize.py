@@ -18,27 +18,9 @@ from ...engine import autograd
 from ...formats.packed import nested_table
 from ..simd.jit import enabled, jit, leaf, pjit
 from ..simd.jit import row as jit_row
-from ..simd.lanes import (
-    PIECE,
-    WIDTH,
-    at,
-    bits,
-    fence,
-    floats,
-    keep,
-    load,
-    load_bits,
-    load_nibbles,
-    lookup,
-    pointer,
-    put,
-    select,
-    splat,
-    store,
-    stream,
-    to_float,
-    usplat,
-)
+from ..simd.lanes import PIECE, bits, floats, lookup, select, splat, to_float, usplat
+from ..simd.lanes_memory import at, fence, keep, load, load_bits, load_nibbles, pointer, put, store, stream
+from ..simd.wide import WIDTH
 
 empty = autograd.memory.empty
 

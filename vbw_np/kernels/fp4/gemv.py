@@ -19,7 +19,7 @@ from ...formats.scales import TE
 from ..simd import cpu
 from ..simd.intrinsics import fetch_add
 from ..simd.jit import block, jit, pjit
-from ..simd.lanes import keep
+from ..simd.lanes_memory import keep
 from ..simd.variant import Variant
 from .intrinsics_matvec import matvec_panels, pass_panels, pass_rows
 from .intrinsics_tile import ISAS

@@ -23,7 +23,8 @@ from ...formats.scales import te_encode_scale
 from ..simd.jit import block as block_ready
 from ..simd.jit import enabled
 from ..simd.jit import row as jit_row
-from ..simd.lanes import PIECE, WIDTH
+from ..simd.lanes import PIECE
+from ..simd.wide import WIDTH
 from . import support
 from .dequantize import dequantize
 from .numbers import ABSMAX, TE

@@ -18,7 +18,7 @@ from ...formats.random_bits import hash_keys
 from ...formats.scales import RuleNumbers
 from ..simd import cpu
 from ..simd.jit import jit, pjit
-from ..simd.lanes import keep
+from ..simd.lanes_memory import keep
 from ..simd.variant import Variant
 from . import support
 from .intrinsics_quantize import (

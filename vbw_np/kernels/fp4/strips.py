@@ -15,40 +15,52 @@ from numpy.typing import NDArray
 
 from ..simd.jit import jit, leaf, pjit
 from ..simd.lanes import (
-    WIDTH,
     absolute,
-    at,
     bits,
     floats,
-    keep,
     larger,
-    load,
-    load_bytes,
-    load_part,
     lookup,
     max_lanes,
     mix,
     pair_max,
     places,
-    pointer,
-    prefetch,
-    put,
     select,
     smaller,
     splat,
-    store,
-    store_bytes,
-    store_nibbles,
-    to_float,
     to_int,
     usplat,
 )
-from .numbers import ABSMAX, CEIL, EVEN, HIGHEST, KEEP, NEAREST, NEVER, RCEIL, STOCHASTIC_8, TE
+from ..simd.lanes_memory import (
+    at,
+    keep,
+    load,
+    load_bytes,
+    load_part,
+    pointer,
+    prefetch,
+    put,
+    store,
+    store_bytes,
+    store_nibbles,
+)
+from ..simd.wide import WIDTH
+from .numbers import ABSMAX, CEIL, EVEN, KEEP, NEAREST, NEVER, RCEIL, STOCHASTIC, TE
+from .rounding import (
+    e2m1,
+    e2m1_stochastic,
+    e2m1_stochastic_8,
+    mx_ceil,
+    mx_even,
+    mx_factor,
+    mx_floor,
+    mx_rceil,
+    te_code,
+    te_factor,
+)
 
 AHEAD = 2048
 """Elements between those that are being rounded and those that are fetched meanwhile."""
 
-_FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 # ------------------------------------------------------------------------------------------------------------- scales
@@ -87,82 +99,30 @@ def strip_amax(x, i, block):
 
 
 @leaf
-def _e4m3(v):
-    """Codes of non-negative numbers up to 448, nearest even: by the bits, and below 2**-6 by adding 2**14."""
-    b = bits(v)
-    normal = ((b + 0x7FFFF + ((b >> 20) & 1)) >> 20) - 960
-    small = bits(v + 16384.0) - 0x46800000
-    return select(v < 0.015625, small, normal)
-
-
-@leaf
-def _e4m3_value(code):
-    return select(code < 8, to_float(code) * 0.001953125, floats((code + 960) << 20))
-
-
-@leaf
 def fit(amax, rule, factor):
     """Scale codes from bit patterns of amax; for `ABSMAX` the bit patterns of amax / 6. See `formats.scales`."""
     if rule == TE:
-        scale = smaller(floats(amax) * factor, _FLOAT32_MAX)
-        return _e4m3(smaller(scale, 448.0))
+        return te_code(amax, factor)
     if rule == ABSMAX:
         return bits(floats(amax) / 6.0)
     if rule == RCEIL:
-        d = bits(floats(amax) / 6.0)
-        exponent, mantissa = d >> 23, d & 0x7FFFFF
-        tiny = select(mantissa > 0x400000, usplat(1), 0)
-        return smaller(select(exponent == 0, tiny, exponent + select(mantissa != 0, usplat(1), 0)), HIGHEST)
+        return mx_rceil(amax)
     if rule == EVEN:
-        amax = amax + 0x200000
-    exponent = amax >> 23
-    if rule == CEIL:
-        exponent = exponent + select((amax & 0x7FFFFF) != 0, usplat(1), 0)
-    return smaller(select(exponent > 2, exponent - 2, 0), HIGHEST)
+        return mx_even(amax)
+    return mx_ceil(amax) if rule == CEIL else mx_floor(amax)
 
 
 @leaf
 def factor_of(code, rule, s_dec):
     """What an element is multiplied with before rounding; for `ABSMAX` what it is divided by."""
     if rule == TE:
-        return smaller(1.0 / (_e4m3_value(code) * s_dec), _FLOAT32_MAX)
+        return te_factor(code, s_dec)
     if rule == ABSMAX:
         return select(floats(code) == 0.0, 1.0, floats(code))
-    # A power of two, so multiplying is dividing; 2**-127, under code 254, is subnormal but exact.
-    return floats(select(code == 254, 0x400000, (254 - code) << 23))
+    return mx_factor(code)
 
 
 # ---------------------------------------------------------------------------------------------------------- elements
-
-
-@leaf
-def e2m1(q):
-    """Magnitude codes, ties to even: adding 2**22 steps of the local spacing leaves the rounded multiple in the sum."""
-    a = smaller(bits(q) & 0x7FFFFFFF, 0x40C00000)  # not above 6
-    exponent = larger(a & 0x7F800000, 0x3F800000)  # the spacing is 1/2 below 2, then 1 and 2
-    shift = exponent + 0x0B000000
-    return bits(floats(a) + floats(shift)) - shift + ((exponent - 0x3F800000) >> 22)
-
-
-@leaf
-def _floor_code(a):
-    """Magnitude codes rounded down, of bit patterns not above 8."""
-    code = select(a < 0x3F800000, select(a < 0x3F000000, usplat(0), 1), (a >> 22) - 252)
-    return smaller(code, 7)
-
-
-@leaf
-def e2m1_stochastic(q, word, rounding):
-    """Magnitude codes: `ElementFormat._stochastic` and `._stochastic_8_bit` of `formats.elements`."""
-    a = smaller(bits(q) & 0x7FFFFFFF, 0x40C00000)
-    exponent = larger(a & 0x7F800000, 0x3F800000)
-    if rounding == STOCHASTIC_8:
-        step = floats(exponent - 0x00800000)
-        return _floor_code(bits(floats(a) + to_float(word & 0xFF) * 0.00390625 * step))
-    low = floats(select(a < 0x3F800000, select(a < 0x3F000000, usplat(0), 0x3F000000), a & 0x7FC00000))
-    fraction = (floats(a) - low) * floats(0x7F800000 - exponent)
-    up = to_float(word >> 8) * 5.9604644775390625e-08 < fraction
-    return _floor_code(a) + select(up, usplat(1), 0)
 
 
 @leaf
@@ -238,7 +198,8 @@ def _encode_block(arrays, i, c, index, factor, settings, low, width):
         if settings.rounding == NEAREST:
             magnitude = e2m1(q)
         else:
-            magnitude = e2m1_stochastic(q, _words(index + j, settings.key1, settings.key2), settings.rounding)
+            word = _words(index + j, settings.key1, settings.key2)
+            magnitude = e2m1_stochastic(q, word) if settings.rounding == STOCHASTIC else e2m1_stochastic_8(q, word)
         store_nibbles(arrays.codes, c + j // 2, magnitude | _signs(q, magnitude, settings.sign))
         if settings.nested:
             store_nibbles(arrays.fine, c + j // 2, nested_cells(q, magnitude, low, width))

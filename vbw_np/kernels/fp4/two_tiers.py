@@ -8,24 +8,9 @@ from numpy.typing import NDArray
 
 from ..simd.jit import leaf, pjit
 from ..simd.jit import row as jit_row
-from ..simd.lanes import (
-    WIDTH,
-    absolute,
-    at,
-    bits,
-    larger,
-    load,
-    load_part,
-    lookup,
-    max_lanes,
-    pointer,
-    select,
-    smaller,
-    splat,
-    store_bits,
-    store_nibbles,
-    usplat,
-)
+from ..simd.lanes import absolute, bits, larger, lookup, max_lanes, select, smaller, splat, usplat
+from ..simd.lanes_memory import at, load, load_part, pointer, store_bits, store_nibbles
+from ..simd.wide import WIDTH
 
 PARTS = 4
 """Parts of an array whose histograms are made by one thread each."""

@@ -151,19 +151,21 @@ def _natural(ty: ir.Type) -> int:
     return 4 if isinstance(element, ir.FloatType) else max(1, element.width // 8)
 
 
-def make_intrinsic(n_args: int, first: tuple[str, ...], make: Callable, emit: Callable) -> Callable:
-    """An intrinsic with a fixed number of arguments; `make(types)` gives its signature and code generator.
-
-    It belongs to the module of `emit`, so that a change of that file makes cached kernels stale (`jit.source_stamp`).
-    """
+def make_intrinsic(names: Sequence[str], make: Callable, emit: Callable) -> Callable:
+    """An intrinsic whose arguments have these names; `make(types)` gives its signature and code generator, or None."""
 
     def kernel(typingctx, *arguments):  # type: ignore[no-untyped-def]
         return make(arguments)
 
-    names = ["typingctx", *first, *(f"address{i}" for i in range(n_args))]  # numba reads the arity off here
-    kernel.__signature__ = inspect.Signature([inspect.Parameter(n, _POSITIONAL) for n in names])  # type: ignore
+    parameters = [inspect.Parameter(n, _POSITIONAL) for n in ("typingctx", *names)]  # numba reads the arity off here
+    kernel.__signature__ = inspect.Signature(parameters)  # type: ignore
     kernel.__module__ = emit.__module__
     return intrinsic(kernel)
+
+
+def addresses(n_args: int) -> list[str]:
+    """Names for integer arguments."""
+    return [f"address{i}" for i in range(n_args)]
 
 
 def loop_intrinsic(n_args: int, emit: Callable[..., ir.Value | None]) -> Callable:
@@ -172,7 +174,8 @@ def loop_intrinsic(n_args: int, emit: Callable[..., ir.Value | None]) -> Callabl
     def codegen(context, builder, signature, args):  # type: ignore[no-untyped-def]
         return emit(Emitter(builder), *args) or ir.Constant(I64, 0)
 
-    return make_intrinsic(n_args, (), lambda arguments: (types.int64(*[types.int64] * n_args), codegen), emit)
+    made = types.int64(*[types.int64] * n_args), codegen
+    return make_intrinsic(addresses(n_args), lambda arguments: made, emit)
 
 
 def _emit_fetch_add(e: Emitter, address: ir.Value) -> ir.Value:

@@ -15,7 +15,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import NativeValue, models, register_model, typeof_impl, unbox
 
-from .intrinsics import I64, Emitter, make_intrinsic
+from .intrinsics import I64, Emitter, addresses, make_intrinsic
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def variant_intrinsic(n_args: int, emit: Callable[..., ir.Value | None]) -> Call
 
         return types.int64(variant_type, *[types.int64] * n_args), codegen
 
-    return make_intrinsic(n_args, ("variant",), make, emit)
+    return make_intrinsic(["variant", *addresses(n_args)], make, emit)
 
 
 def constant_of(number: Callable[[Variant], int]) -> Callable:

@@ -12,7 +12,9 @@ from numba import prange
 from numpy.typing import NDArray
 
 from ..simd.jit import block, jit, leaf, pjit
-from ..simd.lanes import WIDTH, load, load_part, select, splat, store, store_part
+from ..simd.lanes import select, splat
+from ..simd.lanes_memory import load, load_part, store, store_part
+from ..simd.wide import WIDTH
 
 WORD = 64
 _ONE = np.uint64(1)

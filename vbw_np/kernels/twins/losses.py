@@ -16,7 +16,9 @@ from ...engine import autograd
 from ..fp32.product import add_product
 from ..simd.jit import leaf, pjit
 from ..simd.jit import rows as jit_rows
-from ..simd.lanes import WIDTH, load, load_part, splat, store, store_part, sum_lanes
+from ..simd.lanes import splat, sum_lanes
+from ..simd.lanes_memory import load, load_part, store, store_part
+from ..simd.wide import WIDTH
 from .elementwise import exp
 from .rows import exp_row, row_max
 

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from ..simd.jit import jit, pjit
 from ..simd.jit import row as jit_row
-from ..simd.lanes import PIECE, WIDTH, load, load_part, sqrt, store, store_part
+from ..simd.lanes import PIECE, sqrt
+from ..simd.lanes_memory import load, load_part, store, store_part
+from ..simd.wide import WIDTH
 
 
 @jit

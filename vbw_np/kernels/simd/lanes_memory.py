@@ -1,0 +1,295 @@
+"""Lanes to and from memory: arrays or pointers of float32, uint32, bytes, 4-bit codes and bits; parts of sixteen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+
+from .intrinsics import I8, I16, I32, I64, vec
+from .lanes import B16, F16, U16, Lanes, as_lanes, both_worlds
+from .wide import BYTES, INT, TRUTH, WIDTH, Wide
+
+
+def _pointer(context, builder, kind: types.Array | types.CPointer, array: ir.Value, index: ir.Value) -> ir.Value:
+    """The address of array[index] of a one-dimensional contiguous array, or of what a pointer points to."""
+    data = array if isinstance(kind, types.CPointer) else context.make_array(kind)(context, builder, array).data
+    return builder.gep(data, [index])
+
+
+def _address(context, builder, sig, args, vector: ir.Type) -> ir.Value:
+    index = context.cast(builder, args[1], sig.args[1], types.intp)
+    return builder.bitcast(_pointer(context, builder, sig.args[0], args[0], index), vector.as_pointer())
+
+
+def _is_row(kind: types.Type, dtype: types.Type) -> bool:
+    if isinstance(kind, types.CPointer):
+        return kind.dtype == dtype
+    return isinstance(kind, types.Array) and kind.ndim == 1 and kind.layout == "C" and kind.dtype == dtype
+
+
+def _vector_of(kind: types.Type) -> Lanes | None:
+    if _is_row(kind, types.float32):
+        return F16
+    return U16 if _is_row(kind, types.uint32) else None
+
+
+@both_worlds(lambda x: x)
+def pointer(typingctx, x):
+    """Where a one-dimensional contiguous array lies. All functions here take a pointer in place of an array.
+
+    A pointer has no reference count, which numba would otherwise keep moving up and down in loops with branches; so
+    the array must be kept alive: see `keep`.
+    """
+    if not isinstance(x, types.Array) or x.ndim != 1 or x.layout != "C":
+        return None
+
+    def code(context, builder, sig, args):
+        return context.make_array(sig.args[0])(context, builder, args[0]).data
+
+    return types.CPointer(x.dtype)(x), code
+
+
+@both_worlds(lambda x: None)
+def keep(typingctx, x):
+    """Does nothing; an array named here is alive until here."""
+    return types.void(x), lambda context, builder, sig, args: context.get_dummy_value()
+
+
+@both_worlds(lambda x, i: x[i])
+def at(typingctx, x, i):
+    """x[i], one number, of a pointer or an array."""
+    dtype = x.dtype
+
+    def code(context, builder, sig, args):
+        index = context.cast(builder, args[1], sig.args[1], types.intp)
+        return builder.load(_pointer(context, builder, sig.args[0], args[0], index))
+
+    return dtype(x, i), code
+
+
+def _put_numpy(x, i, value):
+    x[i] = value
+
+
+@both_worlds(_put_numpy)
+def put(typingctx, x, i, value):
+    """x[i] = value, one number, of a pointer or an array."""
+
+    def code(context, builder, sig, args):
+        index = context.cast(builder, args[1], sig.args[1], types.intp)
+        number = context.cast(builder, args[2], sig.args[2], sig.args[0].dtype)
+        builder.store(number, _pointer(context, builder, sig.args[0], args[0], index))
+        return context.get_dummy_value()
+
+    return types.void(x, i, value), code
+
+
+@both_worlds(lambda x, i: x[i : i + WIDTH].copy())
+def load(typingctx, x, i):
+    """x[i : i + 16] of a float32 or uint32 array."""
+    lanes = _vector_of(x)
+    if lanes is None:
+        return None
+
+    def code(context, builder, sig, args):
+        return builder.load(_address(context, builder, sig, args, lanes.vector), align=4)
+
+    return lanes(x, i), code
+
+
+@both_worlds(lambda x, i: None)
+def prefetch(typingctx, x, i):
+    """Fetch the cache line of x[i], which need not exist, into the second level, and go on."""
+
+    def code(context, builder, sig, args):
+        index = context.cast(builder, args[1], sig.args[1], types.intp)
+        address = builder.bitcast(_pointer(context, builder, sig.args[0], args[0], index), I8.as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [address.type, I32, I32, I32])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(function, [address, *(ir.Constant(I32, n) for n in (0, 2, 1))])
+        return context.get_dummy_value()
+
+    return types.void(x, i), code
+
+
+def _store_numpy(x, i, v):
+    x[i : i + WIDTH] = v
+
+
+@both_worlds(_store_numpy)
+def store(typingctx, x, i, v):
+    """x[i : i + 16] = v"""
+    if _vector_of(x) != v:
+        return None
+
+    def code(context, builder, sig, args):
+        builder.store(args[2], _address(context, builder, sig, args, args[2].type), align=4)
+        return context.get_dummy_value()
+
+    return types.void(x, i, v), code
+
+
+def _masked(builder, kind: str, vector: ir.VectorType, count: ir.Value, pointer: ir.Value, value: ir.Value) -> ir.Value:
+    """LLVM's masked load (`value`: the other lanes) or store (of `value`) of the lanes below `count`."""
+    e = Wide(builder)
+    mask = builder.icmp_signed("<", e.const(vec(I64, WIDTH), list(range(WIDTH))), e.splat(count, WIDTH))
+    name = f"llvm.masked.{kind}.v16{'f32' if vector.element == F16.element else 'i32'}.p0"
+    given = [pointer, e.int(4, I32), mask, value] if kind == "load" else [value, pointer, e.int(4, I32), mask]
+    returns = vector if kind == "load" else ir.VoidType()
+    function_type = ir.FunctionType(returns, [part.type for part in given])
+    return builder.call(cgutils.get_or_insert_function(builder.module, function_type, name), given)
+
+
+def _load_part_numpy(x, i, n, fill):
+    v = np.full(WIDTH, fill, x.dtype)
+    v[:n] = x[i : i + n]
+    return v
+
+
+@both_worlds(_load_part_numpy)
+def load_part(typingctx, x, i, n, fill):
+    """x[i : i + n] in the first n lanes, `fill` in the others; nothing beyond is touched."""
+    lanes = _vector_of(x)
+    if lanes is None:
+        return None
+
+    def code(context, builder, sig, args):
+        pointer = _address(context, builder, sig, args, lanes.vector)
+        count = context.cast(builder, args[2], sig.args[2], types.intp)
+        rest = as_lanes(context, Wide(builder), args[3], sig.args[3], lanes)
+        return _masked(builder, "load", lanes.vector, count, pointer, rest)
+
+    return lanes(x, i, n, fill), code
+
+
+def _store_part_numpy(x, i, n, v):
+    x[i : i + n] = v[:n]
+
+
+@both_worlds(_store_part_numpy)
+def store_part(typingctx, x, i, n, v):
+    """x[i : i + n] = the first n lanes of v; nothing beyond is touched."""
+    if _vector_of(x) != v:
+        return None
+
+    def code(context, builder, sig, args):
+        pointer = _address(context, builder, sig, args, args[3].type)
+        count = context.cast(builder, args[2], sig.args[2], types.intp)
+        _masked(builder, "store", args[3].type, count, pointer, args[3])
+        return context.get_dummy_value()
+
+    return types.void(x, i, n, v), code
+
+
+# ------------------------------------------------------------------------------------------------ bytes, nibbles, bits
+
+
+def _reads(twin: Callable, returns: Lanes) -> Callable:
+    """A function of a uint8 array and a place from `emit(e, address)`; `address(type)` is the place as a pointer."""
+
+    def choose(emit: Callable) -> Callable:
+        def typed(typingctx, x, i):
+            def code(context, builder, sig, args):
+                return emit(Wide(builder), lambda ty: _address(context, builder, sig, args, ty))
+
+            return (returns(x, i), code) if _is_row(x, types.uint8) else None
+
+        return both_worlds(twin)(typed)
+
+    return choose
+
+
+def _writes(twin: Callable, takes: Lanes, dtype: types.Type = types.uint8) -> Callable:
+    """A function of an array, a place and lanes from `emit(e, address, value)`."""
+
+    def choose(emit: Callable) -> Callable:
+        def typed(typingctx, x, i, v):
+            def code(context, builder, sig, args):
+                emit(Wide(builder), lambda ty: _address(context, builder, sig, args, ty), args[2])
+                return context.get_dummy_value()
+
+            return (types.void(x, i, v), code) if v is takes and _is_row(x, dtype) else None
+
+        return both_worlds(twin)(typed)
+
+    return choose
+
+
+_PAIRS, _HALF = vec(I64, WIDTH // 2), vec(I8, WIDTH // 2)  # two lanes as one word; sixteen nibbles
+
+
+@_reads(lambda x, i: x[i : i + WIDTH].astype(np.uint32), U16)
+def load_bytes(e, address):
+    """`load_bytes(x, i)`: x[i : i + 16] of a uint8 array."""
+    return e.b.zext(e.b.load(address(BYTES), align=1), INT)
+
+
+@_writes(_store_numpy, U16)
+def store_bytes(e, address, v):
+    """`store_bytes(x, i, v)`: x[i : i + 16] = the low bytes of v, into a uint8 array."""
+    e.b.store(e.b.trunc(v, BYTES), address(BYTES), align=1)
+
+
+def _store_nibbles_numpy(x, i, v):
+    x[i : i + WIDTH // 2] = v[::2] | (v[1::2] << 4)
+
+
+@_writes(_store_nibbles_numpy, U16)
+def store_nibbles(e, address, v):
+    """`store_nibbles(x, i, v)`: x[i : i + 8] = sixteen 4-bit codes, two a byte, low nibble first."""
+    pairs = e.b.bitcast(v, _PAIRS)
+    joined = e.b.or_(pairs, e.b.lshr(pairs, e.const(_PAIRS, 28)))
+    e.b.store(e.b.trunc(joined, _HALF), address(_HALF), align=1)
+
+
+def _load_nibbles_numpy(x, i):
+    v = np.empty(WIDTH, np.uint32)
+    v[::2], v[1::2] = x[i : i + WIDTH // 2] & 15, x[i : i + WIDTH // 2] >> 4
+    return v
+
+
+@_reads(_load_nibbles_numpy, U16)
+def load_nibbles(e, address):
+    """`load_nibbles(x, i)`: sixteen 4-bit codes from x[i : i + 8] of a uint8 array, low nibble first."""
+    value = e.b.zext(e.b.load(address(_HALF), align=1), _PAIRS)
+    low = e.b.and_(value, e.const(_PAIRS, 15))
+    high = e.b.and_(e.b.shl(value, e.const(_PAIRS, 28)), e.const(_PAIRS, 15 << 32))
+    return e.b.bitcast(e.b.or_(low, high), INT)
+
+
+def _store_bits_numpy(x, i, m):
+    x[i : i + WIDTH // 8] = np.packbits(m, bitorder="little")
+
+
+@_writes(_store_bits_numpy, B16)
+def store_bits(e, address, m):
+    """`store_bits(x, i, m)`: x[i : i + 2] = sixteen comparison results, the first in bit 0, into a uint8 array."""
+    e.b.store(e.b.bitcast(m, I16), address(I16), align=1)
+
+
+@_reads(lambda x, i: np.unpackbits(x[i : i + WIDTH // 8], bitorder="little").astype(bool), B16)
+def load_bits(e, address):
+    """`load_bits(x, i)`: sixteen truth values from x[i : i + 2] of a uint8 array, the first in bit 0."""
+    return e.b.bitcast(e.b.load(address(I16), align=1), TRUTH)
+
+
+@_writes(_store_numpy, F16, types.float32)
+def stream(e, address, v):
+    """`stream(x, i, v)`: x[i : i + 16] = v past the caches, float32; x[i] lies at a multiple of 64. See `fence`."""
+    stored = e.b.store(v, address(v.type), align=64)
+    stored.set_metadata("nontemporal", e.b.module.add_metadata([e.int(1, I32)]))
+
+
+@both_worlds(lambda: None)
+def fence(typingctx):
+    """Stores that went past the caches are visible to other threads from here on."""
+
+    def code(context, builder, sig, args):
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), code
