@@ -318,7 +318,7 @@ names = ("01.3", "02.1", "02.3", "03.1", "04.3", "08.3", "10.2")
 parts = own_parts(names, here={"10.2": descend})
 for part in parts.values():
     print(part)
-walk_back, decode, codes_of, pack, quantize_nvfp4, straight_through, descend = parts.values()
+walk_back, decode, codes_of, pack, quantize_nvfp4, straight_through, loop = parts.values()
 yours = sum(part.yours for part in parts.values())
 
 # %% [markdown]
@@ -407,7 +407,7 @@ def gradients_of(weights, step):
 
 model = NextByte()
 start = [p.data.copy() for p in model.parameters() if p.ndim == 2]
-finish = descend(start, gradients_of, 0.5, STEPS)
+finish = loop(start, gradients_of, 0.5, STEPS)
 
 # %% slow
 for layer in (model.first, model.middle, model.head):
