@@ -18,18 +18,24 @@ Samples = Callable[[np.random.Generator], list[tuple[tuple, dict]]]
 _twins_on = True
 
 
-@contextlib.contextmanager
-def use_twins(on: bool) -> Iterator[None]:
-    """Run twins where there are some (the default), or only the readable definitions, inside this context.
+def switch(on: bool) -> bool:
+    """Run twins where there are some (the default), or only the readable definitions; how it was before.
 
     The switch belongs to the process, not to a thread.
     """
     global _twins_on
     before, _twins_on = _twins_on, on
+    return before
+
+
+@contextlib.contextmanager
+def use_twins(on: bool) -> Iterator[None]:
+    """`switch` inside this context."""
+    before = switch(on)
     try:
         yield
     finally:
-        _twins_on = before
+        switch(before)
 
 
 class Twinned:

@@ -181,3 +181,19 @@ def test_one_version_everywhere() -> None:
 def test_files_are_tracked_that_a_reader_expects() -> None:
     for name in ("README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "docs/architecture.md"):
         assert (ROOT / name).is_file(), name
+
+
+def test_the_doctor_names_files_that_two_distributions_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after `pip install` of both: each has a record of the file, and the last one wrote it."""
+    from vbw_np import doctor
+
+    installed = {"vbw-np": ["autograd/__init__.py", "vbw_np/x.py"], "autograd": ["autograd/__init__.py"]}
+    for name, files in installed.items():
+        info = tmp_path / f"{name.replace('-', '_')}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (info / "RECORD").write_text("".join(f"{file},,\n" for file in [*files, f"{info.name}/RECORD"]))
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    assert doctor.claimed_twice() == {"distributions": "vbw-np and autograd", "files": ["autograd/__init__.py"]}
+    (tmp_path / "autograd-1.0.dist-info" / "RECORD").write_text("other.py,,\n")
+    assert doctor.claimed_twice() is None

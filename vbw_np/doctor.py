@@ -13,6 +13,7 @@ import os
 import platform
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -133,12 +134,31 @@ def _memory() -> dict[str, Any]:
     return {f"{name}_bytes": value for name, value in machine.memory_bytes().items()}
 
 
+def claimed_twice(ours: str = "vbw-np") -> dict[str, Any] | None:
+    """Files that this distribution and another one both say that they installed; pip overwrites without a word."""
+    claims: dict[str, set[str]] = {}
+    for distribution in metadata.distributions():
+        files = {str(file) for file in distribution.files or () if not str(file).endswith(".pyc")}
+        claims.setdefault(distribution.metadata["Name"] or "", set()).update(files)
+    mine = claims.pop(ours, set())
+    for name, files in sorted(claims.items()):
+        both = sorted(file for file in mine & files if not file.startswith("..") and ".dist-info" not in file)
+        if both:
+            return {"distributions": f"{ours} and {name}", "files": both}
+    return None
+
+
 def _engine() -> dict[str, Any]:
     try:
         engine = importlib.import_module("vbw_np.engine")
     except ImportError as error:
-        return {"file": None, "foreign": error.path, "problem": str(error)}
-    return {"file": engine.autograd.__file__, "foreign": engine.foreign_file(), "problem": None}
+        return {"file": None, "foreign": error.path, "problem": str(error), "claimed_twice": claimed_twice()}
+    return {
+        "file": engine.autograd.__file__,
+        "foreign": engine.foreign_file(),
+        "problem": None,
+        "claimed_twice": claimed_twice(),
+    }
 
 
 _PARTS: dict[str, Callable[[], dict[str, Any]]] = {
@@ -178,6 +198,13 @@ def _findings(found: dict[str, Any]) -> list[tuple[str, str]]:
         if problem := found[name].get("problem"):
             findings.append(("fault", f"{name}: {problem}"))
     foreign = found["autograd"].get("foreign")
+    if shared := found["autograd"].get("claimed_twice"):
+        findings.append((
+            "fault",
+            f"two distributions claim the same files: {shared['distributions']} both have {shared['files'][0]} and "
+            f"{len(shared['files']) - 1} more, so one of them overwrote the other. Install vbw-np into an environment "
+            "of its own, or reinstall the one that you want to keep last",
+        ))  # fmt: skip
     if foreign and not found["autograd"].get("problem"):
         findings.append(
             (

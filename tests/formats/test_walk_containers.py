@@ -12,7 +12,16 @@ import pytest
 from gguf.constants import GGMLQuantizationType
 
 from vbw_np.formats import FORMATS, PROFILES, FormatError, PackedTensor, ScaleError, ShapeError, quantize
-from vbw_np.formats.containers import CONTAINERS, from_container, level_convention, level_name, to_container, why_not
+from vbw_np.formats.containers import (
+    CONTAINERS,
+    from_container,
+    level_convention,
+    level_name,
+    load_packed,
+    save_packed,
+    to_container,
+    why_not,
+)
 from vbw_np.formats.fusing import merge_fused, merge_parts
 from vbw_np.formats.random_bits import standard_normal
 
@@ -249,3 +258,17 @@ def test_powers_of_two_merge_without_loss_and_parts_must_fit():
     with pytest.raises(FormatError, match="one format"):
         merge_parts([parts[0], quantize(source()[:, :64], "nvfp4")])
     assert level_convention("gguf") == "multiplier"
+
+
+def test_an_archive_that_unpacks_to_more_than_itself_is_refused_before_it_is_unpacked(tmp_path) -> None:
+    """Nothing that `save_packed` writes is compressed, so whatever claims to grow is not ours."""
+    good = tmp_path / "good.npz"
+    save_packed(quantize(np.ones((4, 32), np.float32), "nvfp4"), good)
+    with np.load(good) as file:
+        parts = dict(file)
+    bomb = tmp_path / "bomb.npz"
+    np.savez_compressed(bomb, **{**parts, "codes": np.zeros((1 << 14, 1 << 12), np.uint8)})
+    assert bomb.stat().st_size < 1 << 18
+    with pytest.raises(FormatError, match=r"would unpack to 67,\d+,\d+ bytes, from a file of"):
+        load_packed(bomb)
+    assert load_packed(good).shape == (4, 32)

@@ -316,9 +316,19 @@ def save_packed(packed: PackedTensor, path: str | os.PathLike[str]) -> None:
     write_whole(path, lambda file: np.savez(file, **arrays))
 
 
+def _check_unpacked_size(path: str | os.PathLike[str]) -> None:
+    """Raise if the parts say that they are larger than the file: `save_packed` compresses nothing."""
+    size = os.path.getsize(path)
+    with zipfile.ZipFile(path) as archive:
+        claimed = sum(part.file_size for part in archive.infolist())
+    if claimed > size:
+        raise ValueError(f"its parts would unpack to {claimed:,} bytes, from a file of {size:,}")
+
+
 def load_packed(path: str | os.PathLike[str]) -> PackedTensor:
-    """Read what `save_packed` wrote; every part is checked."""
+    """Read what `save_packed` wrote; every part is checked, and nothing is unpacked that is larger than the file."""
     try:
+        _check_unpacked_size(path)
         with np.load(path, allow_pickle=False) as file:
             parts = {name: file[name] for name in file.files}
         known = {name: parts.pop(name) for name in _PARTS if name in parts}

@@ -7,7 +7,11 @@ definitions. Without numba there is nothing to register: everything runs on the 
 
 from __future__ import annotations
 
+import os
+import sys
 from importlib.util import find_spec
+
+from ..engine import autograd
 
 HAVE_NUMBA = find_spec("numba") is not None
 
@@ -20,3 +24,25 @@ else:
 
 
 install()
+
+
+def _after_fork() -> None:
+    """In a child that was forked off after kernels ran on GNU OpenMP's threads, which would kill it or wait for ever.
+
+    Such a child computes by the definitions. Started by ``multiprocessing.get_context("spawn")`` it has kernels of its
+    own.
+    """
+    parallel = sys.modules.get("numba.np.ufunc.parallel")
+    if parallel is None or not getattr(parallel, "_is_initialized", False):
+        return  # no parallel kernel ran in the parent
+    if sys.modules["numba"].threading_layer() == "omp":
+        autograd.twin.switch(False)
+        print(
+            "vbw: this process was forked after kernels ran, whose threads do not survive that; it computes by the "
+            "NumPy definitions, slowly. Start it with multiprocessing.get_context('spawn') instead.",
+            file=sys.stderr,
+        )
+
+
+if HAVE_NUMBA and hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
