@@ -82,7 +82,7 @@ def test_comparing_ways_to_compute(run: Path, capsys: pytest.CaptureFixture, tmp
     ("options", "message"),
     [
         (["--prompt", ""], "argument --prompt: '' is empty"),
-        (["--temperature", "-1"], "argument --temperature: -1.0 is too small"),
+        (["--temperature", "-1"], "argument --temperature: -1 is too small"),
         (["--recipe", "nvpf4"], "did you mean nvfp4"),
         (["--max-new-tokens", "0"], "argument --max-new-tokens: 0 is too small"),
         (["--compute", "fast"], "invalid choice: 'fast'"),
