@@ -203,11 +203,10 @@ def test_an_array_that_several_layers_read_is_rounded_once(monkeypatch: pytest.M
     recipe = dataclasses.replace(recipe, weight_gradient=dataclasses.replace(recipe.weight_gradient, stochastic=False))
     place(model, recipe)
     made: list[str] = []
-    for name in ("quantize_left", "quantize_right"):
-        plain = getattr(ways.tensor_core, name)
-        monkeypatch.setattr(
-            ways.tensor_core, name, lambda *args, n=name, f=plain, **kw: (made.append(n), f(*args, **kw))[1]
-        )
+    for name in ("left_operand", "right_operand"):
+        plain = getattr(ways.operands, name)
+        counted = lambda *args, n=name, f=plain, **kw: (made.append(n), f(*args, **kw))[1]  # noqa: E731
+        monkeypatch.setattr(ways.operands, name, counted)
 
     def run(source: Tensor) -> list[np.ndarray]:
         made.clear()
@@ -216,11 +215,11 @@ def test_an_array_that_several_layers_read_is_rounded_once(monkeypatch: pytest.M
         return [y.data for y in outputs] + [part.weight.grad for part in weights]
 
     apart = run(Tensor(x))
-    assert (made.count("quantize_left"), made.count("quantize_right")) == (6, 3)  # a leaf: anybody may write to it
+    assert (made.count("left_operand"), made.count("right_operand")) == (6, 3)  # a leaf: anybody may write to it
     for part in weights:
         part.weight.zero_grad()
     together = run(Tensor(x, requires_grad=True) * 1.0)
-    assert (made.count("quantize_left"), made.count("quantize_right")) == (4, 1)
+    assert (made.count("left_operand"), made.count("right_operand")) == (4, 1)
     assert all((a == b).all() for a, b in zip(apart, together, strict=True))
 
 
