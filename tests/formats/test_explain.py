@@ -26,6 +26,7 @@ from vbw_np.formats.claims import Claim, Verdict, all_claims, check_claims
 from vbw_np.formats.commands import add_commands
 from vbw_np.formats.diagnose import diagnose
 from vbw_np.formats.explain import explain_code, explain_values
+from vbw_np.formats.measure import drawn_mse
 from vbw_np.formats.random_bits import standard_normal
 
 
@@ -161,6 +162,25 @@ def test_every_published_figure_is_reproduced():
     assert not failed
 
 
+def test_a_tolerance_is_what_was_printed_and_drawn_and_no_more():
+    claim = Claim("c", "s", "-", "9.0", lambda: 9.05)
+    assert claim.half_unit == 0.05
+    assert Claim("c", "s", "-", "3.495211e-3", float).half_unit == pytest.approx(5e-10)
+    assert Verdict(claim, 9.05, 0.0).passed and not Verdict(claim, 9.06, 0.0).passed
+    assert Verdict(claim, 9.06, 0.0, error=0.003).passed and not Verdict(claim, 9.07, 0.0, error=0.003).passed
+    assert not Verdict(Claim("c", "s", "-", "1", float, exact=True), 1.0000001, 0.0).passed
+    with pytest.raises(ValueError, match="reason"):
+        Claim("c", "s", "-", "1", float, slack=0.1)
+
+
+def test_a_standard_error_is_how_far_samples_differ():
+    x = standard_normal((64, 1024), seed=11)
+    samples = [x[i : i + 8] for i in range(0, 64, 8)]
+    figures = [drawn_mse(sample, sample * np.float32(0.5) + np.float32(0.1), float, 8) for sample in samples]
+    spread = np.std([f.value for f in figures], ddof=1)
+    assert np.mean([f.error for f in figures]) == pytest.approx(spread, rel=0.75)
+
+
 # ---- commands
 
 
@@ -246,7 +266,7 @@ def test_claims_command(capsys, monkeypatch):
     assert json.loads(capsys.readouterr().out)[0]["passed"] is True
     with pytest.raises(FormatError, match="no claim"):
         run("claims", "--only", "nothing of the kind")
-    wrong = Verdict(Claim("wrong", "nowhere", "never", 1.0, 0.1, lambda: 2.0), 2.0, 0.0)
+    wrong = Verdict(Claim("wrong", "nowhere", "never", "1.0", lambda: 2.0), 2.0, 0.0)
     monkeypatch.setattr("vbw_np.formats.commands.check_claims", lambda only: [wrong])
     assert run("claims") == 1
     assert "FAIL" in capsys.readouterr().out

@@ -355,13 +355,15 @@ def run_claims(args: argparse.Namespace) -> int:
 def claims_table(verdicts: list[Verdict]) -> str:
     """The claims, grouped by source."""
     lines, source = [], None
-    rows = [("claim", "published", "ours", "tolerance", "", "condition")]
+    rows = [("claim", "published", "ours", "drawn", "within", "", "condition")]
     for v in verdicts:
         c = v.claim
         verdict = "pass" if v.passed else "FAIL"
-        published = f"{c.published:.7g} {c.unit}".strip() + (" (own)" if c.own else "")
-        rows.append((c.name, published, f"{v.ours:.7g}", f"{c.tolerance:.2g}", verdict, c.condition))
-    text = table(rows, right=(1, 2, 3)).split("\n")
+        published = f"{c.published} {c.unit}".strip() + (" (own)" if c.own else "")
+        condition = c.condition + (f"; slack {c.slack:.1g}: {c.why}" if c.why else "")
+        drawn = f"± {v.error:.1g}" if v.error else ""
+        rows.append((c.name, published, f"{v.ours:.7g}", drawn, f"{v.tolerance:.2g}", verdict, condition))
+    text = table(rows, right=(1, 2, 4)).split("\n")
     lines.append(text[0])
     for v, line in zip(verdicts, text[1:], strict=True):
         if v.claim.source != source:
