@@ -101,6 +101,31 @@ def test_a_weight_that_was_read_past_its_card_goes_through_it_once_its_master_is
     assert [device.cards[name].statistics.computes for name in names] == [1, 1]
 
 
+class Tied(nn.Module):
+    """A table of rows that is the head's weight as well."""
+
+    def __init__(self) -> None:
+        self.table = nn.Embedding(48, 32, rng=0)
+        self.inside = nn.Linear(32, 32, rng=1)
+        self.head = nn.Linear(32, 48, bias=False, rng=2)
+        self.again = nn.Linear(32, 32, rng=3)
+        self.head.weight, self.again.weight = self.table.weight, self.inside.weight
+
+    def forward(self, ids: np.ndarray) -> Tensor:
+        return self.head(self.again(self.inside(self.table(ids))))
+
+
+def test_a_weight_that_another_kind_of_layer_reads_keeps_its_master() -> None:
+    model, ids = Tied(), np.array([[0, 5, 47]])
+    device = place(model, "nvfp4", mode="inference")
+    with no_grad():
+        before = model(ids).data
+        assert device.drop_masters() == ["head"]
+        assert device.dropped == ["inside"]  # two layers share it, and both go through its card
+        np.testing.assert_array_equal(model(ids).data, before)
+    assert np.isfinite(model.table.weight.data).all()
+
+
 def test_a_mode_that_needs_a_dropped_master(layer: nn.Linear) -> None:
     device = place(layer, "nvfp4-boh", mode="inference")
     device.drop_masters()

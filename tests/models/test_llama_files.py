@@ -99,6 +99,15 @@ def test_both_kinds_of_file_give_the_model_back(config: LlamaConfig, tmp_path: P
         assert np.array_equal(loaded(IDS).data, model(IDS).data)
 
 
+def test_nothing_is_drawn_for_weights_that_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder_of(tmp_path, model := Llama(OWN_HEAD))
+    monkeypatch.setattr(np.random, "default_rng", None)
+    loaded = load_llama(tmp_path)
+    assert np.array_equal(loaded(IDS).data, model(IDS).data)
+    empty = Llama(CONFIG, seed=None)
+    assert not empty.lm_head.weight.data.any() and (empty.model.norm.weight.data == 1).all()
+
+
 def test_rotary_factors_come_from_a_gguf_file(tmp_path: Path) -> None:
     model = Llama(LlamaConfig(**{**vars(CONFIG), "rope_factors": (1.0, 4.0)}))
     tensors, metadata = gguf_of(model)

@@ -244,11 +244,17 @@ class Device:
                 "use parameter.assign(values) to change values, or release and place the model again"
             )
 
-    def drop_masters(self) -> None:
+    def drop_masters(self) -> list[str]:
         """Give up the float32 weights of all cards: only the packed ones stay. For inference.
 
         A layer that reads its weight past its card (the reflection's `out_proj`, unless the model routes it) goes
-        through the card from then on, since nobody else has the weight.
+        through the card from then on, since nobody else has the weight. A weight that a layer of another kind shares
+        stays: an embedding that is the head's weight as well is read row by row, which no card does.
+
+        Returns
+        -------
+        list of str
+            Names of the cards whose float32 weight stays because it is shared.
 
         Raises
         ------
@@ -258,8 +264,12 @@ class Device:
         self.check()
         if self.mode_now() != "inference":
             raise RuntimeError(f"master weights can be dropped in mode 'inference' only, not {self.mode_now()!r}")
+        read_elsewhere = past_cards(self._model) if self._model is not None else set()
+        kept = [card.name for card in self.cards.values() if id(card.parameter) in read_elsewhere]
         for card in self.cards.values():
-            card.drop_master()
+            if card.name not in kept:
+                card.drop_master()
+        return kept
 
     def restore_masters(self) -> None:
         """Fill dropped master weights with the decoded ones."""
@@ -396,6 +406,17 @@ def matrices(model: nn.Module, packed_too: bool) -> list[tuple[str, Parameter]]:
                 if isinstance(value, Parameter) and value.ndim == 2:
                     found.setdefault(id(value), (f"{path}.{name}" if path else name, value))
     return list(found.values())
+
+
+def past_cards(model: nn.Module) -> set[int]:
+    """The ids of parameters that a module holds which may read them without asking for a product: an embedding."""
+    return {
+        id(value)
+        for module in model.modules()
+        if not isinstance(module, nn.Linear | nn.GRU | nn.MultiheadAttention)
+        for value in module.__dict__.values()
+        if isinstance(value, Parameter)
+    }
 
 
 def place(

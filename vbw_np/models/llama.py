@@ -185,8 +185,8 @@ class Llama(nn.Module):
     Parameters
     ----------
     config : LlamaConfig
-    seed : int
-        For the initial weights.
+    seed : int, optional
+        For the initial weights; None: zeros, for a model whose weights are loaded next.
     dtype : float32 or float64
 
     Examples
@@ -198,13 +198,17 @@ class Llama(nn.Module):
 
     INITIAL_STD = 0.02  # of all matrices, as in transformers
 
-    def __init__(self, config: LlamaConfig | None = None, seed: int = 0, dtype: DTypeLike = np.float32) -> None:
+    def __init__(self, config: LlamaConfig | None = None, seed: int | None = 0, dtype: DTypeLike = np.float32) -> None:
         self.config = config = config or LlamaConfig()
-        rng = np.random.default_rng(seed)
+        rng = nn.init.UNDRAWN if seed is None else np.random.default_rng(seed)
         self.model = LlamaModel(config, rng=rng, dtype=dtype)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False, rng=rng, dtype=dtype)
-        if config.tie_word_embeddings:
+        tied = config.tie_word_embeddings
+        head_rng = nn.init.UNDRAWN if tied else rng
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False, rng=head_rng, dtype=dtype)
+        if tied:
             self.lm_head.weight = self.model.embed_tokens.weight
+        if seed is None:
+            return
         for parameter in self.parameters():
             if parameter.ndim == 2:
                 parameter.assign(self.INITIAL_STD * rng.standard_normal(parameter.shape, np.float32))

@@ -152,7 +152,7 @@ def load_llama(source: str | os.PathLike[str] | Checkpoint, dtype: DTypeLike = n
         if not checkpoint.config:
             raise CheckpointError(f"{checkpoint.path} has no config.json beside it, which says how to build the model")
         config = config_from_json(checkpoint.config, checkpoint.folder / "config.json")
-    model = Llama(config, dtype=dtype)
+    model = Llama(config, seed=None, dtype=dtype)
     rename = gguf_name if checkpoint.kind == "gguf" else str
     slots = {rename(name): (name, parameter) for name, parameter in model.named_parameters()}
     _check_tensors(checkpoint, {name: parameter.shape for name, (_, parameter) in slots.items()}, rename)
