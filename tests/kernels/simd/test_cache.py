@@ -91,3 +91,33 @@ def test_a_folder_that_is_full_is_no_error(module, tmp_path, monkeypatch):
     monkeypatch.setattr(cache.os, "replace", full)
     assert np.array_equal(module()(np.ones(3)), [2, 2, 2])
     assert not list((tmp_path / "__pycache__").glob("*.nbc*")) and "No space left" in jit.cache_problem()
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="no owners and modes here")
+@pytest.mark.parametrize("harm", ["group can write", "all can write", "another owner"])
+def test_what_others_could_have_written_is_not_read(module, tmp_path, monkeypatch, harm):
+    """Reading a pickle is running it: this one would make a folder."""
+    monkeypatch.setattr(cache, "_problem", None)
+    module()(1.0)
+    (file,) = tmp_path.rglob("*.nbc")
+    assert not file.stat().st_mode & 0o022
+    file.write_bytes(f"cos\nmkdir\n(S'{tmp_path}/ran'\ntR.".encode())
+    if harm == "another owner":
+        other = os.getuid() + 1 or 1
+        monkeypatch.setattr(os, "fstat", lambda fd: os.stat_result((0o100644, 0, 0, 1, other, 0, 0, 0, 0, 0)))
+    else:
+        file.chmod(0o664 if harm == "group can write" else 0o646)
+    assert module()(2.0) == 4.0
+    assert not (tmp_path / "ran").exists()
+    assert "can be written by others" in cache.problem()
+
+
+def test_a_shared_umask_leaves_files_that_are_read(module, tmp_path):
+    before = os.umask(0o002)
+    try:
+        module()(1.0)
+    finally:
+        os.umask(before)
+    again = module()
+    again(1.0)
+    assert sum(again.stats.cache_hits.values()) == 1

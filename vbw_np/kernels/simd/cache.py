@@ -6,6 +6,9 @@ asks whether the index is stale, so types that no longer exist are an error. Her
 function, a digest of the sources it may be compiled from, and one of its signature and of the CPU it is compiled for.
 A file appears whole or not at all; one that cannot be read is compiled anew; one that cannot be written is no error
 (`problem`).
+
+The files are pickles and machine code, so reading one is running it. Only a file that no one else could have written is
+read: owned by this user or by root, and writable by its owner alone (`others_can_write`). Any other is compiled anew.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import stat
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -38,6 +42,16 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def others_can_write(status: os.stat_result) -> bool:
+    """Whether someone but this user and root may have written a file: its owner, its group or all the world can.
+
+    Windows has neither owners by number nor such modes; there the answer is no.
+    """
+    if not hasattr(os, "getuid"):
+        return False
+    return status.st_uid not in {os.getuid(), 0} or bool(status.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
+
+
 class _Files:
     """The files of one function, in place of numba's index and its data files."""
 
@@ -50,8 +64,13 @@ class _Files:
 
     def load(self, key: object) -> object | None:
         """What was saved under the key, or None."""
+        path = self.path(key)
         try:
-            return pickle.loads(self.path(key).read_bytes())
+            with path.open("rb") as file:
+                if others_can_write(os.fstat(file.fileno())):
+                    note_problem(PermissionError(f"{path} can be written by others: not read, compiled anew"))
+                    return None
+                return pickle.load(file)
         except FileNotFoundError:
             return None
         except Exception:  # cut off, of another numba, not to be read: compiled anew and overwritten
@@ -63,6 +82,7 @@ class _Files:
         part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
         try:
             part.write_bytes(pickle.dumps(data, protocol=pickle.HIGHEST_PROTOCOL))
+            part.chmod(0o644)  # whatever the umask: a file that a group can write is not read
             os.replace(part, path)
         except BaseException:
             part.unlink(missing_ok=True)
