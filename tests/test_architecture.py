@@ -41,6 +41,7 @@ MAY_IMPORT_NUMBA = {"kernels", "doctor"}
 OPTIONAL = {
     "viz": {"matplotlib", "PIL"},  # PIL is what matplotlib writes PNG with
     "training": {"matplotlib", "distributed"},
+    "models": {"tokenizers"},  # byte-level BPE
     "bench": {"torch", "torchao", "bitsandbytes", "gguf", "ml_dtypes"},
 }
 
