@@ -15,11 +15,13 @@ from vbw_np.formats.accumulate.operands import FP16, FP32, OPERANDS, SCALES
 from vbw_np.formats.elements import ElementFormat
 from vbw_np.formats.random_bits import random_bits
 
-CASES = ("any", "narrow", "cancel", "zeros", "subnormal", "extreme", "special", "tiny")
+CASES = ("any", "narrow", "cancel", "zeros", "subnormal", "extreme", "special", "tiny", "edge", "alone", "tie")
 """`any`: finite codes, all as likely. `narrow`: exponents close to one another. `cancel`: products that cancel.
 `zeros`: half of the operands, and c, are zeros of either sign. `subnormal`: the two smallest exponents. `extreme`: the
 smallest and the largest exponent, scales over the whole range. `special`: NaN and Inf here and there. `tiny`: so small
-that the exponent with which a zero counts decides the last bit of a subnormal result."""
+that the exponent with which a zero counts decides the last bit of a subnormal result. `edge`: the smallest result (half
+of it in fp16) and one product more, from row to row a power of two smaller. `alone`: a subnormal c beside zeros, or one
+and a half times the smallest result. `tie`: c is 1, and what decides its last bit gets smaller from row to row."""
 
 SMALL_ROWS = 24
 
@@ -77,7 +79,42 @@ def case_input(kind: Kind, case: str, rows: int, draw: int = 0) -> dict[str, np.
             out[f"scale_{side}"] = _scales(SCALES[kind.scale], case, shape, stream + 3 + i)
     if case == "tiny":
         _first_terms(out, kind)
+    elif case in ("edge", "alone", "tie"):
+        _few_terms(out, kind, case)
     return out
+
+
+def _few_terms(out: dict[str, np.ndarray], kind: Kind, case: str) -> None:
+    """Two products at most, powers of two, and c; a power that the operands do not have is a zero."""
+    rows, half_precision = np.arange(len(out["c"])), kind.unit.endswith("to-fp16")
+    smallest = 25 if half_precision else 149
+    exact = FP16 if half_precision else FP32
+    c, first, other = np.zeros(len(rows), np.int64), np.full(len(rows), 10**6), np.full(len(rows), 10**6)
+    if case == "edge":
+        first[:], other = smallest, smallest + rows - (0 if half_precision else 4)
+    elif case == "alone":
+        c = np.where(rows % 2, 0, 2 * rows + 1) << np.where((rows % 4 == 2) & (not half_precision), 10, 0)
+        first[rows % 2 == 1], other[rows % 2 == 1] = smallest, smallest + 1
+    else:
+        c[:] = exact.bias << exact.mantissa_bits
+        first[:], other = 11 if half_precision else 10**6, 12 + rows
+    out["c"] = c.astype(f"u{exact.bits // 8}").view(out["c"].dtype)
+    for i, side in enumerate("ab"):
+        element = OPERANDS[getattr(kind, side)]
+        out[side][:] = 0
+        for at, power in ((0, first), (1, other)):
+            out[side][:, at] = [_power_code(element, (int(p) + i) // 2) for p in power]
+        if side == "b" and case != "alone" and not half_precision:
+            out[side][:, 1] |= out[side].dtype.type(_sign_bit(element))
+
+
+def _power_code(element: ElementFormat, k: int) -> int:
+    """The code of 2**-k, or 0 where there is none."""
+    below = k - (element.bias - 1)  # the smallest normal exponent
+    if below > element.mantissa_bits:
+        return 0
+    code = 1 << (element.mantissa_bits - below) if below > 0 else (element.bias - k) << element.mantissa_bits
+    return code << 13 if element.name == "tf32" else code
 
 
 ONE_PRODUCT = {"fp16": (3 << 10, 2 << 10), "bf16": (53 << 7, 52 << 7), "tf32": (53 << 23, 52 << 23)}

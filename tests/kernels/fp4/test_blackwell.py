@@ -81,6 +81,17 @@ def test_the_slow_way_gives_the_same_bits(fmt: str, monkeypatch: pytest.MonkeyPa
             np.testing.assert_array_equal(bits(blackwell.matmul(left, right)), bits(fast), err_msg=case)
 
 
+def test_the_slow_way_names_no_instruction_of_avx2() -> None:
+    """Machines without AVX2 compile it: a branch that is never taken there would still have to be compiled."""
+    names, new = set(), {"_plain_product"}
+    while new:
+        names |= new
+        functions = [getattr(getattr(blackwell, name, None), "py_func", None) for name in new]
+        new = {name for f in functions if f is not None for name in f.__code__.co_names} - names
+    assert "_exact_step" in names
+    assert not names & {"step_tile", "decode"}
+
+
 def test_scales_over_the_whole_range_make_most_outputs_differ_from_todays() -> None:
     left, right = operands("nvfp4", (34, 50, 1024), "whole range")
     assert (blackwell.matmul(left, right) != tc.matmul(left, right)).mean() > 0.85

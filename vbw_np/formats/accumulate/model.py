@@ -364,13 +364,20 @@ def check_promotion(unit: Accumulator, promote: int) -> None:
         )
 
 
+AT_ONCE = 1 << 18
+"""Terms that `matmul` forms at once."""
+
+
 def matmul(
     unit: str | Accumulator, a: NDArray, b: NDArray, *, promote: int | None = None, **formats: NDArray
 ) -> NDArray:
-    """All dot products of the rows of a (M, K) with the rows of b (N, K), to (M, N); see `dot`. Row by row: slow."""
-    scale_a, rows = formats.pop("scale_a", None), []
-    for m in range(a.shape[0]):
-        scales = {} if scale_a is None else {"scale_a": scale_a[m]}
-        rows.append(dot(unit, a[m], b, promote=promote, **scales, **formats))
-    dtype = get_accumulator(unit).output.dtype
-    return np.stack(rows) if rows else np.zeros((0, b.shape[0]), dtype)
+    """All dot products of the rows of a (M, K) with the rows of b (N, K), to (M, N); see `dot`. Slow."""
+    record, (count, _), columns = get_accumulator(unit), a.shape, b.shape[0]
+    scale_a, scale_b = (formats.pop(name, None) for name in ("scale_a", "scale_b"))
+    result = np.zeros((count, columns), record.output.dtype)
+    rows = max(1, AT_ONCE // max(1, record.terms * columns))
+    for first in range(0, count, rows):
+        part = slice(first, first + rows)
+        scales = {} if scale_a is None else {"scale_a": scale_a[part, None], "scale_b": scale_b[None]}
+        result[part] = dot(record, a[part, None], b[None], promote=promote, **scales, **formats)
+    return result

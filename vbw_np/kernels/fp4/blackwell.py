@@ -34,6 +34,8 @@ FRACTION_BITS, ZERO_EXPONENT = 35, -139
 """The record's parameters, as numbers that the kernels are compiled with (a test holds them to it)."""
 
 _ROWS_AT_ONCE = 256
+_AVX2 = Variant("avx2", GROUP)
+"""What decodes codes; they are decoded alike for blocks of any length."""
 _SAFE = 40  # exponents of MXFP4 scales up to which float32 holds all that the fast loop forms
 
 
@@ -178,7 +180,7 @@ def _gather(decoded, k, column, into):  # type: ignore[no-untyped-def]
 
 @jit
 def _decode_plain(codes, decoded):  # type: ignore[no-untyped-def]
-    """As `decode` for AVX2, anywhere."""
+    """The values of a panel, plus `OFFSET`, column by column: bytes [16][K]."""
     for i in range(codes.shape[0]):
         for c in range(16):
             for j in range(4):
@@ -187,7 +189,7 @@ def _decode_plain(codes, decoded):  # type: ignore[no-untyped-def]
                     code = (byte >> (4 * half)) & 15
                     m = np.int64(code & 7)
                     size = max(m, 2 * m - 4, 4 * m - 16)
-                    decoded[((2 * i + half) * 16 + c) * 4 + j] = OFFSET + (-size if code & 8 else size)
+                    decoded[c, 8 * i + 4 * half + j] = OFFSET + (-size if code & 8 else size)
 
 
 # ---- the product
@@ -218,7 +220,7 @@ def _redo(bits, m, s, old, new, decoded, left, right, values):  # type: ignore[n
 
 
 @pjit
-def _product(variant, fast, left, right, codes, factors, add, out):  # type: ignore[no-untyped-def]
+def _fast_product(variant, left, right, codes, factors, add, out):  # type: ignore[no-untyped-def]
     ready, words, left_exponents, left_nonzero, limits = left
     halves, right_exponents, right_nonzero, right_limits = right
     steps, panels, rows = limits.shape[1], codes.shape[0], ready.shape[0]
@@ -226,10 +228,7 @@ def _product(variant, fast, left, right, codes, factors, add, out):  # type: ign
     for task in numba.prange(panels * chunks):
         p, chunk = task // chunks, task % chunks
         decoded = np.full(steps * STEP * 16, OFFSET, np.uint8)
-        if fast:
-            decode(variant, codes[p].ctypes.data, decoded.ctypes.data, codes.shape[1])
-        else:
-            _decode_plain(codes[p], decoded)
+        decode(variant, codes[p].ctypes.data, decoded.ctypes.data, codes.shape[1])
         sums, values = np.zeros((2, ROWS, 16), np.float32), np.empty(STEP, np.uint8)
         sums_at, values_at, words_at = sums.ctypes.data, ready.ctypes.data, words.ctypes.data
         limits_at, decoded_at = limits.ctypes.data, decoded.ctypes.data
@@ -239,22 +238,20 @@ def _product(variant, fast, left, right, codes, factors, add, out):  # type: ign
         for m in range(chunk * _ROWS_AT_ONCE, min(rows, (chunk + 1) * _ROWS_AT_ONCE), ROWS):
             for s in range(steps):
                 old, new = s % 2, 1 - s % 2
-                bits = (1 << 32) - 1
-                if fast:
-                    bits = step_tile(
-                        values_at + m * steps * STEP + s * STEP,
-                        steps * STEP,
-                        words_at + (m * steps + s) * 32,
-                        steps * 32,
-                        limits_at + (m * steps + s) * 8,
-                        steps * 8,
-                        decoded_at + s * STEP * 16,
-                        halves_at + s * GROUPS * 64,
-                        right_limits_at + s * 128,
-                        sums_at + old * 128,
-                        sums_at + new * 128,
-                        1 if s == 0 else 0,
-                    )
+                bits = step_tile(
+                    values_at + m * steps * STEP + s * STEP,
+                    steps * STEP,
+                    words_at + (m * steps + s) * 32,
+                    steps * 32,
+                    limits_at + (m * steps + s) * 8,
+                    steps * 8,
+                    decoded_at + s * STEP * 16,
+                    halves_at + s * GROUPS * 64,
+                    right_limits_at + s * 128,
+                    sums_at + old * 128,
+                    sums_at + new * 128,
+                    1 if s == 0 else 0,
+                )
                 if s == 0:
                     sums[0] = 0
                 if bits != 0:
@@ -264,6 +261,35 @@ def _product(variant, fast, left, right, codes, factors, add, out):  # type: ign
                 for c in range(min(16, out.shape[1] - p * 16)):
                     value = last[r, c] * factors[m + r]
                     out[m + r, p * 16 + c] = out[m + r, p * 16 + c] + value if add else value
+
+
+@pjit
+def _plain_product(left, right, codes, factors, add, out):  # type: ignore[no-untyped-def]
+    """Every step as the definition has it: for machines without AVX2, and for scales far from 1."""
+    ready, words, left_exponents, left_nonzero = left
+    halves, right_exponents, right_nonzero = right
+    groups = halves.shape[1]
+    for p in numba.prange(codes.shape[0]):
+        decoded = np.full((16, groups * GROUP), OFFSET, np.uint8)
+        _decode_plain(codes[p], decoded)
+        for m in range(out.shape[0]):
+            for c in range(min(16, out.shape[1] - p * 16)):
+                total = np.float32(0)
+                for g in range(0, groups, GROUPS):
+                    at, part = slice(g * GROUP, g * GROUP + STEP), slice(g, g + GROUPS)
+                    total = _exact_step(
+                        total,
+                        ready[m, at],
+                        decoded[c, at],
+                        words[m, 2 * g : 2 * (g + GROUPS)].view(np.float32),
+                        halves[p, part, c],
+                        left_exponents[m, part],
+                        right_exponents[p, part, c],
+                        left_nonzero[m, part],
+                        right_nonzero[p, part, c],
+                    )
+                value = total * factors[m]
+                out[m, p * 16 + c] = out[m, p * 16 + c] + value if add else value
 
 
 def _is_safe(exponents: np.ndarray, nonzero: np.ndarray) -> bool:
@@ -305,10 +331,10 @@ def matmul(
     factors = np.zeros(len(left_nan), np.float32)
     factors[: shape[0]] = left.factors[: shape[0]] * right.factor
     factors[left_nan != 0] = np.nan
-    operands = tuple(left_parts), tuple(right_parts)
-    _product(
-        Variant("avx2" if fast else "portable", left.block), fast, *operands, right.codes, factors, accumulate, out
-    )
+    if fast:
+        _fast_product(_AVX2, tuple(left_parts), tuple(right_parts), right.codes, factors, accumulate, out)
+    else:
+        _plain_product(tuple(left_parts[:-1]), tuple(right_parts[:-1]), right.codes, factors, accumulate, out)
     if right_nan.any():
         out[:, right_nan.reshape(-1)[: shape[1]] != 0] = np.nan
     return out
