@@ -20,9 +20,7 @@ def errors_by_planes(weight: np.ndarray) -> list[float]:
     """Relative RMS error of the nested format with 0 to 4 planes, straight from its definition."""
     packed = quantize(weight, "nvfp4-nested")
     exact = weight.astype(np.float64)
-    return [
-        float(np.linalg.norm(exact - packed.dequantize(planes=p)) / np.linalg.norm(exact)) for p in range(5)
-    ]
+    return [float(np.linalg.norm(exact - packed.dequantize(planes=p)) / np.linalg.norm(exact)) for p in range(5)]
 
 
 @pytest.fixture
@@ -106,9 +104,7 @@ def test_precision_mode_asks_for_everything(gaussian: nn.Linear) -> None:
     gaussian(ones(256))
     (card,) = device.cards.values()
     assert card.planes == 4
-    np.testing.assert_array_equal(
-        card.packed.dequantize(), quantize(gaussian.weight.data, "nvfp4-nested").dequantize()
-    )
+    np.testing.assert_array_equal(card.packed.dequantize(), quantize(gaussian.weight.data, "nvfp4-nested").dequantize())
 
 
 def test_precision_mode_asks_even_where_the_recipe_never_does(gaussian: nn.Linear) -> None:

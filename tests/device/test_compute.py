@@ -7,8 +7,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from vbw_np.device import RECIPES, Device, place
-from vbw_np.device import compute as ways
+from vbw_np.device import RECIPES, Device, operands, place
+from vbw_np.device.cache import OperandCache
 from vbw_np.engine import F, Tensor, nn, no_grad
 from vbw_np.formats import quantize
 from vbw_np.formats.hadamard import hadamard_rotate
@@ -204,9 +204,9 @@ def test_an_array_that_several_layers_read_is_rounded_once(monkeypatch: pytest.M
     place(model, recipe)
     made: list[str] = []
     for name in ("left_operand", "right_operand"):
-        plain = getattr(ways.operands, name)
+        plain = getattr(operands, name)
         counted = lambda *args, n=name, f=plain, **kw: (made.append(n), f(*args, **kw))[1]  # noqa: E731
-        monkeypatch.setattr(ways.operands, name, counted)
+        monkeypatch.setattr(operands, name, counted)
 
     def run(source: Tensor) -> list[np.ndarray]:
         made.clear()
@@ -233,7 +233,7 @@ def test_an_array_that_changes_is_rounded_again() -> None:
 
 
 def test_the_operand_cache_keeps_a_few_of_living_arrays() -> None:
-    cache = ways.OperandCache(size=2)
+    cache = OperandCache(size=2)
     arrays = [np.zeros(3) for _ in range(3)]
     made = [cache.get(x, "left", object) for x in arrays]
     assert cache.get(arrays[2], "left", object) is made[2] and cache.get(arrays[1], "left", object) is made[1]

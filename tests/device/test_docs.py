@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from vbw_np.device import MODES, RECIPES, Statistics, place
-from vbw_np.device.compute import COMPUTES
 from vbw_np.device.trace import KINDS
+from vbw_np.device.ways import COMPUTES
 from vbw_np.engine import nn
 
 DOC = (Path(__file__).parents[2] / "docs" / "device.md").read_text("utf-8")

@@ -205,7 +205,7 @@ def test_a_dropped_model_of_36_million_parameters_holds_4_6_bits_a_weight() -> N
     device.drop_masters()
     held: dict[int, int] = {}
     for card in device.cards.values():
-        values = [*vars(card.packed).values(), *vars(card._scales).values(), card.parameter.data]
+        values = [*vars(card.packed).values(), *vars(card.scales).values(), card.parameter.data]
         for value in values:
             if isinstance(value, np.ndarray | np.generic):
                 base = value

@@ -33,8 +33,8 @@ def products(recipe: Recipe, seed: int = 5) -> tuple[nn.Linear, dict[str, np.nda
     g = rng.standard_normal((ROWS, OUT)).astype(np.float32)
     device = Device(recipe, seed=seed)
     keys: list[tuple[int, int]] = []
-    drawn = device.next_key
-    device.next_key = lambda: keys.append(drawn()) or keys[-1]
+    drawn = device.unit.next_key
+    device.unit.next_key = lambda: keys.append(drawn()) or keys[-1]
     device.place(layer)
     leaf = Tensor(x, requires_grad=True)
     y = layer(leaf)

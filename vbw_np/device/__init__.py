@@ -1,25 +1,27 @@
 """The virtual device: cards, recipes, BOH, caches, statistics and the trace.
 
-    from vbw_np.device import place
+from vbw_np.device import place
 
-    device = place(model, "nvfp4")       # every linear layer's weight on a card; nothing else about the model changes
-    loss = model.loss(ids)
-    print(device.report())
+device = place(model, "nvfp4")       # every linear layer's weight on a card; nothing else about the model changes
+loss = model.loss(ids)
+print(device.report())
 """
 
 from .cache import DecodeCache
 from .card import Card, StaleWeightError
-from .device import MODES, Device, place, release
+from .device import Device, place, release
 from .link import Handshake, Link
 from .recipe import RECIPES, Operands, Recipe, get_recipe
 from .report import DeviceReport
 from .statistics import Statistics
 from .trace import Event, Recorder, Sample, Steps
+from .unit import MODES, ComputeUnit, Policy
 
 __all__ = [
     "MODES",
     "RECIPES",
     "Card",
+    "ComputeUnit",
     "DecodeCache",
     "Device",
     "DeviceReport",
@@ -27,6 +29,7 @@ __all__ = [
     "Handshake",
     "Link",
     "Operands",
+    "Policy",
     "Recipe",
     "Recorder",
     "Sample",

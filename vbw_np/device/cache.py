@@ -1,14 +1,16 @@
-"""The decode cache: weights as the compute unit wants them, until their parameter changes."""
+"""What is kept so that it is not computed twice: weights laid out for computing, and activations as operands."""
 
 from __future__ import annotations
 
 import dataclasses
 import threading
+import weakref
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..formats import PackedTensor
 
@@ -69,6 +71,41 @@ class DecodeCache:
 
     def __len__(self) -> int:
         return len(self._entries)
+
+
+class OperandCache:
+    """Activations as operands: an array that several layers read (query, key and value; all experts) is rounded once.
+
+    An entry is good for one array object, as long as that lives. So it is only for arrays that nobody writes to: those
+    that a recorded operation made. Operands that are rounded stochastically are never shared: their draws are to be
+    independent.
+
+    Parameters
+    ----------
+    size : int
+        Operands kept; the ones that were not used for longest go first.
+    """
+
+    def __init__(self, size: int = 8) -> None:
+        self.size = size
+        self._entries: OrderedDict[Hashable, tuple[weakref.ref[NDArray], Any]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, x: NDArray, kind: Hashable, make: Callable[[], Any]) -> Any:
+        """The operand of `kind` of the array `x`, kept or made now."""
+        key = id(x), kind
+        with self._lock:
+            array, operand = self._entries.get(key, (None, None))
+            if array is not None and array() is x:
+                self._entries.move_to_end(key)
+                return operand
+        operand = make()
+        with self._lock:
+            self._entries[key] = weakref.ref(x), operand
+            self._entries.move_to_end(key)
+            while len(self._entries) > self.size:
+                self._entries.popitem(last=False)
+        return operand
 
 
 def held_bytes(packed: PackedTensor) -> int:

@@ -7,24 +7,21 @@ import dataclasses
 import hashlib
 import itertools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..engine import F, Parameter, Tensor, autograd
 from ..formats import BlockFormat, FittedScales, PackedTensor, get_format
+from ..formats.packed import PLANES
 from ..layers import fused_loss
-from . import codec, compute, operands
+from . import codec
 from .cache import held_bytes
 from .recipe import Recipe
 from .statistics import Statistics
-
-if TYPE_CHECKING:
-    from .device import Device
-
-WAYS = {"dequant": "decoded weight", "packed": "packed weight, 8-bit activations"}
-PLANES = 4  # bit planes of a fine tier
+from .unit import ComputeUnit
+from .ways import DEQUANT, FULL_PRECISION, Way, ways_of
 
 
 class StaleWeightError(RuntimeError):
@@ -40,6 +37,9 @@ class Card:
         The layer's name.
     parameter : Parameter, (out, in)
         The master weight; training changes it.
+    recipe : Recipe
+    unit : ComputeUnit
+        What multiplies, and the policy; shared by all cards of a device.
     format : BlockFormat or None
         Of the packed weight; None: float32 (recipe `fp32`, or a layer that the recipe keeps).
     packed : PackedTensor or None
@@ -49,16 +49,18 @@ class Card:
     coarse_error, error : float or None
         Relative RMS errors at the last separation: of the coarse tier, and of the tiers asked for. Measured where the
         error budget decides or somebody records; else None (`Device.report` measures at any time).
+    scales : FittedScales or None
+        Scales or codebook of the last separation, under which the weight is packed until the next.
     statistics : Statistics
     ways : dict
         How each product of this card was last computed, by its slot in the recipe.
     """
 
-    def __init__(self, name: str, parameter: Parameter, recipe: Recipe, device: Device) -> None:
+    def __init__(self, name: str, parameter: Parameter, recipe: Recipe, unit: ComputeUnit) -> None:
         self.name = name
         self.parameter = parameter
         self.recipe = recipe
-        self.device = device
+        self.unit = unit
         self.format: BlockFormat | None = None
         if recipe.weight is not None and not recipe.keeps(name):
             self.format = get_format(recipe.weight)
@@ -73,7 +75,7 @@ class Card:
         self.error: float | None = None
         self.dropped = False
         self.ways: dict[str, str] = {}
-        self._scales: FittedScales | None = None
+        self.scales: FittedScales | None = None
         self._uses = 0  # of the present scales
         self._packed_version = -1
         self._scaled_version = -1
@@ -110,30 +112,20 @@ class Card:
         # A weight in full precision is the master itself: nobody may write it while it is multiplied with.
         held = self.parameter.lock if self.format is None else contextlib.nullcontext()
         rows = x.size // x.shape[-1]
-        path = self.path(rows, dense.name)
-        with self.device.span("compute", self.name, path=path), held:
-            weight = self.use(path)
-            with self.device.span("matmul", self.name, rows=rows, shape=self.parameter.shape) as values:
-                if path != "fp4":
-                    self.ways["activation"] = WAYS[path] if self.format is not None else "float32"
-                if path == "packed":
-                    output, vjp = compute.packed_linear(weight, x, *rest)
-                elif path == "fp4":
-                    products = compute.Fp4Products(self, weight, share)
-                    output, vjp = compute.FP4_TWINS[dense.name](products, x, *rest, **static)
-                else:
-                    output, vjp = dense.run(x, weight, *rest, **static)
+        way = self.way(rows, dense.name)
+        with self.unit.span("compute", self.name, way=way.name), held:
+            weight = self.use(way)
+            with self.unit.span("matmul", self.name, rows=rows, shape=self.parameter.shape) as values:
+                output, vjp = way.multiply(self, weight, dense, x, *rest, share=share, **static)
                 values.update(x=x, product=output)
         return output, self._gradients(vjp)
 
-    def path(self, rows: int, product: str = "linear") -> str:
-        """The way this card does the named product with so many rows now: one of `compute.LAYOUTS`."""
+    def way(self, rows: int, product: str = "linear") -> Way:
+        """How this card does the named product with so many rows now."""
         if self.format is None:
-            return "dequant"
-        if self.recipe.activation is not None or self.device.compute == "fp4":
-            return "fp4"
-        few = rows <= compute.FEW_ROWS and product == "linear" and not autograd.is_grad_enabled()
-        return "packed" if few and self.device.compute == "packed" else "dequant"
+            return FULL_PRECISION
+        ways = ways_of(self.recipe, self.unit.policy.compute)
+        return next(way for way in ways if way.accepts(product, rows))
 
     def _gradients(self, vjp: tuple[Callable, ...]) -> tuple[Callable, ...]:
         if not vjp:
@@ -144,13 +136,13 @@ class Card:
             straight_through = to_weight
             to_weight = lambda g: straight_through(g) * kept  # noqa: E731
         functions = (to_x, to_weight, *others)
-        if self.device.recorder is None:
+        if self.unit.recorder is None:
             return functions
         return tuple(self._traced(function) for function in functions)
 
     def _traced(self, function: Callable) -> Callable:
         def traced(g: NDArray) -> NDArray:
-            with self.device.span("backward", self.name):
+            with self.unit.span("backward", self.name):
                 return function(g)
 
         return traced
@@ -162,7 +154,7 @@ class Card:
 
     # -- the weight, ready for a product
 
-    def use(self, path: str = "dequant") -> Any:
+    def use(self, way: Way = DEQUANT) -> Any:
         """Count one use, and return the weight as the compute unit wants it: by default (out, in) float32.
 
         The result belongs to the version that the parameter has at this moment, and never changes afterwards; a card
@@ -173,18 +165,14 @@ class Card:
             if self.format is None:
                 return self.parameter.data
             self._update_packed()
-            return self._laid_out(path)
-
-    def _terms(self) -> tuple[Any, ...]:
-        """What decides which tiers are used, beside the weight."""
-        return self.device.boh, self.device.error_budget, self.device.mode_now() == "precision"
+            return self._laid_out(way)
 
     def _needs_separation(self) -> bool:
         """Whether scales are computed afresh at this use."""
-        if self._scales is None or self._agreed_terms != self._terms():
+        if self.scales is None or self._agreed_terms != self.unit.policy.terms:
             return True
-        if self.device.mode_now() == "training":
-            return self._uses >= self.device.refresh_interval
+        if self.unit.mode == "training":
+            return self._uses >= self.unit.policy.refresh_interval
         return self._scaled_version != self.parameter.version
 
     def _update_packed(self) -> None:
@@ -201,40 +189,40 @@ class Card:
             self._count_hit()
         self._uses += 1
         if self._packed_version != version:
-            with self.device.span("pack", self.name, format=self.format.name) as values:
-                self.packed = self._encode(self.parameter.data, self._scales, self.planes)
+            with self.unit.span("pack", self.name, format=self.format.name) as values:
+                self.packed = self._encode(self.parameter.data, self.scales, self.planes)
                 values.update(bytes=self.packed.nbytes, weight=self.parameter.data, packed=self.packed)
             self._packed_version = version
 
     def _count_hit(self) -> None:
         self.statistics.hits += 1
-        with self.device.span("hit", self.name, use=self._uses):
+        with self.unit.span("hit", self.name, use=self._uses):
             pass
 
     def _check_usable_without_master(self) -> None:
-        if self.device.mode_now() != "inference" or self._agreed_terms != self._terms():
+        if self.unit.mode != "inference" or self._agreed_terms != self.unit.policy.terms:
             raise RuntimeError(
                 f"card {self.name}: its master weight was dropped, so it can neither be trained nor packed again "
-                f"(mode {self.device.mode_now()!r}); stay in mode 'inference' with the tiers as they were agreed on, "
+                f"(mode {self.unit.mode!r}); stay in mode 'inference' with the tiers as they were agreed on, "
                 "call device.restore_masters(), or load the weights into a new model"
             )
 
     def _separate(self, version: int) -> None:
         """Compute scales or codebook afresh, pack with them, and agree anew on the tiers to use."""
         weight = self.parameter.data
-        with self.device.span("separate", self.name, format=self.format.name) as values:
+        with self.unit.span("separate", self.name, format=self.format.name) as values:
             scales, packed = codec.fit(weight, self._coarse_format)
             coarse = packed.coarse()
             packed, coarse_error, error = self._negotiate(weight, scales, coarse)
-            if error is None and self.device.recorder is not None:
+            if error is None and self.unit.recorder is not None:
                 coarse_error, error = (codec.relative_error(weight, codec.decode(part)) for part in (coarse, packed))
             values.update(coarse_error=coarse_error, error=error, planes=packed.planes)
             values.update(weight=weight, packed=packed)
         self.statistics.separations += 1
         self.statistics.refreshes += self.statistics.separations > 1
-        self.packed, self.planes, self._scales = packed, packed.planes, scales
+        self.packed, self.planes, self.scales = packed, packed.planes, scales
         self.coarse_error, self.error = coarse_error, error
-        self._agreed_terms = self._terms()
+        self._agreed_terms = self.unit.policy.terms
         self._uses = 0
         self._scaled_version = self._packed_version = version
 
@@ -255,12 +243,12 @@ class Card:
         ValueError
             All tiers together do not meet the budget; the card is then as it was before.
         """
-        precise = self.device.mode_now() == "precision"
-        if not self.offered_planes or not self.device.boh or (self.recipe.fine == "never" and not precise):
+        precise = self.unit.mode == "precision"
+        if not self.offered_planes or not self.unit.policy.boh or (self.recipe.fine == "never" and not precise):
             return coarse, None, None
         if precise or self.recipe.fine == "always":
             return self._encode(weight, scales, PLANES), None, None
-        budget = self.device.error_budget
+        budget = self.unit.policy.error_budget
         coarse_error = error = codec.relative_error(weight, codec.decode(coarse))
         if coarse_error <= budget:
             return coarse, coarse_error, coarse_error
@@ -275,11 +263,6 @@ class Card:
             f"tiers ({error:.3g}); raise the budget or choose a finer format"
         )
 
-    def family(self, left: BlockFormat, right: BlockFormat) -> str | None:
-        """The tensor core's family for a product of these two formats; None: decoded operands."""
-        right = self._coarse_format if right is self.format and not self.planes else right
-        return operands.family(left, right)
-
     def packed_again(self, weight: NDArray) -> PackedTensor:
         """Another matrix packed as this card's weight is, with scales of its own and the same tiers."""
         _, packed = codec.fit(weight, self.format if self.planes else self._coarse_format)
@@ -290,45 +273,55 @@ class Card:
         packed = codec.encode(weight, self.format if planes else self._coarse_format, scales)
         return self._tiers_of(packed, planes)
 
+    def encode(self, planes: int) -> PackedTensor | None:
+        """The master weight as it is now, packed under the scales as they are, with so many bit planes.
+
+        None where there is nothing to pack: a card in full precision, an idle one, or one whose master was dropped.
+        """
+        with self.parameter.lock:
+            if self.format is None or self.scales is None or self.dropped:
+                return None
+            return self._encode(self.parameter.data, self.scales, planes)
+
     @staticmethod
     def _tiers_of(packed: PackedTensor, planes: int) -> PackedTensor:
         if planes == packed.planes:
             return packed
         return packed.with_planes(planes) if planes else packed.coarse()
 
-    def _laid_out(self, path: str) -> Any:
-        """The packed weight as `path` wants it: from the decode cache, or transferred and decoded."""
-        cache = self.device.decode_cache
+    def _laid_out(self, way: Way) -> Any:
+        """The packed weight as `way` wants it: from the decode cache, or transferred and laid out."""
+        cache = self.unit.decode_cache
         key = (self._packed_version, self.statistics.separations, self.planes)
-        kept = cache.get((self, path), key)
+        kept = cache.get((self, way.name), key)
         if kept is not None:
             self.statistics.decode_hits += 1
-            with self.device.span("decode hit", self.name):
+            with self.unit.span("decode hit", self.name):
                 return kept
         self._transfer(self.packed)
-        with self.device.span("decode", self.name, bytes=self.packed.nbytes, path=path) as values:
-            weight = compute.LAYOUTS[path](self)
+        with self.unit.span("decode", self.name, bytes=self.packed.nbytes, way=way.name) as values:
+            weight = way.lay_out(self)
             values.update(packed=self.packed, weight=weight)
         self.statistics.decodes += 1
-        cache.put((self, path), key, weight, weight.nbytes)
-        self.device.count_bytes()
+        cache.put((self, way.name), key, weight, weight.nbytes)
+        self.unit.count_bytes()
         return weight
 
     def _transfer(self, asked_for: PackedTensor) -> None:
         """Move the agreed tiers over the link: by BOH, or the coarse one alone and without a word."""
-        link, statistics = self.device.link, self.statistics
+        link, statistics = self.unit.link, self.statistics
         coarse, fine = asked_for.coarse().nbytes, 0
-        if self.device.boh:
-            with self.device.span("handshake", self.name) as values:
+        if self.unit.policy.boh:
+            with self.unit.span("handshake", self.name) as values:
                 agreed = link.handshake(self.name, asked_for, self.offered_planes)
                 coarse, fine = agreed.coarse_bytes, agreed.fine_bytes
                 values.update(coarse_bytes=coarse, fine_bytes=fine, planes=agreed.planes, offered=agreed.offered_planes)
             statistics.handshakes += 1
-        with self.device.span("coarse", self.name, bytes=coarse):
+        with self.unit.span("coarse", self.name, bytes=coarse):
             link.carry(coarse_bytes=coarse)
         statistics.coarse_bytes += coarse
         if fine:
-            with self.device.span("fine", self.name, bytes=fine, planes=asked_for.planes):
+            with self.unit.span("fine", self.name, bytes=fine, planes=asked_for.planes):
                 link.carry(fine_bytes=fine)
             statistics.fine_bytes += fine
 
@@ -336,7 +329,7 @@ class Card:
 
     def _check_fingerprint(self, version: int) -> None:
         """In debug mode: values may not change while the version stands still."""
-        if not self.device.verify or self.dropped:
+        if not self.unit.policy.verify or self.dropped:
             return
         digest = hashlib.blake2b(np.ascontiguousarray(self.parameter.data)).digest()
         if self._fingerprint is not None and self._fingerprint[0] == version and self._fingerprint[1] != digest:
@@ -345,6 +338,12 @@ class Card:
                 "would compute with the old ones; write through `with parameter.mutate() as data:` or `assign`"
             )
         self._fingerprint = (version, digest)
+
+    def leave(self) -> None:
+        """Take the parameter off this card: it computes with its master again. The card keeps its counts."""
+        if self.parameter.host is self:
+            self.parameter.host = None
+        self.unit.decode_cache.drop(self)
 
     def drop_master(self) -> None:
         """Give up the float32 weight; the card then holds the packed one alone."""
@@ -366,6 +365,35 @@ class Card:
                 self.parameter.version += 1
                 self.parameter.requires_grad = True
                 self.dropped = False
+
+    # -- state
+
+    def state_dict(self) -> dict[str, Any]:
+        """What this card must remember to go on bit for bit; see `Device.state_dict`."""
+        with self.parameter.lock:
+            return {
+                "shape": list(self.parameter.shape),
+                "uses": self._uses,
+                "planes": self.planes,
+                "scaled_now": self.scales is not None and self._scaled_version == self.parameter.version,
+                "coarse_error": self.coarse_error,
+                "error": self.error,
+                "agreed_terms": None if self._agreed_terms is None else list(self._agreed_terms),
+                "statistics": self.statistics.as_dict(),
+                "scales": None if self.scales is None else self.scales.as_dict(),
+            }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from `state_dict()` of a card with the same shape. Codes are not part of it: packing gives them."""
+        with self.parameter.lock:
+            self.statistics = Statistics(**{name: int(value) for name, value in state["statistics"].items()})
+            self.planes, self._uses = int(state["planes"]), int(state["uses"])
+            self.coarse_error, self.error = state["coarse_error"], state["error"]
+            self._agreed_terms = None if state["agreed_terms"] is None else tuple(state["agreed_terms"])
+            self.scales = None if state["scales"] is None else FittedScales.from_dict(state["scales"])
+            self.packed, self._packed_version, self._fingerprint = None, -1, None
+            self._scaled_version = self.parameter.version if state["scaled_now"] else -1
+            self.unit.decode_cache.drop(self)
 
     @property
     def nbytes(self) -> int:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +14,14 @@ from ..engine import Parameter, autograd, nn
 from ..files import check_output
 from .cache import DecodeCache
 from .card import Card
-from .compute import LAYOUTS, OperandCache, check_compute
 from .link import Link
 from .recipe import Recipe, Select, get_recipe, selector
 from .report import DeviceReport
 from .state import device_state, load_device_state
 from .statistics import Statistics
 from .trace import Recorder, Steps
-
-MODES = ("training", "inference", "auto", "precision")
-
-
-class _Forgetful(dict):
-    """What a span yields while nobody records: values are accepted and forgotten."""
-
-    def update(self, *args: Any, **values: Any) -> None:
-        pass
-
-
-_UNRECORDED = contextlib.nullcontext(_Forgetful())
+from .unit import ComputeUnit, Policy
+from .ways import check_compute, ways_of
 
 
 class Device:
@@ -82,65 +70,78 @@ class Device:
         accumulate: str | None = None,
         seed: int = 0,
     ) -> None:
-        if isinstance(refresh_interval, bool) or not isinstance(refresh_interval, int) or refresh_interval < 1:
-            raise ValueError(f"the refresh interval is a number of uses, at least 1, not {refresh_interval!r}")
         self.recipe = get_recipe(recipe)
         if accumulate is not None:
             self.recipe = dataclasses.replace(self.recipe, accumulate=accumulate)
-        self.cards: dict[str, Card] = {}
-        self.mode = mode
-        self.refresh_interval = refresh_interval
-        self.boh = boh
-        self.error_budget = self.recipe.error_budget if error_budget is None else error_budget
-        if not self.error_budget > 0:
-            raise ValueError(f"the error budget is a positive number, not {error_budget!r}")
+        budget = self.recipe.error_budget if error_budget is None else error_budget
+        policy = Policy(mode, refresh_interval, boh, budget, verify, compute)
         if error_budget is not None and self.recipe.fine != "budget":
             raise ValueError(
                 f"recipe {self.recipe.name} chooses no tiers by an error budget, so error_budget={error_budget} would "
                 "decide nothing; take a recipe that does, such as nvfp4-boh"
             )
-        self.verify = verify
         check_compute(compute, self.recipe)
-        self.compute = compute
-        self.generator = autograd.Generator(seed)
-        self._keys = threading.Lock()
-        self.link = Link()
-        self.decode_cache = DecodeCache(cache_bytes)
-        self.operands = OperandCache()
-        self.recorder: Recorder | None = None
-        self._model: nn.Module | None = None
+        self.unit = ComputeUnit(policy, cache_bytes=cache_bytes, seed=seed)
+        self._cards: list[Card] = []
 
     def __repr__(self) -> str:
         return f"Device({self.recipe.name}, mode={self.mode}, {len(self.cards)} cards)"
 
     @property
+    def cards(self) -> dict[str, Card]:
+        """By name, in the model's order: those whose parameter still lives on them."""
+        return {card.name: card for card in self._cards if card.parameter.host is card}
+
+    # -- the policy, and the parts of the compute unit that users look at
+
+    @property
+    def policy(self) -> Policy:
+        """What all cards go by; setting `mode` or `error_budget` puts another one in its place."""
+        return self.unit.policy
+
+    @property
     def mode(self) -> str:
         """One of `MODES`; may be changed at any time, unless that takes a master weight that was dropped."""
-        return self._mode
+        return self.policy.mode
 
     @mode.setter
     def mode(self, mode: str) -> None:
-        if mode not in MODES:
-            raise ValueError(f"there is no mode {mode!r}; the modes are: {', '.join(MODES)}")
-        dropped = self.dropped
+        policy, dropped = dataclasses.replace(self.policy, mode=mode), self.dropped
         if dropped and mode not in ("inference", "auto"):
             raise RuntimeError(
                 f"mode {mode!r} needs the master weights, and those of {len(dropped)} cards were dropped "
                 f"({dropped[0]}, ...); stay in mode 'inference', call restore_masters() to go on from the decoded "
                 "weights, or load the weights into a new model"
             )
-        self._mode = mode
-
-    def next_key(self) -> tuple[int, int]:
-        """The key of the next random draw; see `autograd.random`."""
-        with self._keys:
-            return self.generator.next_key()
+        self.unit.policy = policy
 
     def mode_now(self) -> str:
         """The mode in force: `auto` follows the model."""
-        if self._mode != "auto":
-            return self._mode
-        return "training" if self._model is None or self._model.training else "inference"
+        return self.unit.mode
+
+    @property
+    def error_budget(self) -> float:
+        """Relative RMS error that a card may have before the fine tier is asked for; may be changed at any time."""
+        return self.policy.error_budget
+
+    @error_budget.setter
+    def error_budget(self, budget: float) -> None:
+        self.unit.policy = dataclasses.replace(self.policy, error_budget=budget)
+
+    @property
+    def link(self) -> Link:
+        """What the weights travel over, with its counts."""
+        return self.unit.link
+
+    @property
+    def decode_cache(self) -> DecodeCache:
+        """Weights laid out for computing, bounded in bytes."""
+        return self.unit.decode_cache
+
+    @property
+    def generator(self) -> autograd.Generator:
+        """For stochastic rounding."""
+        return self.unit.generator
 
     # -- placing
 
@@ -167,7 +168,7 @@ class Device:
             Nothing matches, a weight lives on a card already, the device holds cards of another model, or it computes
             with FP4 operands and the model is in float64; then nothing is placed.
         """
-        if self._model is not None and self._model is not model:
+        if self.cards and self.unit.model is not model:
             raise ValueError(f"this device holds the {len(self.cards)} cards of another model; make a new Device")
         candidates = matrices(model, packed_too=select != "linear" and select != "large")
         wanted = selector(select)
@@ -185,8 +186,8 @@ class Device:
                 f"placed already: {', '.join(taken[:8])}{more}; a weight lives on one card. Call release(model) first, "
                 "or select other layers"
             )
-        new = [Card(name, parameter, self.recipe, self) for name, parameter in chosen]
-        if self.compute in ("fp4", "packed") or self.recipe.activation is not None:
+        new = [Card(name, parameter, self.recipe, self.unit) for name, parameter in chosen]
+        if any(way.float32_only for way in ways_of(self.recipe, self.policy.compute)):
             double = [card.name for card in new if card.format is not None and card.parameter.dtype != np.float32]
             if double:
                 raise ValueError(
@@ -195,11 +196,11 @@ class Device:
                 )
         for card in new:
             card.parameter.host = card
-            self.cards[card.name] = card
             if log is not None:
                 out, width = card.parameter.shape
                 log(f"placed {card.name} ({width} -> {out})")
-        self._model = model
+        self._cards = [*self.cards.values(), *new]
+        self.unit.model = model
         return new
 
     def release(self) -> None:
@@ -210,19 +211,7 @@ class Device:
         RuntimeError
             A master weight was dropped, so there is nothing to go back to.
         """
-        dropped = self.dropped
-        if dropped:
-            raise RuntimeError(
-                f"the master weights of {len(dropped)} cards were dropped ({dropped[0]}, ...); call restore_masters() "
-                "to fill them with the decoded weights, or load the weights into a new model"
-            )
-        for card in self.cards.values():
-            if card.parameter.host is card:
-                card.parameter.host = None
-            for path in LAYOUTS:
-                self.decode_cache.drop((card, path))
-        self.cards.clear()
-        self._model = None
+        leave(list(self.cards.values()))
 
     def check(self) -> None:
         """Raise if the model no longer has the parameters that the cards hold.
@@ -234,9 +223,9 @@ class Device:
         RuntimeError
             Names the cards whose parameter was replaced: they would never be asked to compute.
         """
-        if self._model is None:
+        if self.unit.model is None:
             return
-        present = {id(parameter) for parameter in self._model.parameters()}
+        present = {id(parameter) for parameter in self.unit.model.parameters()}
         gone = [card.name for card in self.cards.values() if id(card.parameter) not in present]
         if gone:
             raise RuntimeError(
@@ -298,7 +287,7 @@ class Device:
             A master weight was dropped, or a parameter replaced.
         """
         self.check()
-        return device_state(self)
+        return device_state(self.recipe.name, self.unit, self.cards)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state_dict()` of a device with the same recipe and cards. Load the model's weights before.
@@ -308,7 +297,7 @@ class Device:
         ValueError
             The state is of another recipe, of other cards or of other shapes; nothing has changed then.
         """
-        load_device_state(self, state)
+        load_device_state(self.recipe.name, self.unit, self.cards, state)
 
     # -- watching
 
@@ -329,14 +318,12 @@ class Device:
 
     def span(self, kind: str, card: str, **values: Any) -> contextlib.AbstractContextManager[dict[str, Any]]:
         """Record what happens inside the context, if anybody records."""
-        recorder = self.recorder
-        return _UNRECORDED if recorder is None else recorder.span(kind, card, **values)
+        return self.unit.span(kind, card, **values)
 
-    def count_bytes(self) -> None:
-        """Record the state of the cache and the link, if anybody records."""
-        if self.recorder is not None:
-            self.recorder.count("decode cache", bytes=self.decode_cache.bytes)
-            self.recorder.count("link", coarse=self.link.coarse_bytes, fine=self.link.fine_bytes)
+    @property
+    def recorder(self) -> Recorder | None:
+        """What records now, if anything."""
+        return self.unit.recorder
 
     @contextlib.contextmanager
     def trace(self, path: str | Path | None = None, samples: bool = False) -> Iterator[Recorder]:
@@ -359,11 +346,11 @@ class Device:
         self.check()
         if path is not None:
             check_output(path)
-        self.recorder = recorder = Recorder(samples)
+        self.unit.recorder = recorder = Recorder(samples)
         try:
             yield recorder
         finally:
-            self.recorder = None
+            self.unit.recorder = None
         if path is not None:
             recorder.save(path)
 
@@ -388,7 +375,7 @@ class Device:
     def report(self) -> DeviceReport:
         """Everything about the cards: `str()` for text, HTML in a notebook, `.as_dict()` for JSON, `.save(path)`."""
         self.check()
-        return DeviceReport(self)
+        return DeviceReport(self.recipe.name, self.unit, self.cards)
 
 
 def matrices(model: nn.Module, packed_too: bool) -> list[tuple[str, Parameter]]:
@@ -440,6 +427,16 @@ def place(
 
 def release(model: nn.Module) -> None:
     """Take all weights of `model` off whatever cards they are on."""
-    devices = {id(p.host.device): p.host.device for p in model.parameters() if p.host is not None}
-    for device in devices.values():
-        device.release()
+    leave([parameter.host for parameter in model.parameters() if parameter.host is not None])
+
+
+def leave(cards: Sequence[Card]) -> None:
+    """Take weights off these cards, all or none."""
+    dropped = [card.name for card in cards if card.dropped]
+    if dropped:
+        raise RuntimeError(
+            f"the master weights of {len(dropped)} cards were dropped ({dropped[0]}, ...); call restore_masters() "
+            "to fill them with the decoded weights, or load the weights into a new model"
+        )
+    for card in cards:
+        card.leave()

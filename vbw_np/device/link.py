@@ -41,6 +41,9 @@ def tier_bytes(packed: PackedTensor) -> tuple[int, int]:
     return coarse, packed.nbytes - coarse
 
 
+_COUNTS = ("handshakes", "coarse_bytes", "fine_bytes")
+
+
 class Link:
     """Carries tiers from cards to the compute unit and counts handshakes and bytes; safe to share among threads."""
 
@@ -62,3 +65,14 @@ class Link:
         with self._lock:
             self.coarse_bytes += coarse_bytes
             self.fine_bytes += fine_bytes
+
+    def counts(self) -> dict[str, int]:
+        """Handshakes, and bytes carried per tier."""
+        with self._lock:
+            return {name: getattr(self, name) for name in _COUNTS}
+
+    def load_counts(self, counts: dict[str, int]) -> None:
+        """Go on from `counts()` of another link."""
+        with self._lock:
+            for name in _COUNTS:
+                setattr(self, name, int(counts[name]))

@@ -5,17 +5,17 @@ from __future__ import annotations
 import html
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..files import write_whole
+from ..formats.packed import PLANES
 from . import codec
-from .card import PLANES
+from .card import Card
 from .link import tier_bytes
-
-if TYPE_CHECKING:
-    from .card import Card
-    from .device import Device
+from .statistics import Statistics
+from .unit import ComputeUnit
 
 COLUMNS = ("card", "shape", "format", "bits", "bytes", "error", "SQNR dB", "computes", "hits", "refreshes", "decodes")
 
@@ -41,22 +41,20 @@ def measured_errors(card: Card) -> dict[str, float | None]:
         master was dropped.
     """
     with card.parameter.lock:
-        scales = card._scales
-        if card.format is None or scales is None or card.dropped:
+        planes = sorted({0, card.planes, card.offered_planes})
+        packed = {p: card.encode(p) for p in planes}
+        if packed[0] is None:
             return {"coarse": None, "used": None, "all": None}
         weight = card.parameter.data
-        planes = sorted({0, card.planes, card.offered_planes})
-        errors = {p: codec.relative_error(weight, codec.decode(card._encode(weight, scales, p))) for p in planes}
+        errors = {p: codec.relative_error(weight, codec.decode(packed[p])) for p in planes}
     return {"coarse": errors[0], "used": errors[card.planes], "all": errors[card.offered_planes]}
 
 
 def fine_tier_bytes(card: Card) -> int:
     """Bytes that the whole fine tier of a card takes on the link; 0 for a format without one."""
-    if not card.offered_planes or card._scales is None or card.dropped:
+    if not card.offered_planes or card.scales is None or card.dropped:
         return 0
-    if card.planes == PLANES:
-        return tier_bytes(card.packed)[1]
-    return tier_bytes(card._encode(card.parameter.data, card._scales, PLANES))[1]
+    return tier_bytes(card.packed if card.planes == PLANES else card.encode(PLANES))[1]
 
 
 def card_dict(card: Card) -> dict[str, Any]:
@@ -144,36 +142,36 @@ class DeviceReport:
 
     Parameters
     ----------
-    device : Device
-        Its cards are measured now: each weight is packed and decoded once more, which counts for nothing.
+    recipe : str
+    unit : ComputeUnit
+    cards : mapping of str to Card
+        They are measured now: each weight is packed and decoded once more, which counts for nothing.
     """
 
-    def __init__(self, device: Device) -> None:
-        cards = [card_dict(card) for card in device.cards.values()]
+    def __init__(self, recipe: str, unit: ComputeUnit, cards: Mapping[str, Card]) -> None:
+        policy, cache = unit.policy, unit.decode_cache
+        totals = sum((card.statistics for card in cards.values()), Statistics())
+        rows = [card_dict(card) for card in cards.values()]
         self.data: dict[str, Any] = {
-            "recipe": device.recipe.name,
-            "mode": device.mode,
-            "refresh_interval": device.refresh_interval,
-            "boh": device.boh,
-            "error_budget": device.error_budget,
-            "totals": device.statistics.as_dict() | {"hit_rate": device.statistics.hit_rate},
-            "bytes": device.nbytes,
-            "float32_bytes": sum(card["float32_bytes"] for card in cards),
-            "link": {
-                "handshakes": device.link.handshakes,
-                "coarse_bytes": device.link.coarse_bytes,
-                "fine_bytes": device.link.fine_bytes,
-            },
+            "recipe": recipe,
+            "mode": policy.mode,
+            "refresh_interval": policy.refresh_interval,
+            "boh": policy.boh,
+            "error_budget": policy.error_budget,
+            "totals": totals.as_dict() | {"hit_rate": totals.hit_rate},
+            "bytes": sum(row["bytes"] for row in rows),
+            "float32_bytes": sum(row["float32_bytes"] for row in rows),
+            "link": unit.link.counts(),
             "decode_cache": {
-                "bytes": device.decode_cache.bytes,
-                "capacity": device.decode_cache.capacity,
-                "entries": len(device.decode_cache),
-                "evictions": device.decode_cache.evictions,
+                "bytes": cache.bytes,
+                "capacity": cache.capacity,
+                "entries": len(cache),
+                "evictions": cache.evictions,
             },
-            "tiers": tier_report(cards),
-            "idle": device.idle,
-            "error_histogram": error_histogram([c["relative_error"] for c in cards if c["relative_error"] is not None]),
-            "cards": cards,
+            "tiers": tier_report(rows),
+            "idle": [row["name"] for row in rows if row["computes"] == 0],
+            "error_histogram": error_histogram([r["relative_error"] for r in rows if r["relative_error"] is not None]),
+            "cards": rows,
         }
 
     def as_dict(self) -> dict[str, Any]:

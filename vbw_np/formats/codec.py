@@ -14,7 +14,8 @@ Order of operations, all in float32:
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -81,6 +82,22 @@ class FittedScales:
             packed.offsets,
             (packed.scales, packed.offsets) if packed.format.rule.affine is not None else None,
         )
+
+    def as_dict(self) -> dict[str, np.ndarray]:
+        """Those parts that exist, as arrays: copies, ready to be saved."""
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        if self.inner is not None:
+            parts["inner"] = np.stack([part for part in self.inner if part is not None])
+        return {name: np.array(value) for name, value in parts.items() if value is not None}
+
+    @classmethod
+    def from_dict(cls, arrays: Mapping[str, np.ndarray]) -> FittedScales:
+        """What `as_dict` gave; a level for the whole tensor is one float32 number again, not an array."""
+        parts = {name: array if np.ndim(array) else np.asarray(array)[()] for name, array in arrays.items()}
+        if "inner" in parts:
+            scales, offsets = (*parts["inner"], None)[:2]
+            parts["inner"] = scales, offsets
+        return cls(**parts)
 
 
 # ---- amax

@@ -1,0 +1,114 @@
+"""The slots of a recipe: which formats meet in each product of a linear layer, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from ..formats import FORMATS, BlockFormat, ElementFormat, FormatError, get_format, quantize
+from ..kernels.fp4 import support
+from . import operands
+from .recipe import Operands, Recipe
+
+ACTIVATIONS = {"nvfp4": Operands("nvfp4-row-scaled"), "mxfp4": Operands("mxfp4")}
+"""How activations are quantized where a recipe does not say: like the weight, with a second level a token row."""
+
+
+def activation_of(recipe: Recipe) -> Operands:
+    """How the recipe's activations are quantized where a product is made of quantized operands."""
+    return recipe.activation or ACTIVATIONS[support.family(get_format(recipe.weight)).kernel]
+
+
+@dataclasses.dataclass(frozen=True)
+class Slot:
+    """One product of quantized operands.
+
+    Attributes
+    ----------
+    left, right : BlockFormat
+    kind : str or None
+        The tensor core's family that both belong to; None: the operands are decoded.
+    """
+
+    left: BlockFormat
+    right: BlockFormat
+    kind: str | None
+
+    @classmethod
+    def of(cls, left: BlockFormat, right: BlockFormat) -> Slot:
+        return cls(left, right, operands.family(left, right))
+
+
+def slots_of(recipe: Recipe, weight: BlockFormat) -> dict[str, Slot]:
+    """The products that the recipe quantizes, by slot; `weight`: the format of those tiers that are used."""
+    slots = {"activation": Slot.of(get_format(activation_of(recipe).format), weight)}
+    if recipe.gradient is not None:
+        slots["gradient"] = Slot.of(get_format(recipe.gradient.format), weight)
+    if recipe.weight_gradient is not None:
+        both = recipe.weight_gradient
+        slots["weight_gradient"] = Slot.of(get_format(both.format), get_format(both.right or both.format))
+    return slots
+
+
+def check_slots(recipe: Recipe, quantizes: bool) -> None:
+    """Raise if a slot of the recipe cannot be computed as it is named.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    quantizes : bool
+        Whether products are made of quantized operands.
+
+    Raises
+    ------
+    ValueError
+        A slot's format cannot be rounded as the slot asks; an operand is rotated whose partner is not; the sums are
+        not known for two formats that meet.
+    """
+    _check_format(recipe.name, "weight", recipe.weight, None)
+    _check_sums(recipe, quantizes)
+    for slot in ("activation", "gradient", "weight_gradient"):
+        how = getattr(recipe, slot)
+        if how is None:
+            continue
+        for fmt, ties in ((how.format, "stochastic" if how.stochastic else None), (how.right or how.format, None)):
+            _check_format(recipe.name, slot, fmt, ties)
+        if slot != "weight_gradient" and (how.hadamard or how.right):
+            what = "a Hadamard rotation" if how.hadamard else "a format of the right operand"
+            raise ValueError(
+                f"recipe {recipe.name}: {what} in {slot}: the right operand there is the weight, which is quantized as "
+                "`weight` says and not rotated; only weight_gradient rotates and quantizes both of its operands"
+            )
+
+
+def _check_sums(recipe: Recipe, quantizes: bool) -> None:
+    """Blackwell's sums are those of products with two FP4 operands of one family; any other product is refused."""
+    if recipe.accumulate == "float32":
+        return
+    if not quantizes:
+        raise ValueError(
+            f"recipe {recipe.name}: accumulate={recipe.accumulate!r} is about products of two FP4 operands, and none "
+            "is made here: take a recipe that quantizes activations (nvfp4-train, mxfp4-train), or compute='fp4'"
+        )
+    for name, slot in slots_of(recipe, get_format(recipe.weight)).items():
+        if slot.kind is None:
+            raise ValueError(
+                f"recipe {recipe.name}: accumulate={recipe.accumulate!r} knows the sums of NVFP4 with NVFP4 and of "
+                f"MXFP4 with MXFP4, one tier each; {name} multiplies {slot.left.name} with {slot.right.name}"
+            )
+
+
+def _check_format(recipe: str, slot: str, fmt: str | BlockFormat, ties: str | None) -> None:
+    """Let the definition round a small matrix, so that what it refuses is refused before anything is placed."""
+    record = get_format(fmt)
+    options = {"ties": ties, "seed": 0} if ties else {}
+    try:
+        quantize(np.ones((16, 256), np.float32), record, **options)
+    except FormatError as error:
+        plain = [other for other in FORMATS.values() if other.fine is None and other.rule.affine is None]
+        can = [other.name for other in plain if isinstance(other.element, ElementFormat)]
+        raise ValueError(
+            f"recipe {recipe}: {slot} in {record.name}{f', rounded {ties!r}' if ties else ''}, cannot be computed: "
+            f"{error}. Formats that can: {', '.join(can)}"
+        ) from error
