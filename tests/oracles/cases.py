@@ -167,6 +167,18 @@ def mixed_edges() -> np.ndarray:
     return np.stack(rows).astype(np.float32)
 
 
+def mixed_nonfinite() -> np.ndarray:
+    """Pairs of rows of 128 with NaN (of both signs) and Inf: (cases, 2, 128), each pair a tensor for itself."""
+    nan, inf = float("nan"), float("inf")
+    ramp = np.linspace(-1, 1, COLUMNS // 8)
+    fills = ((nan, 0.5, -0.25), (inf, 0.5), (-inf, 0.5), (nan, -inf, 0.5), (inf, nan), (-inf, inf, nan), (3e38, inf),
+             (inf, 3e38), [nan] * 128, [inf] * 128, [-inf] * 128, (-nan, 0.5), (-nan, -inf))  # fmt: skip
+    tensors = np.tile(ramp, (len(fills), 2, 1))
+    for tensor, fill in zip(tensors, fills, strict=True):
+        tensor[0, : len(fill)] = fill
+    return tensors.astype(np.float32)
+
+
 def one_nan(values: np.ndarray) -> np.ndarray:
     """The same numbers, every NaN with the same bits."""
     return np.where(np.isnan(values), np.float32(np.nan), values)

@@ -153,6 +153,18 @@ def keep(kept: dict[str, np.ndarray], key: str, result: Result) -> None:
         kept[f"{key}/{part}-sha256"] = cases.digests(array)
 
 
+def keep_nonfinite(kept: dict[str, np.ndarray], name: str, run: Callable[[torch.Tensor], Result]) -> None:
+    """One digest a tensor with NaN or Inf, of each part."""
+    found: dict[str, list[np.ndarray]] = {}
+    for x in cases.mixed_nonfinite():
+        with np.errstate(all="ignore"):
+            result = run(torch.from_numpy(x.copy()))
+        for part, array in result.items():
+            array = cases.one_nan(array) if part == "decoded" else array
+            found.setdefault(part, []).append(cases.digests(array))
+    kept.update({f"{name}/nonfinite/{part}-sha256": np.concatenate(rows) for part, rows in found.items()})
+
+
 def main() -> None:
     torch.set_num_threads(1)
     torch.compiler.set_stance("force_eager")
@@ -163,6 +175,7 @@ def main() -> None:
         for i, row in enumerate(cases.mixed_edges()):
             with np.errstate(all="ignore"):
                 keep(kept, f"{name}/edge-{i}", run(torch.from_numpy(row[None].copy())))
+        keep_nonfinite(kept, name, run)
         print(name, flush=True)
     packages = ("torch", "numpy", "torchao", "nvidia-modelopt", "compressed-tensors", "gguf")
     about = {"versions": {p: importlib.metadata.version(p) for p in packages}, "python": sys.version.split()[0]}

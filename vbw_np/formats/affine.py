@@ -13,6 +13,7 @@ from .errors import FormatError
 from .scales import AffineRule, ScaleRule
 
 Fitted = tuple[np.ndarray, np.ndarray | None, np.ndarray, np.ndarray | None]
+NAN = np.float32(np.nan)
 EPSILON = np.float32(2.0**-23)
 """compressed-tensors' scale where it would be 0."""
 
@@ -54,7 +55,10 @@ def encode_q4_0(blocks: np.ndarray, d: np.ndarray, m: None) -> np.ndarray:
 def fit_q4_1(blocks: np.ndarray) -> Fitted:
     """d = (max - min) / 15, m = min; stored as float16."""
     low = blocks.min(axis=-1)
-    d = (blocks.max(axis=-1) - low) / np.float32(15)
+    with np.errstate(over="ignore", invalid="ignore"):
+        d = (blocks.max(axis=-1) - low) / np.float32(15)
+    d = np.where(np.isnan(d), np.where(np.isnan(low), NAN, -NAN), d)  # Inf - Inf makes a NaN with its sign set
+    low = np.where(np.isnan(low), NAN, low)
     return to_float16(d), to_float16(low), d, low
 
 
@@ -84,10 +88,15 @@ def encode_q8_0(blocks: np.ndarray, d: np.ndarray, m: None) -> np.ndarray:
 # ---- compressed-tensors
 
 
+def _whole(steps: np.ndarray) -> np.ndarray:
+    """Rounded, halves to even; the library's cast of NaN to an integer gives 0."""
+    return np.nan_to_num(np.rint(steps), nan=0.0)
+
+
 def encode_int8(blocks: np.ndarray, scale: np.ndarray, zero: None) -> np.ndarray:
     """`x / scale`, clipped to -128 to 127, halves to even; two's complement."""
     with np.errstate(over="ignore", invalid="ignore"):
-        return np.rint(np.clip(blocks / scale[..., None], -128, 127)).astype(np.int8).view(np.uint8)
+        return _whole(np.clip(blocks / scale[..., None], -128, 127)).astype(np.int8).view(np.uint8)
 
 
 def fit_zero_point(blocks: np.ndarray) -> Fitted:
@@ -105,7 +114,7 @@ def encode_zero_point(blocks: np.ndarray, scale: np.ndarray, zero: np.ndarray) -
     """`x / scale + z`, clipped, halves to even; stored + 8."""
     with np.errstate(over="ignore", invalid="ignore"):
         steps = blocks / scale[..., None] + (zero[..., None] - np.float32(8))
-    return (np.rint(np.clip(steps, -8, 7)) + np.float32(8)).astype(np.uint8)
+    return (_whole(np.clip(steps, -8, 7)) + np.float32(8)).astype(np.uint8)
 
 
 def fit_symmetric(top: float) -> Callable[[np.ndarray], Fitted]:
@@ -122,7 +131,7 @@ def fit_symmetric(top: float) -> Callable[[np.ndarray], Fitted]:
 def encode_offset_8(blocks: np.ndarray, scale: np.ndarray, zero: None) -> np.ndarray:
     """`x / scale`, clipped to -8 to 7, halves to even; stored + 8."""
     with np.errstate(over="ignore", invalid="ignore"):
-        return (np.rint(np.clip(blocks / scale[..., None], -8, 7)) + np.float32(8)).astype(np.uint8)
+        return (_whole(np.clip(blocks / scale[..., None], -8, 7)) + np.float32(8)).astype(np.uint8)
 
 
 def _refused(*arguments: object) -> np.ndarray:

@@ -327,7 +327,8 @@ def _encode_blocks(
 ) -> PackedTensor:
     if fmt.rule.affine is not None:
         codes = from_blocks(fmt.rule.affine.encode(to_blocks(x, fmt), *scales.inner), x.shape, fmt)
-        return PackedTensor(_pack(codes, fmt), scales.block, x.shape, fmt, offsets=scales.offsets)
+        allow_nan = nonfinite != "raise"
+        return PackedTensor(_pack(codes, fmt), scales.block, x.shape, fmt, offsets=scales.offsets, allow_nan=allow_nan)
     q = quotients(x, fmt, scales)
     codes = fmt.element.encode(q, fmt.ties, random=random, signed_zero=fmt.signed_zero, nan_code=fmt.nan_code)
     packed = PackedTensor(
@@ -499,10 +500,13 @@ def _checked_input(x: object, fmt: BlockFormat, nonfinite: str) -> np.ndarray:
         raise unknown_name("non-finite policy", nonfinite, NONFINITE)
     x = as_float32(x)
     check_shape(x.shape, fmt)
-    refuse = nonfinite == "raise" or fmt.quantile_codebook or fmt.fine is not None or fmt.rule.affine is not None
+    affine = fmt.rule.affine is not None
+    refuse = nonfinite == "raise" or fmt.quantile_codebook or fmt.fine is not None
+    refuse |= affine and nonfinite == "propagate"
     if refuse and not np.isfinite(x).all():
         where = first_index(~np.isfinite(x))
-        why = "" if nonfinite == "raise" else f" ({fmt.name} has no policy but raise)"
+        others = "raise and producer" if affine else "raise"
+        why = "" if nonfinite == "raise" else f" ({fmt.name} has no policy but {others})"
         raise NonFiniteError(
             f"x{list(where)} is {float(x[where])} and {fmt.name} cannot hold it{why}; find out where it comes from, "
             f"or choose nonfinite='propagate' (its block becomes NaN) or 'producer'"

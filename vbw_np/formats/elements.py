@@ -133,6 +133,9 @@ class ElementFormat:
         `none`: every code is a finite number (E2M1, E2M3, E3M2). `ieee`: the top exponent holds Inf and NaN
         (E5M2). `last`: only the all-ones magnitude is NaN (E4M3, as in arXiv:2209.05433). `e8m0`: code 0xFF is
         NaN, there is no zero and no subnormal (OCP MX v1.0, table 7).
+    written_nan : int or None
+        The code, without its sign, that a producer writes for NaN where it is another than the first quiet one, or
+        where the format has no NaN at all.
 
     Notes
     -----
@@ -145,6 +148,7 @@ class ElementFormat:
     bias: int
     signed: bool = True
     specials: str = "none"
+    written_nan: int | None = None
 
     @property
     def bits(self) -> int:
@@ -177,6 +181,8 @@ class ElementFormat:
     @cached_property
     def nan_code(self) -> int | None:
         """The positive NaN's code, or None where the format has no NaN."""
+        if self.written_nan is not None:
+            return self.written_nan
         if self.specials == "none":
             return None
         all_ones = (1 << (self.exponent_bits + self.mantissa_bits)) - 1

@@ -23,7 +23,7 @@ import numpy as np
 
 from .affine import EPSILON, encode_int8, fit_symmetric
 from .blocks import FORMATS, BlockFormat
-from .elements import E8M0
+from .elements import E2M3, E3M2, E5M2, E8M0
 from .scales import ONE, ScaleRule, absmax_rule, bits_of, divide_by_scale
 
 MIN_NORMAL = np.float32(2.0**-126)
@@ -31,6 +31,13 @@ TORCHAO = ("torchao", "0.18.0")
 MODELOPT = ("NVIDIA Model Optimizer", "0.47.0")
 COMPRESSED_TENSORS = ("compressed-tensors", "0.20.0")
 GGML = ("ggml / gguf", "gguf 0.19.0")
+MADE_NAN = -np.float32(np.nan)
+"""The NaN that x86 processors make of 0 / 0 and Inf / Inf: its sign is set. Stated, so that every machine writes it."""
+WRITTEN_NAN = {
+    "mxfp8-e5m2": replace(E5M2, written_nan=0x7F), "mxfp6-e2m3": replace(E2M3, written_nan=12),
+    "mxfp6-e3m2": replace(E3M2, written_nan=14),
+}  # fmt: skip
+"""Elements as torchao writes NaN into them; the 6-bit ones have no NaN, and the bit tricks make a number of it."""
 
 
 def torchao_floor(emax: int) -> ScaleRule:
@@ -43,7 +50,7 @@ def torchao_floor(emax: int) -> ScaleRule:
     def quotient(x: np.ndarray, s: np.ndarray, g: None = None) -> np.ndarray:
         divisor = np.where(np.isnan(s), np.float32(np.inf), np.maximum(s, MIN_NORMAL))
         with np.errstate(over="ignore", invalid="ignore"):
-            return x / divisor
+            return np.where(np.isinf(x) & np.isinf(divisor), MADE_NAN, x / divisor)
 
     return ScaleRule(f"torchao-floor-{emax}", "torchao 0.18, FLOOR", E8M0, block, quotient)
 
@@ -64,7 +71,8 @@ def torchao_rceil(largest: float) -> ScaleRule:
 
     def quotient(x: np.ndarray, s: np.ndarray, g: None = None) -> np.ndarray:
         with np.errstate(over="ignore", invalid="ignore"):
-            return x * np.where(s == np.float32(2.0**-127), ONE, ONE / s)
+            q = x * np.where(s == np.float32(2.0**-127), ONE, ONE / s)
+        return np.where(np.isnan(s), np.float32(np.nan), q)
 
     return ScaleRule(f"torchao-rceil-{largest:g}", "torchao 0.18, RCEIL", E8M0, block, quotient)
 
@@ -83,9 +91,10 @@ def _times_reciprocal(x: np.ndarray, s: np.ndarray, g: None = None) -> np.ndarra
 
 
 def _divide(x: np.ndarray, s: np.ndarray, g: None = None) -> np.ndarray:
-    """`x / s`, which is NaN in a tensor of zeros."""
+    """`x / s`, which is NaN in a tensor of zeros; the sign of a NaN is that of the operand that brought it."""
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        return x / s
+        q = x / s
+    return np.where(np.isnan(q) & ~np.isnan(x), np.where(np.isnan(s), np.float32(np.nan), MADE_NAN), q)
 
 
 def epsilon_rule(largest: float) -> ScaleRule:
@@ -107,13 +116,15 @@ def _producers() -> list[tuple[tuple[str, str], BlockFormat, str, str]]:
     found = []
     for family, emax in (("mxfp8-e4m3", 8), ("mxfp8-e5m2", 15), ("mxfp6-e2m3", 2), ("mxfp6-e3m2", 4)):
         rule = torchao_floor(emax)
-        found.append((TORCHAO, _of(family, f"torchao-0.18-{family}-floor", rule, nan_code=None), family, "library"))
+        element = WRITTEN_NAN.get(family, FORMATS[family].element)
+        fmt = _of(family, f"torchao-0.18-{family}-floor", rule, nan_code=None, element=element)
+        found.append((TORCHAO, fmt, family, "library"))
     rceil = _of("mxfp8-e4m3", "torchao-0.18-mxfp8-e4m3-rceil", torchao_rceil(448.0), nan_code=None)
     found.append((TORCHAO, rceil, "mxfp8-e4m3", "library"))
     rule = ScaleRule("modelopt-mxfp8", "ceil(log2(amax / 448))", E8M0, _modelopt_block, _times_reciprocal)
     found.append((MODELOPT, _of("mxfp8-e4m3", "modelopt-mxfp8", rule, nan_code=None), "mxfp8-e4m3", "library"))
     rule = replace(absmax_rule(448), name="modelopt-fp8", summary="amax / 448; zeros become NaN", quotient=_divide)
-    fp8 = _of("fp8-tensor", "modelopt-fp8-tensor", rule, nan_code=0xFF)
+    fp8 = _of("fp8-tensor", "modelopt-fp8-tensor", rule, nan_code=None)
     found.append((MODELOPT, fp8, "fp8-tensor", "library"))
     for family in ("fp8-tensor", "fp8-row", "fp8-128x128"):
         fmt = _of(family, f"compressed-tensors-0.20-{family}", epsilon_rule(448), nan_code=None, signed_zero="drop")
