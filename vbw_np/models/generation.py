@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,6 +19,7 @@ from ..errors import UserError
 from .claude4 import Claude4
 from .claude4_reader import Reader, hidden_of_whole
 from .evaluating import evaluating
+from .key_value_cache import Format
 from .llama import Llama, LlamaReader
 from .sampling import Sampling, sample
 
@@ -53,28 +54,32 @@ class Kind:
     Attributes
     ----------
     reader : callable
-        ``(model, batch, capacity)`` to what reads up to `capacity` tokens, and computes only what is new.
+        ``(model, batch, capacity, **cache)`` to what reads up to `capacity` tokens, and computes only what is new.
     whole : callable
-        ``(model, ids (B, T))`` to what the output head sees of the last token (B, D).
+        ``(model, ids (B, T), **cache)`` to what the output head sees of the last token (B, D).
     head : callable
         ``model`` to its last layer, from (B, D) to logits (B, V).
     is_causal : callable
         Whether a model can be read token by token.
+    cache_formats : bool
+        Whether `cache` may name formats of keys and values.
     """
 
-    reader: Callable[[Any, int, int], Reads]
-    whole: Callable[[Any, NDArray], NDArray]
+    reader: Callable[..., Reads]
+    whole: Callable[..., NDArray]
     head: Callable[[Any], nn.Module]
     is_causal: Callable[[Any], bool]
+    cache_formats: bool = False
 
 
 KINDS = {
     Claude4: Kind(Reader, hidden_of_whole, lambda model: model.output_head, lambda model: model.config.causal),
     Llama: Kind(
         LlamaReader,
-        lambda model, ids: LlamaReader(model, *ids.shape).extend(ids)[:, -1],
+        lambda model, ids, **cache: LlamaReader(model, *ids.shape, **cache).extend(ids)[:, -1],
         lambda model: model.lm_head,
         lambda model: True,
+        cache_formats=True,
     ),
 }
 
@@ -87,6 +92,9 @@ def write(
     *,
     vocab_size: int | None = None,
     incremental: bool | None = None,
+    keys: Format = None,
+    values: Format = None,
+    stop: Collection[int] = (),
 ) -> Iterator[Step]:
     """Continue each row of `prompt` (B, T), step by step; each step is given as soon as it is made.
 
@@ -97,6 +105,10 @@ def write(
         Only tokens below it are chosen: a model may have room for more than its text has.
     incremental : bool, optional
         Compute only the new rows; by default wherever the model is causal.
+    keys, values : str or BlockFormat, optional
+        How those of the tokens that were read are kept, of a Llama; see `KeyValueCache`.
+    stop : collection of int
+        Tokens that end a text: no more follow once every row has chosen one.
     """
     prompt = np.asarray(prompt)
     if prompt.ndim != 2 or prompt.shape[1] < 1 or prompt.dtype.kind not in "iu":
@@ -104,20 +116,27 @@ def write(
     if max_new_tokens < 1:
         raise UserError(f"the number of new tokens is at least 1, not {max_new_tokens}")
     kind = KINDS[type(model)]
+    cache = {name: fmt for name, fmt in (("keys", keys), ("values", values)) if fmt is not None}
+    if cache and not kind.cache_formats:
+        raise UserError(f"{' and '.join(cache)} of a {type(model).__name__} are kept as they are: give no format")
     head, modules = kind.head(model), list(model.modules())
     incremental = kind.is_causal(model) if incremental is None else incremental
     if incremental:
-        reader = kind.reader(model, len(prompt), prompt.shape[1] + max_new_tokens)
+        reader = kind.reader(model, len(prompt), prompt.shape[1] + max_new_tokens, **cache)
     rng = np.random.default_rng(sampling.seed)
     ids = new = prompt
+    ended = np.zeros(len(prompt), bool)
     for _ in range(max_new_tokens):
-        hidden = reader.extend(new)[:, -1] if incremental else kind.whole(model, ids)
+        hidden = reader.extend(new)[:, -1] if incremental else kind.whole(model, ids, **cache)
         with evaluating(modules):
             logits = head(Tensor(np.ascontiguousarray(hidden))).data[:, :vocab_size]
         tokens = np.array(
             [sample(row, rng, sampling.temperature, sampling.top_p, sampling.top_k) for row in logits], np.int64
         )
         yield Step(tokens, logits)
+        ended |= np.isin(tokens, list(stop))
+        if ended.all():
+            return
         new = tokens[:, None]
         ids = np.concatenate([ids, new], axis=1)
 
@@ -159,10 +178,13 @@ def generate(
     seed: int = 0,
     vocab_size: int | None = None,
     incremental: bool | None = None,
+    keys: Format = None,
+    values: Format = None,
+    stop: Collection[int] = (),
     keep_logits: bool = False,
     on_step: Callable[[Step], None] | None = None,
 ) -> Generation:
-    """Continue each row of `prompt` (B, T) by `max_new_tokens` tokens, and time it.
+    """Continue each row of `prompt` (B, T) by up to `max_new_tokens` tokens, and time it.
 
     Parameters
     ----------
@@ -177,6 +199,10 @@ def generate(
     incremental : bool, optional
         Compute only the new rows; by default wherever the model is causal. The tokens are the same either way, up to
         float rounding.
+    keys, values : str or BlockFormat, optional
+        How those of the tokens that were read are kept, of a Llama; see `KeyValueCache`.
+    stop : collection of int
+        Tokens that end a text: no more follow once every row has chosen one.
     keep_logits : bool
         Whether to keep the logits of every step.
     on_step : callable, optional
@@ -190,7 +216,8 @@ def generate(
     sampling = Sampling(temperature, top_k, top_p, seed)
     tokens, logits = [], []
     began = first = time.perf_counter()
-    for step in write(model, prompt, sampling, max_new_tokens, vocab_size=vocab_size, incremental=incremental):
+    options = {"vocab_size": vocab_size, "incremental": incremental, "keys": keys, "values": values, "stop": stop}
+    for step in write(model, prompt, sampling, max_new_tokens, **options):
         if not tokens:
             first = time.perf_counter()
         tokens.append(step.tokens)

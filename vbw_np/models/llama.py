@@ -15,6 +15,7 @@ from ..errors import UserError
 from ..layers import GroupedQueryAttention, RMSNorm, SwiGLU, linear_cross_entropy
 from ..layers.rotary import frequencies, rotary_tables
 from .evaluating import evaluating
+from .key_value_cache import Format, KeyValueCache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,37 +85,6 @@ class LlamaConfig:
             raise ValueError(f"{len(self.rope_factors)} rope_factors for {self.head_dim // 2} frequencies")
         if not (self.rms_norm_eps > 0 and self.rope_theta > 0):
             raise ValueError(f"rms_norm_eps {self.rms_norm_eps} and rope_theta {self.rope_theta} must be positive")
-
-
-class KeyValueCache:
-    """Keys and values of the tokens that were read, layer by layer; room for all of them is made at once.
-
-    Attributes
-    ----------
-    length, capacity : int
-        Tokens that are held, and that can be.
-    """
-
-    def __init__(self, config: LlamaConfig, batch: int, capacity: int, dtype: DTypeLike = np.float32) -> None:
-        shape = (batch, config.num_key_value_heads, capacity, config.head_dim)
-        self.capacity, self.length = capacity, 0
-        self._layers = [(np.zeros(shape, dtype), np.zeros(shape, dtype)) for _ in range(config.num_hidden_layers)]
-
-    @property
-    def nbytes(self) -> int:
-        return sum(keys.nbytes + values.nbytes for keys, values in self._layers)
-
-    def remember(self, layer: int, k: NDArray, v: NDArray) -> tuple[NDArray, NDArray]:
-        """Keep a layer's keys and values of new tokens (B, G, T, d); give those of all tokens so far (B, G, S, d)."""
-        stop = self.length + k.shape[2]
-        for kept, new in zip(self._layers[layer], (k, v)):
-            kept[:, :, self.length : stop] = new
-        keys, values = self._layers[layer]
-        return keys[:, :, :stop], values[:, :, :stop]
-
-    def advance(self, count: int) -> None:
-        """So many tokens have passed through all layers."""
-        self.length += count
 
 
 class LlamaBlock(nn.Module):
@@ -224,15 +194,19 @@ class Llama(nn.Module):
             raise ValueError(f"the loss needs ids (batch, at least 2 tokens), not shape {ids.shape}")
         return linear_cross_entropy(self.model(ids[:, :-1]), self.lm_head.weight, ids[:, 1:])
 
-    def cache(self, batch: int, capacity: int) -> KeyValueCache:
-        """An empty cache for `batch` sequences of up to `capacity` tokens."""
-        return KeyValueCache(self.config, batch, capacity, self.model.dtype)
+    def cache(self, batch: int, capacity: int, *, keys: Format = None, values: Format = None) -> KeyValueCache:
+        """An empty cache for `batch` sequences of up to `capacity` tokens; see `KeyValueCache` for the formats."""
+        config = self.config
+        sizes = config.num_hidden_layers, batch, config.num_key_value_heads, capacity, config.head_dim
+        return KeyValueCache(*sizes, self.model.dtype, keys=keys, values=values)
 
 
 class LlamaReader:
     """Reads tokens as they come, and computes only the new ones' rows; keys and values of the others are kept."""
 
-    def __init__(self, model: Llama, batch: int, capacity: int) -> None:
+    def __init__(
+        self, model: Llama, batch: int, capacity: int, *, keys: Format = None, values: Format = None
+    ) -> None:
         limit = model.config.max_position_embeddings
         if capacity > limit:
             raise UserError(
@@ -240,9 +214,9 @@ class LlamaReader:
                 "for; give a shorter prompt, or ask for fewer"
             )
         self._model, self._modules = model.model, list(model.modules())
-        self._cache = model.cache(batch, capacity)
+        self.cache = model.cache(batch, capacity, keys=keys, values=values)
 
     def extend(self, ids: NDArray) -> NDArray:
         """New tokens (B, n), to what the head sees of them (B, n, D)."""
         with evaluating(self._modules):
-            return self._model(ids, self._cache).data
+            return self._model(ids, self.cache).data
