@@ -9,6 +9,7 @@ import pytest
 
 from vbw_np.engine import Tensor, nn
 from vbw_np.models.claude4 import Claude4, Claude4Config
+from vbw_np.models.claude4_shapes import state_shapes
 
 SMALL = {"vocab_size": 50, "d_model": 16, "heads": 2, "hidden": 24, "layers": 3, "rank": 2, "experts": 2}
 
@@ -20,6 +21,16 @@ def report_model() -> Claude4:
 
 def test_the_reports_parameter_count(report_model: Claude4) -> None:
     assert report_model.num_parameters() == 35_862_532
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"layers": 1}, {"layers": 4, "experts": 1}, {"heads": 4, "rank": 5}, {"causal": True},
+                {"token_shift": True, "route_out_proj": True, "dropout": 0.0}, {"d_model": 32, "vocab_size": 7}]
+)  # fmt: skip
+def test_its_shapes_are_known_without_it(changes: dict, report_model: Claude4) -> None:
+    config = Claude4Config(**{**SMALL, **changes})
+    assert dict(state_shapes(config)) == {name: a.shape for name, a in Claude4(config).state_dict().items()}
+    assert dict(state_shapes(Claude4Config())) == {name: a.shape for name, a in report_model.state_dict().items()}
 
 
 def test_sixty_two_linear_layers(report_model: Claude4) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import pytest
 
 from vbw_np.errors import UserError
 from vbw_np.models.claude4 import Claude4Config
-from vbw_np.training import checkpoint
+from vbw_np.training import checkpoint, loop, trained
 from vbw_np.training.checkpoint import _PREAMBLE, MAGIC, VERSION, CheckpointError
 from vbw_np.training.config import TrainConfig
 from vbw_np.training.diagnose import NonFiniteTraining
@@ -277,6 +278,31 @@ def test_a_crafted_checkpoint_is_one_error_in_words(name: str, run: Path, tmp_pa
     if name in CRAFTED and name != "run a number":
         with pytest.raises(UserError, match="last.vbw"):
             load_model(run / "last.vbw")
+
+
+@pytest.mark.parametrize("read", [load_model, lambda path: Trainer.resume(path.parent)], ids=["load_model", "resume"])
+@pytest.mark.parametrize("harm", ["shape", "name"])
+def test_every_array_is_compared_before_a_model_is_built(harm: str, read: Callable, run: Path, monkeypatch) -> None:
+    """Each of them in turn, of another shape or under another name, in files whose sums are all right."""
+    for module in (loop, trained):
+        monkeypatch.setattr(module, "Claude4", lambda *args, **options: pytest.fail("a model was built"))
+    whole = (run / "last.vbw").read_bytes()
+    names = [name for name in checkpoint.load_shapes(run / "last.vbw") if name.startswith("model/")]
+    assert len(names) > 80
+    for index, name in list(enumerate(names))[:: 1 if read is load_model else 12]:
+        shape = [*checkpoint.load_shapes(run / "last.vbw")[name], 1]
+        change = setting("arrays", index, "shape", value=shape) if harm == "shape" else (
+            setting("arrays", index, "name", value="model/another")
+        )
+        forge(run / "last.vbw", change)
+        with pytest.raises(CheckpointError, match=rf"{re.escape(name.removeprefix('model/'))}.*not of one model"):
+            read(run / "last.vbw")
+        (run / "last.vbw").write_bytes(whole)
+    forge(run / "last.vbw", lambda head: head["arrays"].append(
+        head["arrays"][0] | {"name": "model/blocks.9.x", "shape": [0], "nbytes": 0, "offset": sum(
+            entry["nbytes"] for entry in head["arrays"])}))  # fmt: skip
+    with pytest.raises(CheckpointError, match=r"has 'blocks\.9\.x', which a model of its configuration has not"):
+        read(run / "last.vbw")
 
 
 @pytest.mark.parametrize("raw", [b"", b"nul", b"[" * 100_000, b'{"meta": {}, "arrays": []', b"\xff\xfe"])

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ..data import TokenStream
 from ..errors import UserError
 from ..models.claude4 import Claude4, Claude4Config
+from ..models.claude4_shapes import state_shapes
 from . import checkpoint
 from .config import TrainConfig
 from .folder import BEST, LAST, run_id
@@ -49,32 +50,28 @@ def config_of(path: Path, meta: dict[str, Any]) -> TrainConfig:
 
 
 def check_shapes(path: Path, config: Claude4Config, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Whether a Claude4 of this configuration can have the arrays of these shapes, before one is built.
+    """Whether the arrays of these shapes are those of a Claude4 of this configuration, before one is built.
 
-    Every size of the configuration is the size of some array, so no model is built that is larger than its file.
+    So no model is built that is larger than its file, and none that the file does not fill.
 
     Raises
     ------
     CheckpointError
-        Names the first array that is missing or of another shape.
+        Names the first array that is missing, of another shape, or one too many.
     """
-    D, V, E, L = config.d_model, config.vocab_size, config.experts, config.layers
-    expected = {
-        "encoder.text_emb.weight": (V, D),
-        "output_head.weight": (V, D),
-        f"blocks.{L - 1}.attn.subspace.U": (D // config.heads, config.rank),
-        f"blocks.{L - 1}.ffn.gate.weight": (E, D),
-        f"blocks.{L - 1}.ffn.experts.{E - 1}.0.weight": (config.hidden, D),
-    }
-    for name, shape in expected.items():
+    expected = set()
+    for name, shape in state_shapes(config):
         if shapes.get(name) != shape:
             found = f"has {name} of shape {shapes[name]}" if name in shapes else f"has no {name}"
             raise checkpoint.CheckpointError(
                 f"checkpoint: {path} {found}, and its configuration asks for {shape}: the two are not of one model"
             )
-    if any(name.startswith((f"blocks.{L}.", f"blocks.0.ffn.experts.{E}.")) for name in shapes):
+        expected.add(name)
+    extra = next((name for name in shapes if name not in expected), None)
+    if extra is not None:
         raise checkpoint.CheckpointError(
-            f"checkpoint: {path} has weights of more blocks or experts than its configuration's {L} and {E}"
+            f"checkpoint: {path} has {extra!r:.80}, which a model of its configuration has not: the two are not of "
+            "one model"
         )
 
 
