@@ -1,4 +1,4 @@
-"""The names and shapes of a Claude4's state, from its configuration alone: what a file must hold before one is built."""
+"""Names and shapes of a Claude4's state from its configuration alone: what a file must hold before one is built."""
 
 from __future__ import annotations
 
