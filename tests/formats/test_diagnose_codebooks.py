@@ -40,3 +40,23 @@ def test_two_levels_of_nf4_are_not_two_zeros():
 
 def test_int4_and_e2m1_are_told_apart():
     assert "elements" in diagnose(quantize(X, "int4-g16"), quantize(X, "fp4-g16")).names
+
+
+def test_a_codebooks_bits_have_no_even_ones():
+    """Where E2M1's codes go to even, NF4's go up or down only: the lowest bit of its codes has no meaning."""
+    for name, said in (("nf4", False), ("fp4-g16", True)):
+        a = quantize(X, name)
+        codes, table = a.unpacked_codes().copy(), a.format.element.table
+        even = np.argwhere((codes & 1 == 0) & (table[codes] > 0) & (codes & 7 < 7))[0]
+        codes[tuple(even)] += 1
+        found = diagnose(a, replace(a, codes=pack_codes(codes, 4)), X)
+        assert found.names[0] in ("rounding", "operation order", "tie rule")
+        assert ("a goes to even" in found.findings[0].what) is said, found
+
+
+def test_quantiles_are_diagnosed_with_their_source():
+    a = quantize(X, "seed-v6")
+    codes = a.unpacked_codes().copy()
+    codes[3, 5] ^= 1  # a neighbouring quantile
+    found = diagnose(a, replace(a, codes=pack_codes(codes, 4)), X)
+    assert found.names[0] == "tie rule" and found.codes_differ == 1

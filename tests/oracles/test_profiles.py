@@ -8,6 +8,7 @@ import json
 import sys
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 
@@ -114,6 +115,39 @@ def test_edge_tensors_equal_the_librarys(library, profile):
         np.testing.assert_array_equal(cases.digests(decoded)[0], wanted, f"{what} decoded: {decoded[0, :4]}...")
         if f"{profile}/edges/stored" in kept:
             np.testing.assert_array_equal(np.float32(stored), kept[f"{profile}/edges/stored"][i][0], what)
+
+
+def ggml_index(x: np.float32, scale: np.float32) -> int:
+    """ggml's search (`best_index_mxfp4`): the first of gguf's 16 values with the least float32 error."""
+    best, least = 0, np.abs(scale * np.float32(0) - x)
+    for index, value in enumerate(gguf.quants.NVFP4.kvalues):
+        error = np.abs(scale * np.float32(value) - x)
+        if error < least:
+            best, least = index, error
+    return best
+
+
+def test_ggml_nvfp4_follows_ggmls_search():
+    """gguf writes no NVFP4, but has the conversion of scales and the values: ggml's loop over them, element by element.
+
+    From amax about 3e10 up all errors of a search in float32 are alike, so its codes are no roundings; a NaN takes no
+    part in amax, and neither NaN nor Inf is nearer to any value than to the first.
+    """
+    library = gguf.quants.NVFP4
+    rows = np.concatenate([cases.edges(), case_input("gaussian")[:16, :64], case_input("midpoints")[:16, :64]])
+    for number, row in enumerate(rows):
+        codes, scales, _, decoded = our_bytes(row[None], "ggml-nvfp4")
+        blocks = row.reshape(4, 16)
+        with np.errstate(all="ignore"):
+            amax = np.fmax.reduce(np.abs(blocks), axis=1, initial=np.float32(0))
+            bytes_ = library.fp32_to_ue4m3(amax / np.float32(6))
+            halves = library.ue4m3_to_fp32(bytes_).astype(np.float32)
+            wanted = [[ggml_index(x, half) for x in block] for block, half in zip(blocks, halves, strict=True)]
+            values = halves[:, None] * np.array(library.kvalues, np.float32)[np.array(wanted)]
+        np.testing.assert_array_equal(scales[0], bytes_, f"row {number}: scales")
+        packed = pack_nibbles(np.array(wanted, np.uint8).reshape(1, 64), "split_half", 16)
+        np.testing.assert_array_equal(codes, packed, f"row {number}, x = {row[:4]}...: codes")
+        np.testing.assert_array_equal(decoded.reshape(4, 16), values, f"row {number}: decoded")
 
 
 def test_every_executable_profile_has_its_oracle():
