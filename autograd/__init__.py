@@ -14,7 +14,7 @@ from .gradcheck import gradcheck
 from .parameter import Host, Parameter
 from .primitive import REGISTRY, Primitive, primitive
 from .random import Generator, manual_seed
-from .tape import Node, detect_anomaly, is_grad_enabled, no_grad
+from .tape import Node, detect_anomaly, is_grad_enabled, no_grad, watch_backward
 from .tensor import Tensor
 from .twin import PROCEDURES, procedure, use_twins
 
@@ -42,4 +42,5 @@ __all__ = [
     "primitive",
     "procedure",
     "use_twins",
+    "watch_backward",
 ]

@@ -18,12 +18,16 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+Watcher = Callable[["Node", NDArray, "list[NDArray | None]"], None]
+"""What `watch_backward` calls at every node."""
+
 # --------------------------------------------------------------------------------------------------------- switches
 
 
 class _Switches(threading.local):
     grad_enabled = True
     anomaly: Callable[[], str] | None = None
+    watcher: Watcher | None = None
 
 
 _switches = _Switches()
@@ -63,6 +67,24 @@ def detect_anomaly(where: Callable[[], str] = lambda: "") -> Iterator[None]:
         yield
     finally:
         _switches.anomaly = before
+
+
+@contextlib.contextmanager
+def watch_backward(watcher: Watcher) -> Iterator[None]:
+    """Show every node that a backward pass of this thread visits inside the context, in the order of the visits.
+
+    Parameters
+    ----------
+    watcher
+        Called with the node, the whole gradient that has arrived at its output, and what it hands to each of its
+        inputs (None where nothing goes). It may look at the arrays and must not write to them; `node.vjp` is still
+        there.
+    """
+    before, _switches.watcher = _switches.watcher, watcher
+    try:
+        yield
+    finally:
+        _switches.watcher = before
 
 
 def check_finite(name: str, output: NDArray) -> None:
@@ -247,6 +269,8 @@ def run_backward(root: Node, seed: NDArray) -> None:
         gradient = gradients.pop(node)
         sources = node.sources
         arrays = _input_gradients(node, gradient)
+        if _switches.watcher is not None:
+            _switches.watcher(node, gradient, arrays)
         node.vjp, node.sources = None, ()  # frees what the vjp had saved, while the walk goes on
         for source, array in zip(sources, arrays):
             if source is None or array is None:

@@ -28,6 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "kernels": {"formats", "engine", "layers", "machine"},  # graphs and experts have kernels
     "device": {"formats", "kernels", "engine", "layers", "machine"},
     "checkpoints": {"formats", "progress"},
+    "steps": {"formats", "device", "engine"},
     "models": {"formats", "kernels", "device", "engine", "layers", "checkpoints"},
     "data": {"formats", "kernels", "device", "engine"},
     "training": {"formats", "kernels", "device", "engine", "models", "data", "machine", "progress"},

@@ -39,6 +39,7 @@ _HOMES = {
     "optim": "engine",
     "place": "device",
     "quantize": "formats",
+    "step": "steps",
 }
 """Where each name lives; after a colon, what it is called there."""
 

@@ -1,0 +1,518 @@
+"""A recorded step computed again from its events alone, with NumPy and nothing of this project.
+
+Every number of an event must come out of earlier events, to the last bit; what may come in from outside is listed in
+`GIVEN`. Levels, scales, rounding, hash and rotation are written down here a second time, from their publications.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+f32 = np.float32
+ONE = f32(1)
+FLOAT32_MAX = np.finfo(f32).max
+E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], f32)
+SIGNED_E2M1 = np.concatenate([E2M1, -E2M1])
+SIGNS = np.array([1, 1, 1, -1, 1, -1, -1, -1, -1, -1, -1, 1, -1, 1, -1, -1], f32)
+Arrays = dict[str, np.ndarray]
+
+GIVEN = {
+    ("forward", "tokens"): {"table", "letter", "target"},
+    ("forward", "master"): {"x"},
+    ("update", "update"): {"lr"},
+}
+"""What a step begins with: tokens, weights, the learning rate (and, in a fact, the key of each random draw)."""
+
+
+def e4m3_table() -> np.ndarray:
+    code = np.arange(127)
+    exponent, mantissa = code >> 3, code & 7
+    return np.where(exponent == 0, mantissa * 2.0**-9, (8 + mantissa) * 2.0 ** (exponent - 10)).astype(f32)
+
+
+def nearest(magnitude: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """Number of the nearest level; of two as near the even one."""
+    away = np.abs(magnitude.astype(np.float64)[..., None] - levels.astype(np.float64))
+    odd = np.arange(len(levels)) % 2
+    return np.lexsort((np.broadcast_to(odd, away.shape), away), axis=-1)[..., 0].astype(np.uint8)
+
+
+def hashed(key: list[int], size: int) -> np.ndarray:
+    """random_bits of the elements 0, 1, ... under (seed, stream): lowbias32 twice."""
+    mask = 0xFFFFFFFF
+
+    def mix(h: int) -> int:
+        h ^= h >> 16
+        h = h * 0x7FEB352D & mask
+        h ^= h >> 15
+        h = h * 0x846CA68B & mask
+        return h ^ h >> 16
+
+    seed, stream = key
+    key1 = mix((seed & mask) ^ mix(((seed >> 32) + 0x9E3779B9) & mask))
+    key2 = mix((stream + mix((key1 + 0x85EBCA6B) & mask)) & mask)
+    return np.array([mix((mix(i ^ key1) + key2) & mask) for i in range(size)], np.uint32)
+
+
+def rotated(x: np.ndarray) -> np.ndarray:
+    """Signs / 4, then butterflies over 1, 2, 4 and 8, in groups of 16 along the rows."""
+    values = (x.reshape(-1, 16) * (SIGNS * f32(0.25))).astype(f32)
+    for distance in (1, 2, 4, 8):
+        for start in range(16):
+            if not start & distance:
+                a, b = values[:, start].copy(), values[:, start + distance].copy()
+                values[:, start], values[:, start + distance] = a + b, a - b
+    return values.reshape(x.shape)
+
+
+def blocks_of(facts: dict, columns: int) -> int:
+    return columns if facts["block"] is None else facts["block"]
+
+
+def spread(scale: np.ndarray, facts: dict, columns: int) -> np.ndarray:
+    """Block scales (rows, blocks) repeated to the elements (rows, columns)."""
+    return np.repeat(scale, blocks_of(facts, columns), axis=1)[:, :columns]
+
+
+def column(level: np.ndarray) -> np.ndarray:
+    """A second level for elements (rows, columns)."""
+    return level if np.ndim(level) == 0 else level.reshape(-1, 1)
+
+
+def packed(codes: np.ndarray) -> np.ndarray:
+    even = codes if codes.shape[1] % 2 == 0 else np.pad(codes, ((0, 0), (0, 1)))
+    return (even[:, ::2] | even[:, 1::2] << 4).astype(np.uint8)
+
+
+class Recomputer:
+    """Goes through the events of a step in order."""
+
+    def __init__(self, recorded: dict[str, Any]) -> None:
+        self.recorded = recorded
+        self.arrays = {name: self.decode(array) for name, array in recorded["arrays"].items()}
+        self.operands: dict[str, Arrays] = {}  # by part, the last that was quantized
+        self.state: Arrays = {}
+        self.checked = 0
+
+    @staticmethod
+    def decode(array: dict[str, Any]) -> np.ndarray:
+        kind = np.dtype(array["dtype"])
+        return np.frombuffer(bytes.fromhex(array["hex"]), kind.newbyteorder(">")).astype(kind).reshape(array["shape"])
+
+    def run(self) -> int:
+        """The number of numbers that came out again."""
+        for event in self.recorded["events"]:
+            told = {name: self.arrays[value["array"]] for name, value in event["values"].items()}
+            method = getattr(self, "on_" + event["kind"].replace(" ", "_").replace("-", "_"))
+            found = method(event, told)
+            given = GIVEN.get((event["phase"], event["kind"]), set())
+            missing = set(told) - set(found) - given
+            assert not missing, f"{event['order']} {event['kind']}: nothing computes {missing}"
+            for name, array in told.items():
+                if name in found:
+                    again = np.asarray(found[name], array.dtype).reshape(array.shape)
+                    same = again.tobytes() == array.tobytes()
+                    assert same, f"{event['order']} {event['kind']} of {event['part']} ({event['card']}): {name}"
+                    self.checked += array.size
+        return self.checked
+
+    # -- the model around the cards
+
+    def on_tokens(self, event: dict, told: Arrays) -> Arrays:
+        table = told["table"] if event["phase"] == "forward" else self.state["embedding"]
+        letters = told["letter"] if event["phase"] == "forward" else self.state["letter"]
+        target = told["target"] if event["phase"] == "forward" else self.state["target"]
+        self.state |= {"embedding": table, "letter": letters, "target": target, "into": table[letters]}
+        here = {"table": table, "letter": letters, "target": target}
+        return {"x": table[letters], "token": np.arange(len(letters)), **here}
+
+    def on_ReLU(self, event: dict, told: Arrays) -> Arrays:
+        if event["phase"] == "backward":
+            passed = self.state["y"] > 0
+            self.state["g"] = self.state["back"] * passed
+            arrived, handed_on = self.state["back"], self.state["g"]
+            return {"handed_on": handed_on, "arrived": arrived, "y": self.state["y"], "passed": passed}
+        y = self.state["out"]
+        hidden = np.where(y > 0, y, f32(0))
+        if event["phase"] == "forward":
+            self.state["y"] = y
+        self.state["into"] = hidden
+        return {"hidden": hidden, "y": y}
+
+    def on_probabilities(self, event: dict, told: Arrays) -> Arrays:
+        logits = self.state["out"]
+        top = logits.max(axis=1, keepdims=True)
+        shifted = logits.astype(np.float64) - top
+        power = np.exp(shifted)
+        total = np.zeros((len(logits), 1))
+        for letter in range(logits.shape[1]):
+            total[:, 0] = total[:, 0] + power[:, letter]
+        found = {"logits": logits, "top": top, "shifted": shifted, "power": power, "total": total}
+        found["probability"] = power / total
+        self.state |= found
+        return found
+
+    def on_loss(self, event: dict, told: Arrays) -> Arrays:
+        target, rows = self.state["target"], np.arange(len(self.state["target"]))
+        losses = np.log(self.state["total"][:, 0]) - self.state["shifted"][rows, target]
+        mean = 0.0
+        for one in losses:
+            mean = mean + one
+        self.state["loss"] = f32(mean / len(losses))
+        names = ("target", "total", "shifted")
+        return {"losses": losses, "loss": self.state["loss"], **{name: self.state[name] for name in names}}
+
+    def on_gradient_of_the_scores(self, event: dict, told: Arrays) -> Arrays:
+        one_hot = np.eye(self.state["probability"].shape[1])[self.state["target"]]
+        gradient = ((self.state["probability"] - one_hot) / len(one_hot)).astype(f32)
+        self.state["g"] = gradient
+        return {"gradient": gradient, "probability": self.state["probability"], "target": self.state["target"]}
+
+    def on_gradient_of_the_embedding(self, event: dict, told: Arrays) -> Arrays:
+        gradient = np.zeros_like(self.state["embedding"])
+        for letter, row in zip(self.state["letter"], self.state["back"]):
+            gradient[letter] = gradient[letter] + row
+        self.state["gradient of embedding"] = gradient
+        return {"gradient": gradient, "arrived": self.state["back"], "letter": self.state["letter"]}
+
+    def on_update(self, event: dict, told: Arrays) -> Arrays:
+        name = event["facts"]["name"]
+        gradient, before = self.state[f"gradient of {name}"], self.state[name]
+        step = told["lr"] * gradient
+        self.state[name] = before - step
+        return {"after": self.state[name], "before": before, "gradient": gradient, "step": step}
+
+    # -- a card
+
+    def on_master(self, event: dict, told: Arrays) -> Arrays:
+        name = f"{event['card']}.weight"
+        if event["phase"] == "forward":
+            self.state[name] = told["x"]
+        self.state["x"] = self.state[name]
+        self.state.pop(f"decoded {event['card']}", None)
+        self.state[f"into {event['card']}"] = self.state["into"]
+        self.operands["weight before"] = self.operands.get(f"weight of {event['card']}", {})
+        return {"x": self.state[name]}
+
+    def on_cache(self, event: dict, told: Arrays) -> Arrays:
+        return {}
+
+    def on_handshake(self, event: dict, told: Arrays) -> Arrays:
+        facts, weight = event["facts"], self.operands["weight"]
+        assert facts["coarse_bytes"] == weight["coarse_bytes"]
+        assert facts["coarse_bytes"] + facts["fine_bytes"] == weight["nbytes"]
+        return {}
+
+    def on_counts(self, event: dict, told: Arrays) -> Arrays:
+        events = [e for e in self.recorded["events"] if e["card"] == event["card"]]
+        did = [(e["facts"]["cache"], e["facts"]["did"]) for e in events if e["kind"] == "cache"]
+        hands = [e["facts"] for e in events if e["kind"] == "handshake"]
+        facts = event["facts"]
+        assert facts["computes"] == sum(e["kind"] == "master" for e in events)
+        assert facts["separations"] == did.count(("scales", "miss")) and facts["hits"] == did.count(("scales", "hit"))
+        assert facts["decodes"] == did.count(("decoded weight", "miss"))
+        assert facts["decode_hits"] == did.count(("decoded weight", "hit")) and facts["handshakes"] == len(hands)
+        assert facts["coarse_bytes"] == sum(hand["coarse_bytes"] for hand in hands)
+        assert facts["fine_bytes"] == sum(hand["fine_bytes"] for hand in hands)
+        return {}
+
+    def on_operand(self, event: dict, told: Arrays) -> Arrays:
+        card = event["card"]
+        part = event["part"]
+        name = {"activation": "into", "input, transposed": f"into {card}"}.get(part, "g")
+        turned = part.endswith("transposed")
+        self.state["x"] = np.ascontiguousarray(self.state[name].T if turned else self.state[name])
+        return {"x": self.state["x"]}
+
+    def on_second_time(self, event: dict, told: Arrays) -> Arrays:
+        self.state["x"] = np.ascontiguousarray(self.state[f"{event['card']}.weight"].T)
+        return {"x": self.state["x"]}
+
+    def on_same_codes(self, event: dict, told: Arrays) -> Arrays:
+        weight = self.operands[f"weight of {event['card']}"]
+        tile = event["facts"]["block_rows"]
+        scale = np.repeat(weight["scale"][::tile].T, tile, axis=0)[: weight["code"].shape[1]]
+        turned = {"code": weight["code"].T, "element": weight["element"].T, "scale": scale}
+        self.operands["weight, transposed"] = weight | {k: np.ascontiguousarray(v) for k, v in turned.items()}
+        return turned
+
+    # -- one operand
+
+    def on_rotation(self, event: dict, told: Arrays) -> Arrays:
+        before = self.state["x"]
+        self.state["x"] = rotated(before)
+        return {"before": before, "after": self.state["x"], "sign": np.resize(SIGNS, before.shape[1])}
+
+    def on_tensor_scale(self, event: dict, told: Arrays) -> Arrays:
+        facts, x = event["facts"], np.abs(self.state["x"])
+        amax = x.max() if facts["tensor_level"] == "tensor" else x.max(axis=1, keepdims=True)
+        rule = facts["rule"]
+        top = f32(rule["cap"] * rule["largest"])
+        with np.errstate(divide="ignore"):
+            encode = np.where(amax == 0, ONE, np.minimum(top / amax, FLOAT32_MAX)).astype(f32)
+        multiplier = np.where(amax > 0, np.maximum(amax / top, f32(rule["least"])), amax / top).astype(f32)
+        self.state |= {"encode": encode, "multiplier": multiplier, "level of": self.state["x"]}
+        return {"amax": amax, "encode": encode, "multiplier": multiplier}
+
+    def on_block_amax(self, event: dict, told: Arrays) -> Arrays:
+        facts, x = event["facts"], self.state["x"]
+        rows, columns = x.shape
+        block, tall = blocks_of(facts, columns), facts["block_rows"]
+        amax = np.array([[np.abs(x[r // tall * tall : r // tall * tall + tall, c : c + block]).max()
+                          for c in range(0, columns, block)] for r in range(rows)])  # fmt: skip
+        self.state["block amax"] = amax
+        return {"amax": amax, "x": x}
+
+    def on_scale(self, event: dict, told: Arrays) -> Arrays:
+        facts, amax = event["facts"], self.state["block amax"]
+        rule = facts["rule"]
+        found: Arrays = {}
+        if rule["family"] == "te":
+            inverse = ONE / f32(rule["largest"] * rule["headroom"])
+            encode = self.state["encode"] if rule["two_level"] else ONE
+            found["wanted"] = np.minimum(amax * (encode * inverse), f32(rule["cap"]))
+            found["code"] = nearest(found["wanted"], e4m3_table())
+            found["scale"] = e4m3_table()[found["code"]]
+        elif rule["family"] == "mx":
+            found["wanted"] = amax / f32(6)
+            mantissa, exponent = np.frexp(found["wanted"] if rule["exponent"] == "rceil" else amax)
+            power = {"rceil": exponent - (mantissa == 0.5), "floor": exponent - 3}[rule["exponent"]]
+            found["code"] = np.where(amax == 0, 0, np.clip(power + 127, 0, 252)).astype(np.uint8)
+            found["scale"] = np.ldexp(ONE, found["code"].astype(int) - 127)
+        else:
+            found["scale"] = found["wanted"] = amax / f32(rule["largest"])
+        self.state["scale"] = found["scale"]
+        self.state["stored"] = found.get("code", found["scale"])
+        return found
+
+    def on_scales_kept(self, event: dict, told: Arrays) -> Arrays:
+        old = self.operands["weight before"]
+        for name in ("scale", "stored", "multiplier", "encode"):
+            if name in old:
+                self.state[name] = old[name]
+        return {name: old[name] for name in ("scale", "multiplier") if name in told}
+
+    def on_codebook(self, event: dict, told: Arrays) -> Arrays:
+        x = self.state["x"]
+        if event["facts"]["kept"]:
+            old = self.operands["weight before"]
+            self.state |= {"codebook": old["codebook"], "scale": old["scale"]}
+        else:
+            ordered = np.sort(np.abs(x).ravel())
+            codebook = ordered[np.arange(16) * ordered.size // 16]
+            coarse = codebook[np.searchsorted(codebook, np.abs(x), side="right") - 1]
+            scale = np.abs(np.abs(x) - coarse).max(axis=1, keepdims=True) / f32(7.5)
+            self.state |= {"codebook": codebook, "scale": scale}
+        return {"codebook": self.state["codebook"], "scale": self.state["scale"], "x": x}
+
+    def on_random_bits(self, event: dict, told: Arrays) -> Arrays:
+        bits = hashed(event["facts"]["key"], self.state["x"].size).reshape(self.state["x"].shape)
+        self.state["draw"] = (bits >> np.uint32(8)).astype(f32) * f32(2.0**-24)
+        return {"bits": bits, "draw": self.state["draw"]}
+
+    def on_codes(self, event: dict, told: Arrays) -> Arrays:
+        facts, x = event["facts"], self.state["x"]
+        found: Arrays = {"x": x}
+        if facts["element"] == "quantiles":
+            book = self.state["codebook"]
+            found["code"] = np.maximum(np.searchsorted(book, np.abs(x), side="right") - 1, 0).astype(np.uint8)
+            found["sign"] = (x < 0).astype(np.uint8)
+            found["element"] = np.where(x < 0, -book[found["code"]], book[found["code"]])
+        else:
+            found |= self.quotients(facts, x)
+            found |= self.rounded(facts, found["quotient"], "draw" in told)
+        names = [name for name in ("scale", "stored", "multiplier", "encode", "codebook") if name in self.state]
+        if facts["tensor_level"] == "none":
+            names = [name for name in names if name not in ("multiplier", "encode")]
+        operand = {name: self.state[name] for name in names} | found | {"facts": facts}
+        self.operands[event["part"]] = operand
+        if event["part"] == "weight":
+            self.operands[f"weight of {event['card']}"] = operand
+        return found
+
+    def quotients(self, facts: dict, x: np.ndarray) -> Arrays:
+        scale = spread(self.state["scale"], facts, x.shape[1])
+        if facts["rule"]["family"] == "te":
+            encode = column(self.state["encode"]) if facts["tensor_level"] != "none" else ONE
+            with np.errstate(divide="ignore"):
+                inverse = np.minimum(ONE / (scale * (ONE / encode)), FLOAT32_MAX)
+            return {"quotient": x * inverse}
+        return {"quotient": x / np.where(scale == 0, ONE, scale)}
+
+    def rounded(self, facts: dict, q: np.ndarray, by_chance: bool) -> Arrays:
+        magnitude = np.abs(q)
+        below = np.clip((magnitude[..., None] >= E2M1).sum(axis=-1) - 1, 0, 7)
+        low, high = E2M1[below], E2M1[np.minimum(below + 1, 7)]
+        found: Arrays = {"low": low, "high": high, "between": (high > low) & (magnitude > low)}
+        if by_chance:
+            share = (magnitude - low) * (ONE / np.where(high > low, high - low, ONE))
+            found |= {"share": share, "draw": self.state["draw"]}
+            number = below + ((self.state["draw"] < share) & (below < 7))
+        else:
+            number = nearest(np.minimum(magnitude, f32(6)), E2M1)
+        negative = {"keep": np.signbit(q), "drop": q < 0, "never": (q < 0) & (number != 0)}[facts["signed_zero"]]
+        found["code"] = (number + 8 * negative).astype(np.uint8)
+        found["element"] = SIGNED_E2M1[found["code"]]
+        found["up"] = np.abs(found["element"]) > low
+        return found
+
+    # -- the fine tier, bytes, numbers
+
+    def on_fine_tier(self, event: dict, told: Arrays) -> Arrays:
+        operand, facts, x = self.operands[event["part"]], event["facts"], self.state["x"]
+        found: Arrays = {"x": x}
+        planes = facts["planes"]
+        if facts["fine"]["kind"] == "nested":
+            edges = np.array([-0.25, 0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5, facts["fine"]["top"]], f32)
+            level = operand["code"] & 7
+            start, width = edges[:-1][level], np.diff(edges)[level]
+            q = operand["quotient"]
+            cell = np.clip(np.floor((np.where(level == 0, q, np.abs(q)) - start) / (width / f32(16))), 0, 15)
+            cell = cell.astype(np.uint8)
+            kept = cell >> (4 - planes)
+            inside = start + (kept.astype(f32) + f32(0.5)) * (width / f32(1 << planes))
+            signed = np.where((operand["code"] >= 8) & (level > 0), -inside, inside)
+            found |= {"start": start, "width": width, "fine": kept << (4 - planes)}
+            found |= {"coarse": self.scaled(operand, facts), "both": self.scaled(operand | {"element": signed}, facts)}
+        else:
+            assert facts["fine"]["kind"] == "row"
+            steps = np.clip(np.rint((x - operand["element"]) / operand["scale"]), -7, 7).astype(np.int8)
+            found |= {"fine": steps.view(np.uint8) & 15, "coarse": operand["element"]}
+            found["both"] = operand["element"] + steps.astype(f32) * operand["scale"]
+        operand |= {"fine": found["fine"], "decoded": found["both"], "planes": planes}
+        return found
+
+    @staticmethod
+    def scaled(operand: Arrays, facts: dict) -> np.ndarray:
+        if facts["element"] == "quantiles":
+            return operand["element"]
+        out = operand["element"] * spread(operand["scale"], facts, operand["element"].shape[1])
+        return out * column(operand["multiplier"]) if "multiplier" in operand else out
+
+    def on_bytes(self, event: dict, told: Arrays) -> Arrays:
+        operand, facts = self.operands[event["part"]], event["facts"]
+        code = operand["code"]
+        found: Arrays = {"byte": packed(code), "code": code}
+        total = found["byte"].nbytes
+        if "sign" in operand:
+            found["sign_byte"] = np.packbits(operand["sign"], axis=1, bitorder="little")
+            total += found["sign_byte"].nbytes + operand["codebook"].nbytes
+        else:
+            found["scale"] = operand["stored"]
+            total += operand["stored"].nbytes
+        total += operand["multiplier"].nbytes if "multiplier" in operand else 0
+        operand["coarse_bytes"] = total
+        if "fine" in operand:
+            found["fine_byte"] = packed(operand["fine"])
+            rows, columns = code.shape
+            total += found["fine_byte"].nbytes if facts["planes"] == 4 else facts["planes"] * rows * (columns // 8)
+            total += operand["scale"].nbytes if "sign" in operand else 0
+        operand["nbytes"] = total
+        assert (facts["nbytes"], facts["full"]) == (total, 4 * code.size)
+        assert facts["bits_per_value"] == 8 * total / code.size
+        return found
+
+    def on_decoding(self, event: dict, told: Arrays) -> Arrays:
+        operand = self.operands[event["part"]]
+        x = self.state["x"]
+        out = operand["decoded"] if "fine" in operand else self.scaled(operand, operand["facts"])
+        operand["decoded"] = out
+        if event["part"] == "weight":
+            self.state[f"decoded {event['card']}"] = out
+        found = {"decoded": out, "x": x, "error": out - x, "scale": operand["scale"], "element": operand["element"]}
+        return found | ({"multiplier": operand["multiplier"]} if "multiplier" in operand else {})
+
+    def on_error(self, event: dict, told: Arrays) -> Arrays:
+        operand, x = self.operands["weight"], self.state["x"].astype(np.float64)
+        coarse = self.scaled(operand, operand["facts"])
+        whole = operand["decoded"] if "fine" in operand else coarse
+
+        def relative(y: np.ndarray) -> float:
+            return float(np.sqrt(np.mean((y.astype(np.float64) - x) ** 2) / np.mean(x**2)))
+
+        found = {"coarse": coarse, "decoded": whole, "weight": self.state["x"]}
+        for name, y in (("coarse_error", coarse), ("error", whole)):  # the sums may run in another order
+            assert abs(relative(y) - float(told[name])) <= 1e-14 * float(told[name])
+            found[name] = told[name]
+        if event["facts"]["fine"] == "budget":
+            assert float(told["error"]) <= event["facts"]["budget"]
+        return found
+
+    def on_codes_that_changed(self, event: dict, told: Arrays) -> Arrays:
+        before, after = self.operands["weight before"]["code"], self.operands["weight"]["code"]
+        assert event["facts"]["count"] == (before != after).sum()
+        return {"changed": before != after, "before": before, "after": after}
+
+    def on_row_max(self, event: dict, told: Arrays) -> Arrays:
+        name = f"gradient of {event['card']}.weight"
+        weight = self.operands[f"weight of {event['card']}"]
+        rest = np.abs(self.state[f"{event['card']}.weight"] - self.scaled(weight, weight["facts"]))
+        kept = np.zeros(rest.shape, np.uint8)
+        kept[np.arange(len(rest)), rest.argmax(axis=1)] = 1
+        before = self.state[name]
+        self.state[name] = before * kept
+        return {"kept": kept, "before": before, "result": self.state[name]}
+
+    # -- products
+
+    def on_product(self, event: dict, told: Arrays) -> Arrays:
+        parts = {
+            "product": ("activation", "weight"),
+            "gradient of the input": ("gradient", "weight, transposed"),
+            "gradient of the weight": ("gradient, transposed", "input, transposed"),
+        }[event["part"]]
+        if event["facts"]["way"] == "tensor core":
+            found = self.on_tensor_core(event["facts"], *(self.operands[part] for part in parts))
+        else:
+            found = self.in_float32(event, told)
+        result = found["result"]
+        if event["part"] == "product":
+            self.state["out"] = result
+        elif event["part"] == "gradient of the input":
+            self.state["back"] = result
+        else:
+            self.state[f"gradient of {event['card']}.weight"] = result
+        return found
+
+    def on_tensor_core(self, facts: dict, left: Arrays, right: Arrays) -> Arrays:
+        assert facts["sums"] == "float32"
+        block, length = facts["block"], left["element"].shape[1]
+        running = np.zeros((len(left["element"]), len(right["element"])), f32)
+        found: dict[str, Any] = {"dots": [], "scaled": [], "running": []}
+        for number, start in enumerate(range(0, length, block)):
+            a = left["element"][:, start : start + block].astype(np.float64)
+            b = right["element"][:, start : start + block].astype(np.float64)
+            dot = (a @ b.T).astype(f32)
+            scaled = (left["scale"][:, number, None] * right["scale"][None, :, number]) * dot
+            running = running + scaled
+            for name, array in (("dots", dot), ("scaled", scaled), ("running", running)):
+                found[name].append(array)
+        found = {name: np.stack(arrays) for name, arrays in found.items()}
+
+        def factor(operand: Arrays) -> np.ndarray:
+            level = operand.get("multiplier", ONE)
+            return np.broadcast_to(np.reshape(level, -1), len(operand["element"])).astype(f32)
+
+        found |= {"left_factor": factor(left), "right_factor": factor(right)}
+        assert facts["right_level"] != "row"
+        found["result"] = running * (found["left_factor"] * found["right_factor"][0])[:, None]
+        return found | {"left_element": left["element"], "right_element": right["element"]}
+
+    def in_float32(self, event: dict, told: Arrays) -> Arrays:
+        card = event["card"]
+        computing = self.state.get(f"decoded {card}", self.state[f"{card}.weight"])
+        if event["part"] == "product":
+            left, right = self.state["into"], computing
+        elif event["part"] == "gradient of the input":
+            left, right = self.state["g"], np.ascontiguousarray(computing.T)
+        else:
+            left, right = (np.ascontiguousarray(x.T) for x in (self.state["g"], self.state[f"into {card}"]))
+        turned = event["facts"]["turned"]
+        a = np.ascontiguousarray(left.T).T if turned[0] else left
+        b = right.T if turned[1] else np.ascontiguousarray(right.T)
+        exact = np.zeros((len(left), len(right)))
+        for k in range(left.shape[1]):
+            exact = exact + np.multiply.outer(left[:, k].astype(np.float64), right[:, k].astype(np.float64))
+        return {"result": np.matmul(a, b), "exact": exact, "left": left, "right": right}

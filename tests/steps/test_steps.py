@@ -1,0 +1,177 @@
+"""The recorded step: every number from its events alone, and the same step as an ordinary training loop makes."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+import vbw_np as vbw
+from tests.steps.recompute import Recomputer
+from vbw_np.device import RECIPES
+from vbw_np.engine import autograd
+from vbw_np.errors import UserError
+from vbw_np.steps import SmallModel, TrainingSteps, batch
+from vbw_np.steps.saying import fill
+from vbw_np.steps.values import LISTED, Value, along, number
+
+
+def recorded(recipe: str, seed: int = 0) -> dict:
+    """The step's JSON, as somebody else would read it."""
+    return json.loads(json.dumps(vbw.step(recipe, seed=seed).as_json(), allow_nan=False))
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_every_number_comes_out_of_the_events_alone(recipe: str, seed: int) -> None:
+    assert Recomputer(recorded(recipe, seed)).run() > 5_000
+
+
+def test_a_wrong_bit_is_found() -> None:
+    data = recorded("nvfp4-train")
+    for event in data["events"]:
+        for name, value in event["values"].items():
+            if (event["phase"], event["kind"]) == ("forward", "tokens") or name in ("lr", "coarse_error", "error"):
+                continue
+            array = dict(data["arrays"][value["array"]])
+            last = array["hex"][-1]
+            array["hex"] = array["hex"][:-1] + ("1" if last != "1" else "0")
+            broken = data | {"arrays": data["arrays"] | {value["array"]: array}}
+            with pytest.raises(AssertionError):
+                Recomputer(broken).run()
+            break  # one value an event
+
+
+def ordinary_step(recipe: str, seed: int) -> tuple[list[float], dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Losses, gradients and new weights of the step, as any training loop makes it."""
+    model = SmallModel(seed)
+    vbw.place(model, recipe, seed=seed)
+    optimizer = vbw.optim.SGD(model.parameters(), lr=0.5)
+    ids, targets = batch()
+    loss = model.loss(ids, targets)
+    loss.backward()
+    optimizer.step()
+    named = dict(model.named_parameters())
+    losses = [loss.item(), model.loss(ids, targets).item()]
+    return losses, {n: p.grad for n, p in named.items()}, {n: p.data for n, p in named.items()}
+
+
+def compared(recipe: str, seed: int) -> None:
+    steps = vbw.step(recipe, seed=seed)
+    losses, gradients, weights = ordinary_step(recipe, seed)
+    assert [steps.about["loss"], steps.about["loss_after"]] == losses
+    told = {event.facts["name"]: event.values for event in steps if event.kind == "update"}
+    for name in weights:
+        assert told[name]["gradient"].data.tobytes() == gradients[name].tobytes()
+        assert told[name]["after"].data.tobytes() == weights[name].tobytes()
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_it_is_an_ordinary_step_by_the_definitions(recipe: str) -> None:
+    with autograd.use_twins(False):
+        compared(recipe, seed=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_it_is_an_ordinary_step_by_the_kernels(recipe: str) -> None:
+    compared(recipe, seed=2)
+
+
+# -- walking
+
+
+def test_next_back_goto_until_and_explain() -> None:
+    steps = vbw.step("nvfp4-train")
+    assert steps.now is None and steps.back() is None
+    assert steps.next().kind == "tokens" and steps.next().kind == "master"
+    assert steps.back().kind == "tokens"
+    event = steps.goto("backward", "second")
+    assert (event.phase, event.card, event.part) == ("backward", "second", "gradient")
+    assert steps.until("random bits").kind == "random bits" and steps.now.order > event.order
+    codes = steps.until("codes")
+    assert steps.until(lambda e: e.kind == "product").order > codes.order
+    with pytest.raises(LookupError, match="there is no event 'nothing' from here on; there are: forward, tokens, "):
+        steps.until("nothing")
+    with pytest.raises(LookupError, match="there is no event 'codes' on card 'third'"):
+        steps.goto("codes", "third")
+    with pytest.raises(IndexError, match="none of number 999"):
+        steps.goto(999)
+    assert steps.goto(-1).order == len(steps) - 1 and steps.next() is None
+    event = steps.goto("codes", "first")
+    code = event.values["code"].data
+    for i, j in ((0, 0), (3, 5), (15, 15), (-1, 2)):
+        assert f"code {code[i, j]}, bits" in steps.explain(i, j)
+    with pytest.raises(IndexError, match="there is no entry"):
+        steps.explain(16, 0)
+    with pytest.raises(LookupError, match="no event yet"):
+        vbw.step("fp32").explain(0, 0)
+
+
+def test_following_a_weight_changes_what_all_events_say() -> None:
+    steps = vbw.step("nvfp4").follow("second", 3, 5, token=7)
+    assert (steps.place["letter"], steps.place["unit"], steps.place["token"]) == (3, 5, 7)
+    for event in steps:
+        assert "{" not in event.say() and "}" not in event.say()
+    update = next(event for event in steps if event.kind == "update" and event.card == "second")
+    assert str(update).endswith(f" = {number(update.values['after'].data[3, 5])}.")
+    for wrong, error in ((("third", 0, 0), "no card"), (("first", 16, 0), "there are 16 units")):
+        with pytest.raises((LookupError, IndexError), match=error):
+            steps.follow(*wrong)
+
+
+def test_json_and_back_is_the_same_step(tmp_path) -> None:
+    steps = vbw.step("mxfp4-train", seed=5)
+    steps.save(tmp_path / "step.json")
+    again = TrainingSteps.from_json(json.loads((tmp_path / "step.json").read_text()))
+    assert str(again) == str(steps) and again.as_json() == steps.as_json() and repr(again) == repr(steps)
+    with pytest.raises(ValueError, match="no recorded step"):
+        TrainingSteps.from_json({"schema": "other"})
+
+
+@pytest.mark.parametrize(
+    ("x", "text"),
+    [
+        (np.float32(0.1), "0.1"), (np.float32(-0.0), "-0"), (np.float32(1 / 3), "0.33333334"), (np.uint8(7), "7"),
+        (np.float32(3.4028235e38), "3.4028235e38"), (np.float32(1e-45), "1e-45"), (np.float32("nan"), "NaN"),
+        (np.float32("-inf"), "-Inf"), (np.float64(0.1), "0.1"), (np.float32(123456792), "123456790"),
+        (np.float32(2688), "2688"), (np.float32(0.00001), "0.00001"), (np.float32(0.000001), "1e-6"),
+    ],
+)  # fmt: skip
+def test_numbers_are_as_short_as_they_can_be_and_come_back(x: np.generic, text: str) -> None:
+    assert number(x) == text
+    if np.isfinite(x):
+        assert x.dtype.type(float(text)) == x
+
+
+def test_holes() -> None:
+    place = {"token": 1, "unit": 5}
+    values = {
+        "x": Value.of(np.array([[1, 2, 3], [4, 5, 6]], np.float32), along("token"), along("unit", 2)),
+        "code": Value.of(np.array([9, 10], np.uint8), along("token")),
+        "list": Value.of(np.array([1.5, 2.5], np.float32), LISTED),
+    }
+    facts = {"names": [str(i) for i in range(11)], "word": "w", "no": 0}
+    sentence = "{x} {x*x} {code:x} {code:b} {code@names} {list} {word} {no?a {x}|b} {x?a|b {no?{code}|d}}"
+    assert fill(sentence, values, facts, place) == "6 36 0x0a 00001010 10 1.5, 2.5 w a 6 b 10"
+    with pytest.raises(KeyError):
+        fill("{unknown}", values, facts, place)
+
+
+# -- what is refused
+
+
+def test_weights_of_ones_own() -> None:
+    own = np.linspace(-3, 3, 256).reshape(16, 16)
+    steps = vbw.step("nvfp4", weights={"second": own})
+    assert steps.goto("master", "second").values["x"].data.tobytes() == own.astype(np.float32).tobytes()
+    for weights, message in (
+        ({"third": own}, "no card 'third'"),
+        ({"first": own[:8]}, r"float64 \(8, 16\)"),
+        ({"first": own.astype(int)}, "int64"),
+        ({"first": own * np.nan}, "NaN"),
+        ({"first": own * 1e39}, "infinity"),
+    ):
+        with pytest.raises(UserError, match=message):
+            vbw.step("nvfp4", weights=weights)

@@ -1,0 +1,467 @@
+"""How one operand becomes codes, as events: by the definitions of `vbw_np.formats`, step by step."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..formats import BlockFormat, Codebook, FittedScales, PackedTensor, quantize
+from ..formats.codec import block_amax, quotients, tensor_amax
+from ..formats.explain import bit_fields
+from ..formats.hadamard import SIGNS, hadamard_rotate
+from ..formats.packed import nested_edges
+from ..formats.random_bits import random_bits, uniform24
+from ..formats.scales import FLOAT32_MAX, te_encode_scale
+from .story import Story
+from .values import LISTED, ONE, Axis, Value, along
+
+ONES = np.float32(1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Matrix:
+    """A matrix on its way to an operand: what it is called, and whose its rows and columns are.
+
+    Attributes
+    ----------
+    name : str
+        As in "the gradient".
+    data : float32 (rows, columns)
+        Products sum over the columns.
+    rows, columns : str
+        Labels of a place.
+    """
+
+    name: str
+    data: NDArray[np.float32]
+    rows: str
+    columns: str
+
+    @property
+    def axes(self) -> tuple[Axis, Axis]:
+        """Of an array with an entry for each element."""
+        return along(self.rows), along(self.columns)
+
+    def value(self, array: NDArray | None = None) -> Value:
+        """An array with an entry for each element, by default the matrix itself."""
+        return Value.of(self.data if array is None else array, *self.axes)
+
+    def scale_axes(self, fmt: BlockFormat) -> tuple[Axis, ...]:
+        """Of an array with an entry for each scale."""
+        if fmt.flat:
+            length = self.data.shape[1]
+            return (Axis(((self.rows, length), (self.columns, 1)), fmt.block_length(self.data.size)),)
+        return along(self.rows), along(self.columns, fmt.block_length(self.data.shape[1]))
+
+    def byte_axes(self, fmt: BlockFormat, bits: int) -> tuple[Axis, ...]:
+        """Of an array of bytes with `bits` bits an element."""
+        if fmt.flat:
+            return (Axis(((self.rows, self.data.shape[1] * bits), (self.columns, bits)), 8),)
+        return along(self.rows), along(self.columns, 8, bits)
+
+
+def described(fmt: BlockFormat) -> dict[str, Any]:
+    """What of a format is needed to compute its numbers again."""
+    numbers = fmt.rule.numbers
+    element = fmt.element
+    return {
+        "format": fmt.name,
+        "summary": fmt.summary,
+        "element": element.name if element is not None else "quantiles",
+        "bits": fmt.code_bits,
+        "block": fmt.block,
+        "block_rows": fmt.block_rows,
+        "flat": fmt.flat,
+        "scale_element": fmt.rule.scale_element.name if fmt.rule.scale_element else "float32",
+        "rule": {"name": fmt.rule.name} | (dataclasses.asdict(numbers) if numbers is not None else {}),
+        "tensor_level": fmt.tensor_level,
+        "four_over_six": fmt.four_over_six,
+        "signed_zero": fmt.signed_zero,
+        "decode_order": fmt.decode_order,
+        "fine": dataclasses.asdict(fmt.fine) if fmt.fine is not None else None,
+    }
+
+
+def operand(
+    story: Story,
+    matrix: Matrix,
+    fmt: BlockFormat,
+    *,
+    key: tuple[int, int] | None = None,
+    hadamard: bool = False,
+    reuse: FittedScales | None = None,
+    planes: int | None = None,
+) -> PackedTensor:
+    """Tell how a matrix is quantized.
+
+    Parameters
+    ----------
+    story : Story
+    matrix : Matrix
+    fmt : BlockFormat
+    key : (seed, stream), optional
+        Round stochastically by these random bits.
+    hadamard : bool
+        Rotate first.
+    reuse : FittedScales, optional
+        Scales that are kept.
+    planes : int, optional
+        Bit planes of the fine tier that are asked for; 0: the coarse tier alone.
+    """
+    if hadamard:
+        matrix = _rotation(story, matrix)
+    options = {"ties": "stochastic", "seed": key[0], "stream": key[1]} if key is not None else {}
+    packed = quantize(matrix.data, fmt, reuse=reuse, measure=False, **options)
+    if fmt.fine is not None and planes is not None and planes != packed.planes:
+        packed = packed.with_planes(planes) if planes else packed.coarse()
+    _scales(story, matrix, packed, kept=reuse is not None)
+    _codes(story, matrix, packed, key)
+    if packed.planes:
+        _fine_tier(story, matrix, packed)
+    _bytes(story, matrix, packed)
+    return packed
+
+
+def _rotation(story: Story, matrix: Matrix) -> Matrix:
+    turned = hadamard_rotate(matrix.data)
+    length = matrix.data.shape[1]
+    signs = np.resize(SIGNS, turned.shape[1])
+    if turned.shape[1] != length:
+        raise ValueError(f"the rotation pads {length} columns to {turned.shape[1]}; a step is shown without padding")
+    story.add(
+        "rotation",
+        f"Before it is rounded, {matrix.name} is turned along the {matrix.columns}s, over which the product will sum: "
+        "every 16 of them are multiplied with fixed random signs, this one with {sign}, then with a Hadamard matrix "
+        "over 4. {before} becomes {after}: what was one large number is spread over sixteen. The other operand is "
+        "turned alike, so in the product the rotation cancels.",
+        {
+            "after": matrix.value(turned),
+            "before": matrix.value(),
+            "sign": Value.of(signs.astype(np.int8), along(matrix.columns)),
+        },
+        {"points": 16},
+        ("after", "before"),
+    )
+    return dataclasses.replace(matrix, data=turned)
+
+
+# ---- scales
+
+
+def _scales(story: Story, matrix: Matrix, packed: PackedTensor, kept: bool) -> None:
+    fmt = packed.format
+    if fmt.quantile_codebook:
+        _codebook(story, matrix, packed, kept)
+    elif kept:
+        _kept_scales(story, matrix, packed)
+    else:
+        level = _level(story, matrix, packed)
+        _block_scales(story, matrix, packed, level)
+
+
+def _kept_scales(story: Story, matrix: Matrix, packed: PackedTensor) -> None:
+    values = {"scale": Value.of(packed.decoded_scales(), *matrix.scale_axes(packed.format))}
+    story.add(
+        "scales kept",
+        "The scale cache still holds the scales of before, and they are used again: this block's is {scale}. Amax "
+        "is not measured; a weight that has grown past it saturates.",
+        values | _multiplier(matrix, packed),
+        described(packed.format),
+        ("scale",),
+    )
+
+
+def _level_axes(matrix: Matrix, array: Any) -> tuple[Axis, ...]:
+    return () if np.ndim(array) == 0 else (along(matrix.rows), ONE)
+
+
+def _multiplier(matrix: Matrix, packed: PackedTensor) -> dict[str, Value]:
+    level = packed.tensor_scale
+    return {} if level is None else {"multiplier": Value.of(level, *_level_axes(matrix, level))}
+
+
+def _level(story: Story, matrix: Matrix, packed: PackedTensor) -> dict[str, Value]:
+    """The second level: one float32 for the tensor, or for each row."""
+    fmt = packed.format
+    amax = tensor_amax(matrix.data, fmt)
+    if amax is None:
+        return {}
+    axes = _level_axes(matrix, amax)
+    values = {"amax": Value.of(amax, *axes), **_multiplier(matrix, packed)}
+    span = matrix.name if fmt.tensor_level == "tensor" else f"this {matrix.rows}'s row of {matrix.name}"
+    numbers = fmt.rule.numbers
+    if numbers is None:
+        story.add(
+            "tensor scale",
+            f"The largest magnitude of {span} is {{amax}}; decoding multiplies with {{multiplier}}.",
+            values, described(fmt), ("amax",),
+        )  # fmt: skip
+        return values
+    top = f"{numbers.largest:g} x {numbers.cap:g} = {float(numbers.range):g}"
+    values["encode"] = Value.of(te_encode_scale(amax, numbers.cap, numbers.largest), *axes)
+    story.add(
+        "tensor scale",
+        f"First the second level. The largest magnitude of {span} is {{amax}}. The largest code times the largest "
+        f"block scale is {top}; so all is multiplied with {{encode}} on the way in, and with {{multiplier}} = amax / "
+        f"{float(numbers.range):g} on the way out.",
+        values,
+        described(fmt),
+        ("amax",),
+    )
+    return values
+
+
+def _block_scales(story: Story, matrix: Matrix, packed: PackedTensor, level: dict[str, Value]) -> None:
+    fmt = packed.format
+    axes = matrix.scale_axes(fmt)
+    if fmt.rule.affine is None:
+        span = _span(fmt, matrix)
+        story.add(
+            "block amax",
+            f"Its scale is shared by {span}; the largest magnitude among them is {{amax}}.",
+            {"amax": Value.of(block_amax(matrix.data, fmt), *axes), "x": matrix.value()},
+            described(fmt),
+            ("amax", "x"),
+        )
+    values = {"scale": Value.of(packed.decoded_scales(), *axes)}
+    facts = described(fmt)
+    element = fmt.rule.scale_element
+    if element is not None:
+        values["code"] = Value.of(packed.scales, *axes)
+        facts["code_bits"] = [bit_fields(code, element) for code in range(1 << element.bits)]
+    if packed.offsets is not None:
+        values["offset"] = Value.of(packed.offsets, *axes)
+    wanted = _wanted(matrix, packed, level)
+    if wanted is not None:
+        values["wanted"] = Value.of(wanted, *axes)
+    story.add("scale", _scale_sentence(packed, wanted is not None), values, facts, ("scale",))
+
+
+def _span(fmt: BlockFormat, matrix: Matrix) -> str:
+    if fmt.block is None:
+        return "the whole matrix" if fmt.flat else f"the whole row of this {matrix.rows}"
+    length = min(fmt.block, matrix.data.shape[1])
+    short = f" (a block of {fmt.block} that the row does not fill)" if length < fmt.block else ""
+    if fmt.block_rows > 1:
+        return f"a tile of {min(fmt.block_rows, matrix.data.shape[0])} x {length} elements{short}"
+    return f"{length} elements in a row{short}"
+
+
+def _wanted(matrix: Matrix, packed: PackedTensor, level: dict[str, Value]) -> NDArray | None:
+    """The scale before it is rounded to its format, where the rule is numbers."""
+    fmt, numbers = packed.format, packed.format.rule.numbers
+    if numbers is None or fmt.four_over_six != "off":
+        return None
+    amax = block_amax(matrix.data, fmt)
+    if numbers.family == "te":
+        encode = level["encode"].data if "encode" in level else ONES
+        with np.errstate(over="ignore"):
+            return np.minimum(np.minimum(amax * (encode * numbers.inverse), FLOAT32_MAX), np.float32(numbers.cap))
+    return amax / np.float32(numbers.largest)
+
+
+def _scale_sentence(packed: PackedTensor, knows_wanted: bool) -> str:
+    fmt, numbers = packed.format, packed.format.rule.numbers
+    element = fmt.rule.scale_element
+    if element is None:
+        divided = f"amax / {numbers.largest:g} = " if numbers is not None else "by its rule "
+        return f"Its scale is {divided}{{scale}}, kept as a float32 of four bytes."
+    code = f"code {{code:x}}, bits {{code@code_bits}} of {element.name}"
+    if not knows_wanted:
+        return f"By the rule {fmt.rule.name} ({fmt.rule.summary}) its scale is {{scale}}, {code}."
+    if numbers is not None and numbers.family == "mx":
+        how = {
+            "floor": "the power of two of amax's own exponent, less 2",
+            "even": "the same, of amax rounded to one bit of mantissa",
+            "ceil": "the exponent of amax rounded up, less 2",
+            "rceil": "the least power of two that is not below that",
+        }[numbers.exponent]
+        return f"Amax / 6 is {{wanted}}. A scale here is a power of two: {how}, {{scale}}, {code}."
+    head = "" if numbers.headroom == 1 else " (with a sixteenth of room, so that no rounding can push it over the top)"
+    return (
+        f"To bring that amax to the largest code{head} it takes a scale of {{wanted}}. A scale is one byte here, and "
+        f"the nearest that {element.name} has is {{scale}}, {code}."
+    )
+
+
+def _codebook(story: Story, matrix: Matrix, packed: PackedTensor, kept: bool) -> None:
+    story.add(
+        "codebook",
+        ("The scale cache still holds the codebook of before: " if kept else "There is no scale: the levels are 16 "
+         "quantiles of all magnitudes, ")
+        + "{codebook}. The residual, what they leave, has one scale a row, {scale}.",
+        {
+            "scale": Value.of(packed.scales, along(matrix.rows), ONE),
+            "codebook": Value.of(packed.codebook, LISTED),
+            "x": matrix.value(),
+        },
+        described(packed.format) | {"kept": kept},
+        ("scale", "x"),
+    )  # fmt: skip
+
+
+# ---- codes
+
+
+def _codes(story: Story, matrix: Matrix, packed: PackedTensor, key: tuple[int, int] | None) -> None:
+    fmt = packed.format
+    codes = packed.unpacked_codes()
+    facts = described(fmt)
+    values = {"code": matrix.value(codes), "x": matrix.value()}
+    if fmt.quantile_codebook:
+        values |= {"element": matrix.value(packed.dequantize(0))}
+        values |= {"sign": matrix.value((matrix.data < 0).astype(np.uint8))}
+        sentence = (
+            "{x}: the last level that is not above its magnitude is number {code}; with the sign {sign?+|-} it is "
+            "{element}."
+        )
+        story.add("codes", sentence, values, facts, ("code", "x"))
+        return
+    facts["code_bits"] = [bit_fields(code, fmt.element) for code in range(1 << fmt.code_bits)]
+    values["element"] = matrix.value(fmt.element.table[codes])
+    if fmt.rule.affine is not None:
+        sentence = "{x} becomes code {code}, bits {code@code_bits}, by the rule of its format."
+        story.add("codes", sentence, values, facts, ("code", "x"))
+        return
+    q = quotients(matrix.data, fmt, FittedScales.of(packed))
+    values |= {"quotient": matrix.value(q), **_neighbours(matrix, fmt, q)}
+    values["up"] = matrix.value((np.abs(fmt.element.table[codes]) > values["low"].data).astype(np.uint8))
+    if key is not None:
+        _random(story, matrix, key)
+        bits = random_bits(matrix.data.shape, *key)
+        draw = matrix.value(uniform24(bits))
+        values |= {"draw": draw, "share": matrix.value(_share(q, values["low"].data, values["high"].data))}
+    story.add("codes", _code_sentence(fmt, key is not None), values, facts, ("code", "x"))
+
+
+def _code_sentence(fmt: BlockFormat, by_chance: bool) -> str:
+    name = fmt.element.name.upper()
+    how = (
+        "that is {share} of the way from one to the other. The draw is {draw}; it goes up where the draw is less, "
+        "so here"
+        if by_chance
+        else "the nearer one is taken, and of two as near the one whose last bit is 0: so"
+    )
+    return (
+        f"In units of its scale {{x}} is {{quotient}}. {{between?{name} has that magnitude, or none above it, and "
+        f"takes|{name} has {{low}} and {{high}} on either side; {how} it goes {{up?down|up}}, to}} {{element}}: code "
+        "{code}, bits {code@code_bits}."
+    )
+
+
+def _neighbours(matrix: Matrix, fmt: BlockFormat, q: NDArray) -> dict[str, Value]:
+    """The magnitudes on either side of a quotient's: equal where there is nothing above."""
+    if isinstance(fmt.element, Codebook):
+        levels = np.unique(np.abs(fmt.element.table))
+    else:
+        levels = np.asarray(fmt.element.magnitudes, np.float32)
+    place = np.clip(np.searchsorted(levels, np.abs(q), side="right") - 1, 0, len(levels) - 1)
+    above = np.minimum(place + 1, len(levels) - 1)
+    low, high = levels[place], levels[above]
+    between = (high > low) & (np.abs(q) > low)
+    return {
+        "low": matrix.value(low), "high": matrix.value(high), "between": matrix.value(between.astype(np.uint8)),
+    }  # fmt: skip
+
+
+def _share(q: NDArray, low: NDArray, high: NDArray) -> NDArray:
+    """How far a magnitude has come from its lower neighbour to the upper one, in float32."""
+    step = np.where(high > low, high - low, ONES)
+    return ((np.abs(q) - low) * (ONES / step)).astype(np.float32)
+
+
+def _random(story: Story, matrix: Matrix, key: tuple[int, int]) -> None:
+    bits = random_bits(matrix.data.shape, *key)
+    story.add(
+        "random bits",
+        "Rounding is by chance here, in proportion to the distance. The chance is a hash of the draw's key "
+        f"({key[0]}, {key[1]}) and the element's own number, so anyone can compute it again: {{bits:x}}, of which the "
+        "highest 24 bits, as a fraction, are {draw}.",
+        {"draw": matrix.value(uniform24(bits)), "bits": matrix.value(bits)},
+        {"key": list(key)},
+        ("draw",),
+    )
+
+
+# ---- fine tier and bytes
+
+
+def _fine_tier(story: Story, matrix: Matrix, packed: PackedTensor) -> None:
+    """Four more bits an element: of these, the planes that were asked for."""
+    fmt = packed.format
+    fine = packed.unpacked_fine()
+    coarse, whole = packed.dequantize(0), packed.dequantize()
+    values = {
+        "fine": matrix.value(fine),
+        "x": matrix.value(),
+        "coarse": matrix.value(coarse),
+        "both": matrix.value(whole),
+    }
+    facts = described(fmt) | {"planes": packed.planes, "fine_bits": [f"{code:04b}" for code in range(16)]}
+    if fmt.fine.kind == "nested":
+        low, width = nested_edges(fmt.fine.top)
+        magnitude = packed.unpacked_codes() & 7
+        values |= {"start": matrix.value(low[magnitude]), "width": matrix.value(width[magnitude])}
+        sentence = (
+            "The code stands for an interval that begins at {start} and is {width} wide. The fine tier cuts it into 16 "
+            f"cells; {packed.planes} of the cell's four bits were asked for: {{fine@fine_bits}}. The coarse tier alone "
+            "says {coarse}, with them it is {both}."
+        )
+    else:
+        if packed.fine_scales is not None:
+            values["fine_scale"] = Value.of(packed.fine_scales, *matrix.scale_axes(fmt))
+        if packed.fine_tensor_scale is not None:
+            values["fine_multiplier"] = Value.of(packed.fine_tensor_scale)
+        sentence = (
+            "What the coarse tier leaves of {x}, where it says {coarse}, is rounded to a signed number of four bits: "
+            "{fine@fine_bits}. Both together say {both}."
+        )
+    story.add("fine tier", sentence, values, facts, ("fine", "coarse", "both"))
+
+
+def _bytes(story: Story, matrix: Matrix, packed: PackedTensor) -> None:
+    fmt = packed.format
+    bits = fmt.code_bits
+    values = {"byte": Value.of(packed.codes, *matrix.byte_axes(fmt, bits))}
+    values["code"] = matrix.value(packed.unpacked_codes())
+    axes = matrix.scale_axes(fmt)
+    facts: dict[str, Any] = {"format": fmt.name, "bits": bits, "nbytes": packed.nbytes, "full": 4 * packed.size}
+    facts |= {"bits_per_value": packed.bits_per_value, "planes": packed.planes}
+    if packed.scales.ndim == len(axes) and not fmt.quantile_codebook:
+        values["scale"] = Value.of(packed.scales, *axes)
+    if packed.fine is not None:
+        values["fine_byte"] = Value.of(packed.fine, *matrix.byte_axes(fmt, 4))
+    if packed.signs is not None:
+        values["sign_byte"] = Value.of(packed.signs, *matrix.byte_axes(fmt, 1))
+    two = "Two codes share a byte, the first of them in the low half: " if bits == 4 else ""
+    story.add(
+        "bytes",
+        f"{two}this element's byte is {{byte:x}}. Codes, scales and all are {{nbytes}} bytes, {{bits_per_value}} bits "
+        "a value; as float32 they would be {full}.",
+        values,
+        facts,
+        ("byte",),
+    )
+
+
+def decoded(
+    story: Story, matrix: Matrix, packed: PackedTensor, lead: str = "Back to a number"
+) -> NDArray[np.float32]:
+    """Tell how the codes become numbers again, or what they stand for; returns those numbers."""
+    fmt = packed.format
+    out = packed.dequantize()
+    values = {"decoded": matrix.value(out), "x": matrix.value(), "error": matrix.value(out - matrix.data)}
+    if fmt.quantile_codebook:
+        sentence = "Looked up and put together, it is {decoded}: {x} has an error of {error}."
+    else:
+        values["element"] = matrix.value(fmt.element.table[packed.unpacked_codes()])
+        values["scale"] = Value.of(packed.decoded_scales(), *matrix.scale_axes(fmt))
+        values |= _multiplier(matrix, packed)
+        formula = "{element} x {scale}" + (" x {multiplier}" if packed.tensor_scale is not None else "")
+        formula += ", with the fine tier," if packed.planes else ""
+        sentence = f"{lead}: {formula} = {{decoded}}. It was {{x}}, so it is off by {{error}}."
+    story.add("decoding", sentence, values, described(fmt), ("decoded", "x", "error"))
+    return out
