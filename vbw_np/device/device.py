@@ -253,7 +253,7 @@ class Device:
         self.check()
         if self.mode_now() != "inference":
             raise RuntimeError(f"master weights can be dropped in mode 'inference' only, not {self.mode_now()!r}")
-        read_elsewhere = past_cards(self._model) if self._model is not None else set()
+        read_elsewhere = past_cards(self.unit.model) if self.unit.model is not None else set()
         kept = [card.name for card in self.cards.values() if id(card.parameter) in read_elsewhere]
         for card in self.cards.values():
             if card.name not in kept:
