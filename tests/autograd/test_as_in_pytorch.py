@@ -10,8 +10,9 @@ import time
 import numpy as np
 import pytest
 
-from autograd import Parameter, Tensor, manual_seed, nn, no_grad, optim
+from autograd import REGISTRY, Parameter, Tensor, manual_seed, nn, no_grad, optim
 from autograd import functional as F
+from autograd.primitive import Primitive
 from vbw_np.layers import linear_cross_entropy
 
 
@@ -131,6 +132,20 @@ def test_a_parameter_that_threads_write_is_never_silently_stale() -> None:
         done.set()
         writer.join()
     assert named
+
+
+def test_a_parameter_that_changes_while_its_gradient_is_computed_is_named() -> None:
+    """The moment that a thread hits by chance only: after the check before the vjp, before the vjp's end."""
+    weight = Parameter(np.ones(3))
+    operation = Primitive(
+        lambda x, w: (x * w, (lambda g: (weight.assign(np.zeros(3)), g * w)[1], lambda g: g * x)), None, name="slow"
+    )
+    try:
+        y = operation(leaf(3), weight).sum()
+        with pytest.raises(RuntimeError, match=r"backward through slow: its input 1, .*was changed after"):
+            y.backward()
+    finally:
+        del REGISTRY["slow"]
 
 
 # --------------------------------------------------------------------------------------------- randomness without a rng

@@ -66,18 +66,33 @@ def test_no_layout_changes_an_operation(name: str, layout: str) -> None:
             assert x is None or (x == copy).all(), "an input was written to"
 
 
+def of_one_shape(inputs: tuple) -> list[tuple]:
+    """The inputs, and where they broadcast, the same again all of one shape: then nothing has to be summed."""
+    arrays = [None if x is None else np.asarray(x, np.float64) for x in inputs]
+    try:
+        shape = np.broadcast_shapes(*(x.shape for x in arrays if x is not None))
+    except ValueError:
+        return [tuple(arrays)]
+    return [tuple(arrays), tuple(None if x is None else np.array(np.broadcast_to(x, shape)) for x in arrays)]
+
+
 @pytest.mark.parametrize("name", sorted(name for name, declared in REGISTRY.items() if declared.samples))
 def test_no_leaf_shares_its_gradient(name: str) -> None:
     """Neither with another leaf, nor with any value: whoever scales one in place changes nothing else."""
     for inputs, static in REGISTRY[name].samples(np.random.default_rng(0)):
-        tensors = [None if x is None else Tensor(np.asarray(x, np.float64), requires_grad=True) for x in inputs]
-        output = REGISTRY[name](*tensors, **static)
-        (output * output).sum().backward()
-        leaves = [t for t in tensors if t is not None]
-        for i, leaf in enumerate(leaves):
-            assert leaf.grad.flags.writeable
-            others = [other.grad for other in leaves[i + 1 :]] + [other.data for other in leaves] + [output.data]
-            assert not any(np.shares_memory(leaf.grad, other) for other in others)
+        for arrays in of_one_shape(inputs) if name in BROADCAST else [inputs]:
+            tensors = [None if x is None else Tensor(np.asarray(x, np.float64), requires_grad=True) for x in arrays]
+            output = REGISTRY[name](*tensors, **static)
+            (output * output).sum().backward()
+            leaves = [t for t in tensors if t is not None]
+            for i, leaf in enumerate(leaves):
+                assert leaf.grad.flags.writeable
+                others = [other.grad for other in leaves[i + 1 :]] + [other.data for other in leaves] + [output.data]
+                assert not any(np.shares_memory(leaf.grad, other) for other in others)
+
+
+BROADCAST = ("add", "sub", "mul", "div", "maximum", "where")
+"""Operations whose inputs are broadcast to each other."""
 
 
 def softmax(x: np.ndarray, axis: int) -> np.ndarray:
@@ -191,7 +206,7 @@ def shapes_that_broadcast() -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]
                 yield whole, tuple(1 if ones >> i & 1 else size for i, size in enumerate(part))
 
 
-@pytest.mark.parametrize("name", ["add", "sub", "mul", "div", "maximum"])
+@pytest.mark.parametrize("name", [name for name in BROADCAST if name != "where"])
 def test_broadcasting_is_undone(name: str) -> None:
     rng = np.random.default_rng(4)
     for whole, part in shapes_that_broadcast():

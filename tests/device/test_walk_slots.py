@@ -197,6 +197,7 @@ def test_no_rows_and_one_row(name: str, rows: int) -> None:
     y.backward(np.ones((rows, 8), np.float32))
     assert y.shape == (rows, 8) and x.grad.shape == (rows, 16) and layer.weight.grad.shape == (8, 16)
     assert layer.bias.grad.tolist() == [rows] * 8
+    assert not layer.weight.grad.any()  # of no rows, and of a row of zeros
     device.release()
 
 

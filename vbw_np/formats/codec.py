@@ -181,11 +181,26 @@ def _fit_block_scales(x: np.ndarray, fmt: BlockFormat, nonfinite: str, given: ob
         block, _ = four_over_six(x, amax_b, stored, fmt)
     else:
         block = rule.block(amax_b, stored)
+    if nonfinite == "raise":
+        _check_scales_are_numbers(block, fmt, stored)
     tensor = None
     if stored is not None:
         tensor = rule.multiplier(stored)
         tensor = np.float32(tensor) if np.ndim(tensor) == 0 else tensor.astype(np.float32)
     return FittedScales(block, stored, tensor)
+
+
+def _check_scales_are_numbers(block: np.ndarray, fmt: BlockFormat, stored: np.ndarray | np.float32 | None) -> None:
+    """Raise where a producer's arithmetic makes NaN of finite numbers: 0 / 0, under a tensor scale that is 0."""
+    element = fmt.rule.scale_element
+    bad = np.isnan(block if element is None else element.table[block])
+    if bad.any():
+        level = "" if stored is None else f", under the tensor-level number {float(np.asarray(stored).flat[0]):g},"
+        raise ScaleError(
+            f"{fmt.name} makes NaN of a block that is finite{level} as its library does: scales"
+            f"{list(first_index(bad))} would be NaN, and so would what it decodes to. nonfinite='producer' gives those "
+            "bytes; a format of no producer's, such as nvfp4, holds tensors of zeros"
+        )
 
 
 def four_over_six(
@@ -367,7 +382,8 @@ def _fine_codes(
     if fine.kind == "nested":
         return nested_cells(q, codes, fine.top)
     if fine.kind == "tied":
-        steps = (q - packed.format.element.table[codes]) * np.float32(fine.divisor)
+        with np.errstate(over="ignore"):  # clipped in any case
+            steps = (q - packed.format.element.table[codes]) * np.float32(fine.divisor)
         return int4_nibbles(steps, lowest=-8 if fine.divisor == 8 else -7)
     scale = scales.fine if fine.scale == "float32" else E4M3.table[scales.fine]
     if scales.fine_tensor is not None:
@@ -392,7 +408,8 @@ def nested_cells(q: np.ndarray, codes: np.ndarray, top: float) -> np.ndarray:
     low, width = nested_edges(top)
     magnitude = codes & np.uint8(7)
     a = np.where(magnitude == 0, q, np.abs(q))
-    cell = np.floor((a - low[magnitude]) / (width / np.float32(16))[magnitude])
+    with np.errstate(over="ignore"):  # beyond `top` in any case
+        cell = np.floor((a - low[magnitude]) / (width / np.float32(16))[magnitude])
     return np.nan_to_num(np.clip(cell, 0, 15), nan=0.0).astype(np.uint8)
 
 

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 
@@ -138,7 +139,7 @@ def to_container(packed: PackedTensor, container: str) -> dict[str, np.ndarray]:
 
     A tensor-level number that the tensor's own profile stored in the container's convention is written as it is;
     otherwise it is converted (one float32 rounding). A format of one level gets the number that multiplies by 1, where
-    the container always has one.
+    the container always has one; so does a tensor of zeros, where the container holds a reciprocal.
 
     Raises
     ------
@@ -155,12 +156,21 @@ def to_container(packed: PackedTensor, container: str) -> dict[str, np.ndarray]:
     if fmt.tensor_level != "none":
         stored = packed.stored_scale
         have, value = ("multiplier", packed.tensor_scale) if stored is None else (stored_convention(fmt), stored)
+        if level_convention(container) == "reciprocal" and _is_zero_under_any_level(packed):
+            have, value = "multiplier", np.float32(1)
         arrays[level] = convert_level(value, have, level_convention(container), fmt.rule.range).reshape(1)
     elif _kind_of(fmt) == "NVFP4" and container in ("te", "modelopt", "compressed-tensors"):
         arrays[level] = convert_level(np.float32(1), "multiplier", level_convention(container)).reshape(1)
     if level in arrays:
         _checked_level(arrays[level], level, container)
     return arrays
+
+
+def _is_zero_under_any_level(packed: PackedTensor) -> bool:
+    """Whether the tensor scale is 0 and multiplies only zeros: any number in its place gives the same values."""
+    if packed.tensor_scale != 0:
+        return False
+    return not replace(packed, tensor_scale=np.float32(1), stored_scale=None).dequantize().any()
 
 
 def _bytes_for(packed: PackedTensor, container: str) -> dict[str, np.ndarray]:
@@ -191,9 +201,25 @@ def _bitsandbytes_arrays(packed: PackedTensor) -> dict[str, np.ndarray]:
 
 
 def from_container(
-    arrays: dict[str, np.ndarray], container: str, shape: tuple[int, ...], format: str | BlockFormat
+    arrays: dict[str, np.ndarray],
+    container: str,
+    shape: tuple[int, ...],
+    format: str | BlockFormat,
+    *,
+    allow_nan: bool = False,
 ) -> PackedTensor:
     """Read a producer's arrays into a packed tensor of that logical shape and format.
+
+    Parameters
+    ----------
+    arrays : dict of str to ndarray
+        As `to_container` gives them.
+    container : one of `CONTAINERS`
+    shape : tuple of int
+        The logical shape (..., K).
+    format : str or BlockFormat
+    allow_nan : bool
+        Whether NaN block scales are accepted, as some producers write for a tensor of zeros.
 
     Raises
     ------
@@ -229,6 +255,7 @@ def from_container(
         tensor_scale=tensor,
         stored_scale=stored,
         offsets=offsets,
+        allow_nan=allow_nan,
     )
 
 

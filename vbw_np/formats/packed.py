@@ -187,7 +187,7 @@ class PackedTensor:
         if bad.any():
             where = first_index(bad)
             raise ScaleError(
-                f"scales{list(where)} is {float(values[where])!r} (stored {self.scales[where]!r}); a block scale must "
+                f"scales{list(where)} is {float(values[where])!r} (stored {self.scales[where]}); a block scale must "
                 "be a number that is not negative. If the NaN is meant, pass allow_nan=True"
             )
 
