@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -57,6 +58,45 @@ def test_explanations_say_what_the_bytes_say(fmt):
             assert e.data["element"] in (e.data["low"], e.data["high"])
         assert "decoded" in str(e) and "<table>" in e._repr_html_()
         assert packed.explain(*index).data["decoded"] == e.data["decoded"]
+
+
+ORDERS = {
+    "torchao-0.18-nvfp4": "element * (scale * tensor scale)",
+    "modelopt-nvfp4": "element * (scale * tensor scale)",
+    "te-nvfp4": "element * ((scale * tensor level) * (1 / 2688))",
+    "te-nvfp4-4over6-mse": "element * ((scale * tensor level) * (1 / 1536))",
+    "compressed-tensors-0.20-nvfp4": "element * (scale / tensor level)",
+    "ggml-nvfp4": "(2 * element) * (scale / 2)",
+    "nvfp4": "(element * scale) * tensor scale",
+    "ocp-mxfp4": "element * scale",
+    "compressed-tensors-0.20-int4-zero-g128": "(element - zero) * scale",
+}
+
+
+@pytest.mark.parametrize("fmt", [*FORMATS.values(), *(p.format for p in PROFILES.values())], ids=lambda f: f.name)
+def test_the_formula_is_what_the_decoder_computes(fmt):
+    """Its numbers and its order: evaluated in float32 as it stands there, it gives the decoded bits."""
+    packed = quantize(standard_normal((16, 128), seed=5) * np.float32(0.02), fmt).coarse()
+    assert ORDERS.get(fmt.name, packed.explain(0, 0).data["formula"]) == packed.explain(0, 0).data["formula"]
+    if fmt.quantile_codebook:
+        return
+    for index in ((0, 0), (3, 17), (7, 99), *((row, 5 * row) for row in range(16))):
+        e = packed.explain(*index)
+        names = {"element": "element", "scale": "scale", "tensor_scale": "tensor scale",
+                 "stored_scale": "tensor level", "offset": packed.format.offset}  # fmt: skip
+        known = {text.replace(" ", "_"): np.float32(e.data[key]) for key, text in names.items() if key in e.data}
+        formula = e.data["formula"].replace("tensor scale", "tensor_scale").replace("tensor level", "tensor_level")
+        formula = re.sub(r"\b\d+\b", lambda digits: f"f32({digits[0]})", formula)
+        value = eval(formula, {"f32": np.float32, **known})
+        assert type(value) is np.float32 and value == packed.dequantize()[index], e
+        shown = {step.name for step in e.steps}
+        assert {name for name in names.values() if name in e.data["formula"]} <= shown, e
+
+
+def test_a_zero_that_loses_its_sign_is_told():
+    x = np.array([[-1e-9, 1.0] + [0.5] * 62], np.float32)
+    told = str(quantize(x, "nvfp4", profile="modelopt-nvfp4").explain(0, 0))
+    assert "-0 counts as +0 there" in told and "-0 counts" not in str(quantize(x, "nvfp4").explain(0, 0))
 
 
 def test_a_tie_is_called_a_tie():

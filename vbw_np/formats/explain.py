@@ -299,24 +299,64 @@ def _storage_steps(packed: PackedTensor, index: tuple[int, ...], place: _Place, 
         steps += [Step("sign bit", sign), Step("level", number(packed.codebook[code]), f"codebook[{code}]")]
     else:
         element = float(fmt.element.table[code])
-        steps.append(Step("element", number(element)))
+        drops_sign = fmt.positive_zero and element == 0 and np.signbit(element)
+        element = 0.0 if drops_sign else element
+        steps.append(Step("element", number(element), "-0 counts as +0 there" if drops_sign else ""))
         steps.append(_scale_step(packed, place))
         data |= {"element": element, "scale": float(packed.decoded_scales()[place.scale])}
         if packed.offsets is not None:
             data["offset"] = float(packed.offsets[place.scale])
             steps.append(Step(fmt.offset, number(data["offset"]), "of its block"))
-        if packed.tensor_scale is not None:
-            level = np.asarray(packed.tensor_scale)
-            level = float(level.reshape(-1)[0] if level.size == 1 else level[(*place.row, 0)])
-            steps.append(Step("tensor scale", number(level), "multiplier, float32"))
-            data["tensor_scale"] = level
+        steps += _level_steps(packed, place, data)
     if packed.planes:
         steps += _fine_steps(packed, index, code, data)
     decoded = float(packed.dequantize()[index])
     data["decoded"] = decoded
-    formula = "(element * scale) * tensor scale" if packed.tensor_scale is not None else "element * scale"
-    formula = {"zero": "(element - zero) * scale", "minimum": "element * scale + minimum"}.get(fmt.offset, formula)
+    formula = decode_formula(packed)
+    data["formula"] = formula
     steps.append(Step("decoded", number(decoded), formula if not packed.planes else "with the fine tier"))
+    return steps
+
+
+def decode_formula(packed: PackedTensor) -> str:
+    """What `dequantize` computes of an element, in float32 and in that order: the producer's, where it is a profile's.
+
+    `tensor scale` and `tensor level` are the numbers that the steps before it name.
+    """
+    fmt = packed.format
+    if fmt.quantile_codebook:
+        return "sign * level"
+    if fmt.offset != "none":
+        return {"zero": "(element - zero) * scale", "minimum": "element * scale + minimum"}[fmt.offset]
+    if fmt.decode_order == "halves":
+        return "(2 * element) * (scale / 2)"
+    if packed.tensor_scale is None:
+        return "element * scale"
+    if fmt.decode_order == "scale-first":
+        return "element * (scale * tensor scale)"
+    if packed.stored_scale is not None and fmt.decode_order == "divide":
+        return "element * (scale / tensor level)"
+    if packed.stored_scale is not None and fmt.decode_order == "amax-first":
+        return f"element * ((scale * tensor level) * (1 / {fmt.rule.range:g}))"
+    return "(element * scale) * tensor scale"
+
+
+def _level_steps(packed: PackedTensor, place: _Place, data: dict[str, object]) -> list[Step]:
+    """The tensor-level numbers that the decoder reads."""
+
+    def of_row(level: np.ndarray | np.float32) -> float:
+        level = np.asarray(level)
+        return float(level.reshape(-1)[0] if level.size == 1 else level[(*place.row, 0)])
+
+    steps = []
+    if packed.stored_scale is not None and packed.format.decode_order in ("divide", "amax-first"):
+        stored = of_row(packed.stored_scale)
+        steps.append(Step("tensor level", number(stored), f"stored number of rule {packed.format.rule.name}, float32"))
+        data["stored_scale"] = stored
+    elif packed.tensor_scale is not None:
+        steps.append(Step("tensor scale", number(of_row(packed.tensor_scale)), "multiplier, float32"))
+    if packed.tensor_scale is not None:
+        data["tensor_scale"] = of_row(packed.tensor_scale)
     return steps
 
 
