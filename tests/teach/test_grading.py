@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -132,18 +134,36 @@ def test_only_what_was_set_is_graded(tmp_path, capsys):
     assert "no exercise '02.9'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "body",
-    ["import sys; sys.exit(0)", "quit()", "import os; os._exit(0)", "while True: pass", "return float('nan')",
-     "import numpy as np; return np.array([True, False])"],
-)  # fmt: skip
+HOSTILE = {
+    "sys.exit": "import sys; sys.exit(0)",
+    "quit": "quit()",
+    "os._exit": "import os; os._exit(0)",
+    "endless": "while True: pass",
+    "NaN": "return float('nan')",
+    "bools": "import numpy as np; return np.array([True, False])",
+    "raising repr": "class R:\n    def __repr__(self): raise SystemExit(0)\n    __str__ = __repr__\nreturn R()",
+    "equal to all": "class Y:\n    __eq__ = __bool__ = lambda *a: True\n    __hash__ = None\nreturn Y()",
+    "patched comparison": "import numpy as np\nnp.array_equal = np.allclose = lambda *a, **k: True\nreturn 99",
+    "patched judge": "from vbw_np.teach import judging\njudging.same = lambda *a: True\nreturn 99",
+}
+
+
+@pytest.mark.parametrize("body", HOSTILE.values(), ids=HOSTILE)
 @pytest.mark.parametrize("at", ["02.1", "02.2"])
 def test_one_bad_answer_changes_nothing_for_the_others(tmp_path, capsys, body, at):
     other = {"02.1": "02.2", "02.2": "02.1"}[at]
     path = written(tmp_path, {at: body, other: get_exercise(other).solution})
-    assert main(["grade", str(path), "--json", "--seconds", "3"]) == 1
-    verdict = json.loads(capsys.readouterr().out)
-    assert {e["name"]: e["state"] for e in verdict["exercises"]} == {at: WRONG, other: RIGHT, "02.3": RIGHT}
+    assert main(["grade", str(path), "--seconds", "3"]) == 1
+    out = capsys.readouterr().out
+    shown = dict(re.findall(r"^(02\.\d)  (right|wrong) ", out, re.MULTILINE))
+    assert shown == {at: WRONG, other: RIGHT, "02.3": RIGHT} and out.endswith("2 of 3 right\n")
+
+
+@pytest.mark.parametrize("body", HOSTILE.values(), ids=HOSTILE)
+def test_a_file_with_a_bad_answer_is_wrong(tmp_path, capsys, body):
+    (tmp_path / "mine.py").write_text("def decode(code):\n" + textwrap.indent(body, "    "))
+    assert main(["learn", "check", "02.1", str(tmp_path / "mine.py"), "--seconds", "3"]) == 1
+    assert capsys.readouterr().out.startswith("[x] 02.1 WRONG: ")
 
 
 def test_cells_that_no_answer_needs_are_not_run(tmp_path):
