@@ -148,10 +148,17 @@ def test_where_the_cache_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 
 def test_clearing_removes_only_our_files(made: list[str], folder: Path) -> None:
     tokenize(TEXT)
-    (folder / "notes.txt").write_text("mine")
-    assert cache.cache_usage()[0] == 1
+    (entry,) = folder.glob("*.json")
+    copied = f"{0:032x}"  # a name as entries have them, and the content of another entry
+    mine = {"notes.txt": "mine", f"{copied}.json": entry.read_text("utf-8"), f"{copied}.npy": "mine",
+            f"{1:032x}.json": f'{{"key": "{1:032x}", "mine": true}}', f"{2:032x}.npy": "no entry of that name",
+            "a.json": '{"key": "a", "sha256_ids": ""}', ".download.part": "half"}  # fmt: skip
+    for name, text in mine.items():
+        (folder / name).write_text(text, "utf-8")
     assert clear_cache() == 2
-    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+    assert {path.name: path.read_text("utf-8") for path in folder.iterdir()} == mine
+    for name in mine:
+        (folder / name).unlink()
     assert cache.cache_usage()[0] == 0
     tokenize(TEXT)
     assert len(made) == 2

@@ -20,7 +20,7 @@ from vbw_np.training import checkpoint, loop, trained
 from vbw_np.training.checkpoint import _PREAMBLE, MAGIC, VERSION, CheckpointError
 from vbw_np.training.config import TrainConfig
 from vbw_np.training.diagnose import NonFiniteTraining
-from vbw_np.training.folder import NAMES, FolderRefused
+from vbw_np.training.folder import NAMES, FolderInUse, FolderRefused
 from vbw_np.training.loop import Trainer, load_model
 
 Make = Callable[..., TrainConfig]
@@ -119,6 +119,15 @@ def test_other_files_are_never_touched(config: Make, tmp_path: Path) -> None:
     trainer.run(progress=False)
     trainer.close()
     assert {name: (folder / name).read_bytes() for name in mine} == mine
+
+
+def test_a_folder_in_use_keeps_the_mark_of_who_uses_it(config: Make, tmp_path: Path) -> None:
+    first = Trainer(config(), tmp_path / "run")
+    before = (tmp_path / "run" / ".lock").read_bytes()
+    with pytest.raises(FolderInUse, match="in use by another run"):
+        Trainer(config(), tmp_path / "run")
+    assert (tmp_path / "run" / ".lock").read_bytes() == before != b""
+    first.close()
 
 
 def test_a_run_that_lost_its_last_checkpoint_keeps_the_best(config: Make, run: Path) -> None:
@@ -267,16 +276,32 @@ STATE = {
 }
 
 
+WORDS = {
+    **{f"{part} of a newer version": rf"has in its {name} what this vbw-np does not know: warp\. vbw-np .* wrote it"
+       for part, name in {"config": "config", "model": "config.model", "recipe": "config.recipe"}.items()},
+    "meta null": "meta has to be an object",
+    "dtype object": r"has the dtype '\|O'",
+    "dtype of text": "has the dtype '<U9'",
+    "arrays overlap": "begins at 0, not where the one before ends",
+    "shape huge": "of shape .* has not .* bytes",
+    "bytes huge": "has not .* bytes",
+    "kind": "is not of a training run",
+    "run a number": "names its run 7, which is no id",
+}  # fmt: skip
+"""What is foreseeable has words of its own."""
+
+
 @pytest.mark.parametrize("name", [*CRAFTED, *STATE])
 def test_a_crafted_checkpoint_is_one_error_in_words(name: str, run: Path, tmp_path: Path) -> None:
     forge(run / "last.vbw", {**CRAFTED, **STATE}[name])
     before = snapshot(run)
+    words = f"last.vbw.*{WORDS.get(name, '')}"
     if name != "words without a vocabulary":  # to go on with a run reads the text anew
-        with pytest.raises(UserError, match="last.vbw"):
+        with pytest.raises(UserError, match=words):
             Trainer.resume(run)
     assert snapshot(run) == before
-    if name in CRAFTED and name != "run a number":
-        with pytest.raises(UserError, match="last.vbw"):
+    if name in CRAFTED:
+        with pytest.raises(UserError, match=words):
             load_model(run / "last.vbw")
 
 

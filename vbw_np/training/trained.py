@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data import TokenStream
+from ..device import Recipe
 from ..errors import UserError
 from ..models.claude4 import Claude4, Claude4Config
 from ..models.claude4_shapes import state_shapes
@@ -33,7 +34,7 @@ def config_of(path: Path, meta: dict[str, Any]) -> TrainConfig:
     config = meta.get("config")
     parts = {"config": (config, TrainConfig)}
     if isinstance(config, dict):
-        parts |= {"config.model": (config.get("model"), Claude4Config)}
+        parts |= {"config.model": (config.get("model"), Claude4Config), "config.recipe": (config.get("recipe"), Recipe)}
     for name, (part, kind) in parts.items():
         fields = {field.name for field in dataclasses.fields(kind)}
         unknown = sorted(map(str, set(part) - fields)) if isinstance(part, dict) else [f"no object, {part!r:.40}"]
