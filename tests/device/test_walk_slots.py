@@ -202,11 +202,13 @@ def test_no_rows_and_one_row(name: str, rows: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [name for name, recipe in RECIPES.items() if recipe.gradient and recipe.gradient.stochastic]
-)
-def test_stochastic_gradients_are_unbiased(name: str) -> None:
+    ("name", "slot"),
+    [(name, slot) for name, recipe in RECIPES.items() for slot in ("activation", "gradient", "weight_gradient")
+     if getattr(recipe, slot) and getattr(recipe, slot).stochastic],
+)  # fmt: skip
+def test_stochastic_gradients_are_unbiased(name: str, slot: str) -> None:
     """<q, x> / <x, x> is 1 on average: within five standard errors over 64 draws of normal numbers."""
-    how = RECIPES[name].gradient
+    how = getattr(RECIPES[name], slot)
     x = np.random.default_rng(9).standard_normal((64, 256)).astype(np.float32)
     ratios = []
     for stream in range(64):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from vbw_np import formats
+from vbw_np.kernels.fp4 import quantize as encoder
 from vbw_np.kernels.fp4.dequantize import dequantize
 from vbw_np.kernels.fp4.quantize import fast_quantile_codebook, is_known, quantize, row_amax, tensor_amax
 from vbw_np.kernels.simd import jit
@@ -69,6 +70,25 @@ def test_stochastic_rounding_uses_the_same_bits(name, ties):
         for x in arrays(shape, seed=1):
             options = {"ties": ties, "seed": 2**40 + 5, "stream": 9}
             assert_same(quantize(x, name, **options), formats.quantize(x, name, measure=False, **options))
+
+
+STOCHASTIC = [
+    name for name, fmt in formats.FORMATS.items()
+    if fmt.fine is None and fmt.rule.affine is None and isinstance(fmt.element, formats.ElementFormat)
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("way", ["float32", "float64", "float16", "without JIT"])
+@pytest.mark.parametrize("name", STOCHASTIC)
+def test_every_format_is_rounded_stochastically_whoever_computes_it(name, way, monkeypatch):
+    """What the kernels leave to NumPy keeps its rounding: other formats, other dtypes, everything without JIT."""
+    if way == "without JIT":
+        monkeypatch.setattr(encoder, "enabled", lambda: False)
+    x = next(arrays((32, 192), seed=12)).astype("float32" if way == "without JIT" else way)
+    options = {"ties": "stochastic", "seed": 7}
+    packed = quantize(x, name, **options)
+    assert_same(packed, formats.quantize(x, name, measure=False, **options))
+    assert (packed.codes != quantize(x, name).codes).any()
 
 
 @pytest.mark.parametrize("name", FAST)
