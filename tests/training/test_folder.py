@@ -84,8 +84,9 @@ def test_a_folder_with_somebody_elses_files_is_refused_and_left(
     lay(folder / name, kind, tmp_path / "elsewhere")
     before = snapshot(tmp_path)
     for begin in (Trainer, Trainer.start_or_resume):
-        with pytest.raises(UserError):
+        with pytest.raises(UserError, match=re.escape(name)) as refused:
             begin(config(), folder)
+        assert "holds a run" not in str(refused.value), "nobody is sent to --resume with it"
         assert snapshot(tmp_path) == before
 
 

@@ -122,8 +122,8 @@ class Trainer:
         streams: tuple[TokenStream, TokenStream] | None = None,
     ) -> None:
         place = RunFolder(folder)
-        place.refuse_a_run()
         place.inspect()
+        place.refuse_a_run()
         self._set_up(config, place, streams)
         place.set_aside(LOG)  # of a run that was ended before its first checkpoint
         self.log.append(0, run=place.id)
