@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import operator
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
@@ -119,6 +122,22 @@ def test_without_division_means_without(divide):
     result = judge(get_exercise("05.1"), code_by_comparing)
     assert result.state == WRONG
     assert "write it without dividing" in result.message or "first case that shows it" in result.message
+
+
+@pytest.mark.parametrize(
+    "divide",
+    [lambda x, s: Fraction(float(x)) / Fraction(float(s)), lambda x, s: Fraction(float(x)) * Fraction(float(s)) ** -1,
+     lambda x, s: operator.truediv(Fraction(float(x)), Fraction(float(s)))],
+)  # fmt: skip
+def test_an_exact_division_is_right_and_still_a_division(divide):
+    midpoints = 0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5
+
+    def code_by_comparing(x, scale):
+        quotient = divide(x, scale)
+        return sum(quotient >= m if i % 2 else quotient > m for i, m in enumerate(midpoints))
+
+    result = judge(get_exercise("05.1"), code_by_comparing)
+    assert result.state == WRONG and "the results are right, but your code uses a division" in result.message
 
 
 @pytest.mark.parametrize(

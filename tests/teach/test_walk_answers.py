@@ -160,6 +160,8 @@ def test_no_such_answer_is_right(kind, isolation):
         assert result.state == WRONG, f"{name}: {result}"
         assert result.message and len(result.message) < 2000
         assert isinstance(answers.ended, str)
+        if kind in ("sys.exit(0)", "quit()", "raise SystemExit"):
+            assert "SystemExit" in result.message, "an exit is an exception, and the learner reads where it was raised"
 
 
 @pytest.mark.parametrize("kind", NEVER_ENDING)
