@@ -158,6 +158,7 @@ def dropout_by_key(x, *, p, key):
 
     An element is kept where its 32 random bits, read as a fraction of 2 ** 32, are at least p.
     """
+    p = float(p)  # 1 / (1 - p) is one number, whatever dtype NumPy gave it
     keep = (random_bits(key, x.size) >= np.uint32(p * 2**32)).reshape(x.shape)
     scale = x.dtype.type(1 / (1 - p))
     return x * keep * scale, (lambda g: g * keep * scale,)
@@ -176,7 +177,7 @@ def dropout(x: Tensor, p: float, key: tuple[int, int] | None) -> Tensor:
     """
     if not 0 <= p < 1:
         raise ValueError(f"a dropout probability lies in [0, 1), not {p}")
-    return x if key is None or p == 0 else dropout_by_key(x, p=p, key=key)
+    return x if key is None or p == 0 else dropout_by_key(x, p=float(p), key=key)
 
 
 # -------------------------------------------------------------------------------------------------- tokens and losses

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -9,8 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+import vbw_np.device
+import vbw_np.layers  # noqa: F401  they declare some
 from autograd import REGISTRY, Tensor, gradcheck, ops
 from autograd.primitive import Primitive
+from autograd.random import random_bits
 
 
 def spread(x: np.ndarray) -> np.ndarray:
@@ -150,7 +154,86 @@ def spellings() -> Iterator[tuple[str, str, tuple, dict, Any]]:
         yield "getitem", f"index={index!r}", (x,), {"index": index}, lambda a, i=index: a[i]
 
 
-CASES = list(spellings())
+def nll(logits: np.ndarray, targets: Any) -> np.ndarray:
+    """The mean of -log softmax at the targets."""
+    return -np.log(softmax(logits, -1))[np.arange(len(logits)), np.asarray(targets, int)].mean()
+
+
+def kept_by_key(a: np.ndarray, p: float, key: tuple[int, int]) -> np.ndarray:
+    return a * (random_bits(key, a.size).reshape(a.shape) / 2.0**32 >= p) / (1 - p)
+
+
+def turned(a: np.ndarray, angle: np.ndarray) -> np.ndarray:
+    """Pairs (j, j + d / 2) turned, as complex numbers."""
+    half = a.shape[-1] // 2
+    z = (a[..., :half] + 1j * a[..., half:]) * np.exp(1j * angle)
+    return np.concatenate([z.real, z.imag], axis=-1)
+
+
+def more_spellings() -> Iterator[tuple[str, str, tuple, dict, Any]]:
+    """As `spellings`: integers of every kind, conditions, targets, probabilities, tables."""
+    rng = np.random.default_rng(7)
+    x, other = rng.normal(size=(2, 3, 2)), rng.normal(size=(3, 2))
+    mask = x > 0
+    for what, condition in {"array": mask, "list": mask.tolist(), "one row": mask[0, 0], "True": True,
+                            "np.False_": np.False_, "integers": mask.astype(np.int8),
+                            "Fortran order": np.asfortranarray(mask)}.items():  # fmt: skip
+        yield (
+            "where", f"condition {what}", (x, other), {"condition": condition},
+            lambda a, b, c=condition: np.where(np.asarray(c, bool), a, b),
+        )  # fmt: skip
+    for kind in (np.int8, np.uint8, np.int32, np.uint16, np.int64, np.uint64, ">i4"):
+        rows = np.array([[0, 2], [2, 1]]).astype(kind)
+        yield "take_rows", f"rows {np.dtype(kind)}", (other,), {"rows": rows}, lambda a, r=rows: a[r.astype(int)]
+        targets = np.array([1, 0, 1]).astype(kind)
+        yield (
+            "cross_entropy", f"targets {np.dtype(kind)}", (other,), {"targets": targets},
+            partial(nll, targets=targets),
+        )  # fmt: skip
+        yield (
+            "linear_cross_entropy", f"targets {np.dtype(kind)}", (other, x[0]), {"targets": targets},
+            lambda a, w, t=targets: nll(a @ w.T, t),
+        )  # fmt: skip
+    for what, rows in {"negative": np.array([-1, 0, -3]), "none": np.zeros((0, 2), int), "one": np.array(1),
+                       "strided": np.arange(6).reshape(3, 2)[:, 0] // 2, "transposed": np.array([[0, 1], [2, 2]]).T,
+                       "read only": read_only(np.array([2, 2]))}.items():  # fmt: skip
+        yield "take_rows", f"rows {what}", (other,), {"rows": rows}, lambda a, r=rows: a[r]
+    for p in (0, 0.25, np.float64(0.25), np.float32(0.25), np.array(0.25)):
+        for key in ((3, 4), (np.int64(3), np.uint32(4))):
+            yield (
+                "dropout_by_key", f"p={p!r}, key={key!r}", (x,), {"p": p, "key": key},
+                partial(kept_by_key, p=float(p), key=(3, 4)),
+            )  # fmt: skip
+    for eps in (1e-5, 1, np.float64(1e-5), np.float32(0.5), np.array(0.5)):
+        yield (
+            "layer_norm", f"eps={eps!r}", (x, other[0], other[1]), {"eps": eps},
+            lambda a, w, b, e=float(eps): w * (a.T - a.mean(-1).T).T / np.sqrt(a.var(-1, keepdims=True) + e) + b,
+        )  # fmt: skip
+        yield (
+            "rms_norm", f"eps={eps!r}", (x, other[0]), {"eps": eps},
+            lambda a, w, e=float(eps): a / np.sqrt((a * a).mean(-1, keepdims=True) + e) * w,
+        )  # fmt: skip
+    angle, wide = rng.normal(size=(3, 2)), rng.normal(size=(2, 3, 4))
+    pairs = [0, 2, 1, 3]  # an interleaved axis, by halves
+    for layout, change in {"plain": lambda t: t, **LAYOUTS}.items():
+        tables = {"cos": change(np.cos(angle)), "sin": change(np.sin(angle))}
+        yield "rotate", f"tables {layout}", (wide,), tables, lambda a: turned(a, angle)
+        yield (
+            "rotate", f"interleaved, tables {layout}", (wide,), {**tables, "interleaved": True},
+            lambda a: turned(a[..., pairs], angle)[..., pairs],
+        )  # fmt: skip
+
+
+CASES = [*spellings(), *more_spellings()]
+
+
+def test_every_operation_with_arguments_has_spellings() -> None:
+    spelled = {name for name, *_ in CASES}
+    for name, declared in REGISTRY.items():
+        if declared.surrogate:
+            continue
+        parameters = inspect.signature(declared.reference).parameters.values()
+        assert name in spelled or not any(p.kind is p.KEYWORD_ONLY for p in parameters), f"{name} is not spelled"
 
 
 @pytest.mark.parametrize(("name", "what", "inputs", "static", "right"), CASES, ids=[f"{c[0]} {c[1]}" for c in CASES])
@@ -158,7 +241,7 @@ def test_every_spelling(name: str, what: str, inputs: tuple, static: dict, right
     expected = right(*inputs)
     output = REGISTRY[name](*(Tensor(x) for x in inputs), **static)
     np.testing.assert_allclose(output.data, expected, rtol=1e-14)
-    gradcheck(REGISTRY[name], inputs, **static)
+    gradcheck(partial(REGISTRY[name], **static), inputs)  # its own eps is the step
     single = REGISTRY[name](*(Tensor(x.astype(np.float32), requires_grad=True) for x in inputs), **static)
     assert single.dtype == np.float32
     single.backward(np.ones(single.shape))

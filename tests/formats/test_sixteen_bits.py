@@ -27,8 +27,18 @@ def test_arrays_and_files_of_every_float(dtype, tmp_path, capsys):
 
 
 def test_the_advice_for_two_opaque_bytes_works(tmp_path):
-    np.save(tmp_path / "x.npy", standard_normal((8, 64), seed=3).astype(ml_dtypes.bfloat16))
-    x = np.load(tmp_path / "x.npy")
-    with pytest.raises(DtypeError, match=r"x.view\(ml_dtypes.bfloat16\)"):
-        quantize(x, "nvfp4")
-    quantize(x.view(ml_dtypes.bfloat16), "nvfp4")
+    """Followed to the letter, by either of its two ways, and through the front door."""
+    import vbw_np as vbw
+
+    values = standard_normal((8, 64), seed=3).astype(ml_dtypes.bfloat16)
+    wanted = quantize(values.astype(np.float32), "nvfp4")
+    np.save(tmp_path / "x.npy", values)
+    for door in (quantize, vbw.quantize):
+        with pytest.raises(DtypeError, match=r"x.view\(ml_dtypes.bfloat16\)") as refused:
+            door(np.load(tmp_path / "x.npy"), "nvfp4")
+        first, second = str(refused.value).split("Say what they are: ")[1].split(", or without that package ")
+        for advice in (first, second):
+            names = {"x": np.load(tmp_path / "x.npy"), "np": np}
+            exec(advice, names)
+            assert names["x"].shape == (8, 64)
+            np.testing.assert_array_equal(door(names["x"], "nvfp4").codes, wanted.codes)

@@ -108,15 +108,15 @@ def test_the_library_is_no_answer():
 
 
 @pytest.mark.parametrize(
-    "divide",
+    "share",
     [lambda x, s: x / s, lambda x, s: np.divide(x, s), lambda x, s: float(x) * float(s) ** -1,
      lambda x, s: np.true_divide(x, s)],
 )  # fmt: skip
-def test_without_division_means_without(divide):
+def test_without_division_means_without(share):  # a name that is no division's: such names are looked for
     midpoints = 0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5
 
     def code_by_comparing(x, scale):
-        quotient = divide(x, scale)
+        quotient = share(x, scale)
         return sum(quotient >= m if i % 2 else quotient > m for i, m in enumerate(midpoints))
 
     result = judge(get_exercise("05.1"), code_by_comparing)
@@ -125,15 +125,15 @@ def test_without_division_means_without(divide):
 
 
 @pytest.mark.parametrize(
-    "divide",
+    "share",
     [lambda x, s: Fraction(float(x)) / Fraction(float(s)), lambda x, s: Fraction(float(x)) * Fraction(float(s)) ** -1,
      lambda x, s: operator.truediv(Fraction(float(x)), Fraction(float(s)))],
 )  # fmt: skip
-def test_an_exact_division_is_right_and_still_a_division(divide):
+def test_an_exact_division_is_right_and_still_a_division(share):
     midpoints = 0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5
 
     def code_by_comparing(x, scale):
-        quotient = divide(x, scale)
+        quotient = share(x, scale)
         return sum(quotient >= m if i % 2 else quotient > m for i, m in enumerate(midpoints))
 
     result = judge(get_exercise("05.1"), code_by_comparing)

@@ -61,7 +61,8 @@ def as_float32(x: object, what: str = "x") -> np.ndarray:
     if array.dtype.kind == "V" and array.dtype.itemsize == 2 and array.dtype.names is None:
         raise DtypeError(
             f"{what} has dtype V2, two bytes that NumPy cannot name: bfloat16 from an .npy file comes back so. "
-            f"Say what they are: import ml_dtypes; {what} = {what}.view(ml_dtypes.bfloat16)"
+            f"Say what they are: import ml_dtypes; {what} = {what}.view(ml_dtypes.bfloat16), or without that package "
+            f"{what} = (({what}.view(np.uint16).astype(np.uint32)) << 16).view(np.float32)"
         )
     raise DtypeError(
         f"{what} has dtype {name}; formats take floating-point numbers (float32; float16, bfloat16 and float64 are "
