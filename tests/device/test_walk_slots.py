@@ -220,3 +220,40 @@ def test_stochastic_gradients_are_unbiased(name: str, slot: str) -> None:
     if name == "nvfp4-train":
         q = quantize(x, "nvfp4-row-scaled", ties="stochastic", seed=1, measure=False).dequantize()
         assert np.vdot(q.astype(np.float64), x) / np.vdot(x.astype(np.float64), x) < 1 - 0.002
+
+
+def gradients_of(recipe: str, compute: str, write: bool) -> list[np.ndarray]:
+    """A layer's gradients under a recipe; with `write`, its weight is another one before the backward pass."""
+    rng = np.random.default_rng(4)
+    layer = nn.Linear(32, 16, rng=1)
+    device = place(layer, recipe, compute=compute, seed=2)
+    x = Tensor(rng.standard_normal((16, 32)).astype(np.float32), requires_grad=True)
+    y = layer(x)
+    if write:
+        layer.weight.assign(layer.weight.data * 2 + 1)
+    try:
+        y.backward(rng.standard_normal((16, 16)).astype(np.float32))
+    finally:
+        device.release()
+    return [x.grad, layer.weight.grad, layer.bias.grad]
+
+
+@pytest.mark.parametrize("compute", ["auto", "fp4"])
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_weight_written_before_backward_is_never_silently_stale(name: str, compute: str) -> None:
+    """A card that keeps what it multiplied with gives the gradients of then; where it kept nothing, the error says so.
+
+    With recipe fp32 it multiplies with the parameter itself, and the gradient was silently that of the new values.
+    """
+    if compute == "fp4" and name in ("fp32", "seed-v6", "fp4-row"):
+        return  # refused, or nothing is quantized: see `test_ways_that_cannot_be_are_refused`
+    right = gradients_of(name, compute, write=False)
+    try:
+        found = gradients_of(name, compute, write=True)
+    except RuntimeError as error:
+        assert "was changed after" in str(error) and "Linear.weight (16, 32)" in str(error)
+        assert name == "fp32", "the others keep what they multiplied with"
+    else:
+        assert name != "fp32"
+        for ours, theirs in zip(found, right, strict=True):
+            np.testing.assert_array_equal(ours, theirs)

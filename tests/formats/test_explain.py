@@ -24,7 +24,7 @@ from vbw_np.formats import (
     swizzle_scales,
 )
 from vbw_np.formats.claims import Claim, Verdict, all_claims, check_claims
-from vbw_np.formats.commands import add_commands
+from vbw_np.formats.commands import add_commands, claims_table
 from vbw_np.formats.diagnose import diagnose
 from vbw_np.formats.explain import explain_code, explain_values
 from vbw_np.formats.measure import drawn_mse
@@ -200,6 +200,17 @@ def test_every_published_figure_is_reproduced():
     assert len(verdicts) == len(all_claims()) >= 30
     failed = [(v.claim.name, v.claim.published, v.ours) for v in verdicts if not v.passed]
     assert not failed
+
+
+def test_what_was_found_to_be_reproducible_is_among_them():
+    """Quartet's factor for E2M1 and uniform levels, Quartet II's errors and misalignment; own figures are marked."""
+    published = {claim.published for claim in all_claims()}
+    assert {"0.487079", "3.495211e-3", "1.040048e-3", "9.0", "23.5", "9.8", "0.00792"} <= published
+    text = claims_table([Verdict(claim, 0.0, 0.0) for claim in all_claims()])
+    marked = {line.split("  ")[0].strip() for line in text.splitlines() if "(own)" in line}
+    assert {"two tiers, 0 bit planes (4.5 bits)", "seed-v6, both tiers (9 bits and scales)", "13 bits"} <= marked
+    others = {claim.name for claim in all_claims() if claim.source.startswith(("Quartet", "QLoRA", "MR-GPTQ", "Max"))}
+    assert others and not marked & others
 
 
 def test_a_tolerance_is_what_was_printed_and_drawn_and_no_more():
