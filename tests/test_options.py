@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -113,3 +115,66 @@ def test_a_path_may_begin_with_the_home_folder(monkeypatch: pytest.MonkeyPatch, 
     assert options.path("~/x.json") == str(tmp_path / "x.json") and options.path("-") == "-"
     with pytest.raises(UserError, match="NUL"):
         options.user_path("a\0b")
+
+
+READ = {
+    "bench --data": ["bench --data PIPE.txt"],
+    "train --data": ["train --data PIPE.txt --out new"],
+    "train --resume": ["train --resume PIPE.vbw", "train --resume RUN", "train --resume RUN/last.vbw"],
+    "compare --data": ["compare --data PIPE.txt --out new"],
+    "generate --checkpoint": ["generate --checkpoint PIPE.vbw", "generate --checkpoint RUN",
+                              "generate --checkpoint PIPE.safetensors", "generate --checkpoint PIPE.gguf"],
+    "quantize file": ["quantize PIPE.npy", "quantize PIPE.safetensors --out new", "quantize PIPE.gguf --out new",
+                      "quantize MODEL --out new", "quantize SHARDS --out new"],
+    "inspect checkpoint": ["inspect PIPE.safetensors", "inspect PIPE.gguf", "inspect MODEL", "inspect SHARDS",
+                           "inspect PIPE.vbw"],
+    "diff a": ["diff PIPE.safetensors PIPE.safetensors", "diff MODEL PIPE.gguf"],
+    "diff b": ["diff SHARDS MODEL"],
+    "convert checkpoint": ["convert PIPE.safetensors new --to modelopt", "convert MODEL new --to gguf"],
+    "measure original": ["measure PIPE.safetensors PIPE.gguf"],
+    "measure quantized": ["measure MODEL PIPE.gguf"],
+    "data --data": ["data --data PIPE.txt"],
+    "learn check file": ["learn check 02.1 PIPE.py", "learn check 02.1 PIPE.ipynb"],
+    "grade file": ["grade PIPE.ipynb"],
+    "train --out": ["train --out PIPE.txt", "train --out RUN"],
+    "compare --out": ["compare --out PIPE.txt --recipes fp32 --seeds 0 --steps 1"],
+}  # fmt: skip
+"""Lines in which what is to be read, or written into, is a pipe that nobody writes to."""
+WRITTEN = {"--json", "--trace", "--plot", "--html", "convert out", "quantize --out"}
+"""Files and folders that are only made; a pipe there is for whoever reads it."""
+
+
+def test_every_path_that_is_read_is_tried_with_a_pipe() -> None:
+    for words, parser in parsers():
+        for action in parser._actions:
+            if takes_a_value(action) and action.type is options.path:
+                option = action.option_strings[-1] if action.option_strings else action.dest
+                name = " ".join((*words, option))
+                assert name in READ or option in WRITTEN or name in WRITTEN, f"{name}: try it with a pipe"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes")
+@pytest.mark.parametrize("line", [line for lines in READ.values() for line in lines])
+def test_a_pipe_is_refused_and_not_waited_for(line: str, capsys: pytest.CaptureFixture, monkeypatch, tmp_path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VBW_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("VBW_DEBUG", raising=False)
+    for folder in ("RUN", "MODEL", "SHARDS"):
+        (tmp_path / folder).mkdir()
+    for name in (*(f"PIPE.{suffix}" for suffix in ("txt", "vbw", "npy", "safetensors", "gguf", "ipynb", "py")),
+                 "RUN/last.vbw", "MODEL/model.safetensors", "SHARDS/model.safetensors.index.json"):  # fmt: skip
+        os.mkfifo(tmp_path / name)
+
+    def waited(*_: object) -> None:
+        pytest.fail("it waits for somebody to write into the pipe")
+
+    before = signal.signal(signal.SIGALRM, waited)
+    signal.alarm(60)
+    try:
+        assert cli.main(line.split(" ")) == 2
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and "unforeseen" not in err and "does not exist" not in err, err
+    assert not (tmp_path / "new").exists()

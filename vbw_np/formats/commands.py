@@ -204,7 +204,8 @@ def print_explanations(explanations: list[Explanation], as_json: bool) -> None:
 def load_array(path: str) -> np.ndarray:
     """The float array of an .npy file; two opaque bytes a number (dtype V2) are bfloat16, as NumPy saves ml_dtypes'."""
     if not Path(path).is_file():
-        raise FormatError(f"there is no file {path}; pass an .npy file, as numpy.save writes it")
+        why = f"{path} is not a regular file" if Path(path).exists() else f"there is no file {path}"
+        raise FormatError(f"{why}; pass an .npy file, as numpy.save writes it")
     try:
         array = np.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
