@@ -9,9 +9,10 @@ import pytest
 
 from vbw_np.device import RECIPES, Device, Operands, Recipe, operands, place
 from vbw_np.engine import Tensor, autograd, nn
-from vbw_np.formats import FORMATS, BlockFormat, get_format, quantize
+from vbw_np.formats import FORMATS, PROFILES, BlockFormat, get_format, quantize
 from vbw_np.formats.hadamard import hadamard_rotate
 from vbw_np.formats.scales import te_rule
+from vbw_np.kernels.fp4 import support
 
 matmul_arrays = autograd.ops.matmul_arrays
 ROWS, IN, OUT = 48, 96, 64
@@ -114,6 +115,14 @@ def test_every_format_in_every_slot(fmt: str, slot: str) -> None:
     ways = check(recipe_with(slot, fmt))
     assert set(ways) == {"activation", "gradient", "weight_gradient"}
     assert set(ways.values()) <= {operands.TENSOR_CORE, operands.DECODED}
+
+
+@pytest.mark.parametrize("slot", ["weight", "activation", "weight_gradient.right"])
+def test_producers_formats_on_the_tensor_core(slot: str) -> None:
+    """Bytes that the tensor core multiplies, made by a producer's own arithmetic: never by ours of the same family."""
+    for profile in PROFILES.values():
+        if support.family(profile.format).kernel:
+            check(recipe_with(slot, profile.format))
 
 
 @pytest.mark.parametrize("slot", ["activation", "gradient", "weight_gradient"])
