@@ -35,6 +35,7 @@ oracles:  ## build the golden arrays anew from the real libraries (torch and mor
 	"$(ORACLE_VENV)/bin/python" tools/oracles/mixed.py
 	"$(ORACLE_VENV)/bin/python" tools/oracles/checkpoints.py
 	"$(ORACLE_VENV)/bin/python" tools/oracles/load.py
+	"$(ORACLE_VENV)/bin/python" tools/oracles/conformance.py
 
 peers:  ## the same work in torch, torchao, bitsandbytes, gguf and ml_dtypes, in an environment of their own
 	"$(PYTHON)" -m venv "$(PEERS_VENV)"

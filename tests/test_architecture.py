@@ -29,6 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "device": {"formats", "kernels", "engine", "layers", "machine"},
     "checkpoints": {"formats", "progress"},
     "steps": {"formats", "device", "engine"},
+    "conformance": {"formats"},
     "models": {"formats", "kernels", "device", "engine", "layers", "checkpoints"},
     "data": {"formats", "kernels", "device", "engine"},
     "training": {"formats", "kernels", "device", "engine", "models", "data", "machine", "progress"},

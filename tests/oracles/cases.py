@@ -179,6 +179,14 @@ def mixed_nonfinite() -> np.ndarray:
     return tensors.astype(np.float32)
 
 
+def answer_digest(*parts: np.ndarray | None) -> str:
+    """16 hexadecimal digits for codes, scales, tensor scale, offsets and decoded values of one vector."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(b"-" if part is None else np.ascontiguousarray(part).tobytes())
+    return digest.hexdigest()[:16]
+
+
 def one_nan(values: np.ndarray) -> np.ndarray:
     """The same numbers, every NaN with the same bits."""
     return np.where(np.isnan(values), np.float32(np.nan), values)
