@@ -12,8 +12,8 @@ import pytest
 from vbw_np.cli import main
 from vbw_np.device import place
 from vbw_np.models.generation import generate
-from vbw_np.training.generate import TextWriter
 from vbw_np.training.loop import Trainer, load_model
+from vbw_np.training.sources import StreamWriter
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def test_unknown_words_of_a_prompt_are_mentioned(run: Path, capsys: pytest.Captu
 @pytest.mark.parametrize("run", ["byte"], indirect=True)
 def test_a_character_of_several_bytes_appears_whole(run: Path) -> None:
     text, stream = load_model(run).text, io.StringIO()
-    writer = TextWriter(text, stream)
+    writer = StreamWriter(text, stream)
     seen = []
     for byte in "aé☃".encode() + b"\xe2":
         writer.write(np.int64(byte))

@@ -128,6 +128,21 @@ def gguf_name(name: str) -> str:
     return f"{prefix}{ours[layer]}.{kind}"
 
 
+def config_of(checkpoint: Checkpoint) -> LlamaConfig:
+    """The configuration of the model in a checkpoint; no weight is read.
+
+    Raises
+    ------
+    CheckpointError
+        It is no Llama, or one that cannot be built.
+    """
+    if checkpoint.kind == "gguf":
+        return config_from_gguf(checkpoint)
+    if not checkpoint.config:
+        raise CheckpointError(f"{checkpoint.path} has no config.json beside it, which says how to build the model")
+    return config_from_json(checkpoint.config, checkpoint.folder / "config.json")
+
+
 def load_llama(source: str | os.PathLike[str] | Checkpoint, dtype: DTypeLike = np.float32) -> Llama:
     """A Llama with the weights of a safetensors folder or a GGUF file, decoded to `dtype`.
 
@@ -146,12 +161,7 @@ def load_llama(source: str | os.PathLike[str] | Checkpoint, dtype: DTypeLike = n
         The file is damaged or no Llama, or a tensor is missing, has another shape or is none that is known.
     """
     checkpoint = source if isinstance(source, Checkpoint) else open_checkpoint(source)
-    if checkpoint.kind == "gguf":
-        config = config_from_gguf(checkpoint)
-    else:
-        if not checkpoint.config:
-            raise CheckpointError(f"{checkpoint.path} has no config.json beside it, which says how to build the model")
-        config = config_from_json(checkpoint.config, checkpoint.folder / "config.json")
+    config = config_of(checkpoint)
     model = Llama(config, seed=None, dtype=dtype)
     rename = gguf_name if checkpoint.kind == "gguf" else str
     slots = {rename(name): (name, parameter) for name, parameter in model.named_parameters()}
