@@ -1,6 +1,6 @@
 """Build tests/oracles/llama_tokens.npz: a text and its token ids by llama.cpp, with SmolLM2's vocabulary.
 
-Run in an environment that has llama-cpp-python: python tools/oracles/llama_cpp_tokens.py SmolLM2-135M-Instruct.Q4_1.gguf
+Run in an environment that has llama-cpp-python: python tools/oracles/llama_cpp_tokens.py FILE.gguf
 
 The text is this project's documentation and one of its files, with signs, digits and spaces that the rules of other
 vocabularies cut in another way.
@@ -21,7 +21,8 @@ FILES = (
     "vbw_np/formats/scales.py", "vbw_np/formats/codec.py",
 )  # fmt: skip
 ODD = (
-    "Grüße, 日本語 ½ ⅓ Ⅷ ١٢٣ 👩‍👩‍👧 naïve\u00a0x\u2003y  \t\t z\r\n\r\n'LL I'll don't 'T 3.14159e-10 0x7F\n\n\n   end   "
+    "Grüße, 日本語 ½ ⅓ Ⅷ ١٢٣ 👩‍👩‍👧 naïve\u00a0x\u2003y  \t\t z\r\n\r\n"
+    "'LL I'll don't 'T 3.14159e-10 0x7F\n\n\n   end   "
 )
 
 
