@@ -128,6 +128,36 @@ def test_every_twin_gives_the_bits_of_its_definition(name: str) -> None:
     CASES[name]()
 
 
+LARGEST = np.finfo(np.float32).max
+EDGES = {
+    "zeros": np.zeros((16, 96), np.float32),
+    "negative zeros": -np.zeros((16, 96), np.float32),
+    "subnormal": (np.random.default_rng(0).integers(-4000, 4000, (16, 96)) * 2.0**-149).astype(np.float32),
+    "the least": np.full((16, 96), 2.0**-149, np.float32),
+    "the largest": np.full((16, 96), LARGEST),
+    "the largest among ones": np.where(np.arange(1536).reshape(16, 96) == 77, LARGEST, np.float32(1)),
+    "zero rows": np.vstack([np.zeros((15, 96)), np.full((17, 96), 3e38)]).astype(np.float32),
+    "one column": matrix(33, 1),
+    "one element": np.full((1, 1), 0.3, np.float32),
+}
+
+
+@needs_jit
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
+@pytest.mark.parametrize("fmt", ["nvfp4", "nvfp4-row-scaled", "nvfp4-headroom", "mxfp4", "mxfp4-rceil"])
+def test_operands_and_products_at_the_edges(fmt: str) -> None:
+    """The twins' bits are the definitions', Inf and NaN of a second level that overflows included."""
+    record, right_record = get_format(fmt), get_format(fmt.replace("-row-scaled", ""))
+    for x in EDGES.values():
+        both("quantize_left", x, record)
+        both("quantize_left", x, record, transpose=True)
+        both("quantize_right", x, right_record)
+        left, right = definitions.quantize_left(x, record), definitions.quantize_right(x, right_record)
+        both("matmul", left, right, np.zeros((len(x), len(x)), np.float32))
+        if fmt in ("nvfp4", "mxfp4"):
+            both("matvec", x[:3], right, np.empty((min(3, len(x)), len(x)), np.float32))
+
+
 TRAIN = """
 import numpy as np
 from vbw_np.device import RECIPES, place
