@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..formats import E4M3, BlockFormat, PackedTensor, quantize, relative_mse
+from ..formats import BlockFormat, PackedTensor, quantize, relative_mse
+from ..formats.fusing import under_level
 from ..progress import Progress
 from .errors import CheckpointError
 from .opening import Checkpoint
@@ -214,12 +215,8 @@ def _largest_levels(weights: dict[str, Weight]) -> dict[str, np.float32]:
 
 
 def _fused(weight: Weight, packed: PackedTensor, level: np.float32, result: Converted) -> PackedTensor:
-    """The weight under a larger tensor scale: block scales times old / new, rounded to E4M3; codes stay."""
-    factor = np.float32(packed.tensor_scale) / level
-    scales = E4M3.encode(packed.decoded_scales() * factor, "even")
-    merged = replace(packed, scales=scales, tensor_scale=level, stored_scale=level, sqnr_db=None)
-    if packed.format.decode_order == "divide":
-        merged = replace(merged, stored_scale=reciprocal(level))
+    """The weight under the tensor scale of its group."""
+    merged, _ = under_level(packed, level)
     result.merged[weight.name] = relative_mse(weight.float32(), merged.dequantize())
     return merged
 

@@ -93,16 +93,11 @@ def merge_parts(parts: Sequence[PackedTensor]) -> tuple[PackedTensor, MergeLoss]
     if any(part.format is not fmt or part.shape[1:] != parts[0].shape[1:] for part in parts):
         raise FormatError("parts to be merged must be of one format and width")
     common = np.float32(max(float(part.tensor_scale) for part in parts))
-    stored = convert_level(common, "multiplier", stored_convention(fmt), fmt.rule.range)
-    common = np.float32(fmt.rule.multiplier(stored))
     merged, losses, rounded, vanished = [], [], 0, 0
     for part in parts:
-        factor = np.float32(part.tensor_scale) / common if common > 0 else np.float32(1)
-        exact = part.decoded_scales() * factor
-        scales = E4M3.encode(np.minimum(exact, np.float32(448)), "even") if factor != 1 else part.scales
-        rounded += int((E4M3.table[scales] != exact).sum())
-        vanished += int(((E4M3.table[scales] == 0) & (exact != 0)).sum())
-        one = replace(part, scales=scales, tensor_scale=common, stored_scale=stored, sqnr_db=None, counts=None)
+        one, exact = under_level(part, common)
+        rounded += int((one.decoded_scales() != exact).sum())
+        vanished += int(((one.decoded_scales() == 0) & (exact != 0)).sum())
         merged.append(one)
         losses.append(_loss(part.dequantize(), one.dequantize()))
     whole = replace(
@@ -113,6 +108,29 @@ def merge_parts(parts: Sequence[PackedTensor]) -> tuple[PackedTensor, MergeLoss]
     )
     before = np.concatenate([part.dequantize() for part in parts])
     return whole, MergeLoss(_loss(before, whole.dequantize()), rounded, vanished, tuple(losses))
+
+
+def under_level(part: PackedTensor, level: np.float32) -> tuple[PackedTensor, np.ndarray]:
+    """A tensor under another tensor scale: its block scales times old / new, rounded to E4M3; codes stay.
+
+    Parameters
+    ----------
+    part : PackedTensor
+        Of E4M3 block scales under one tensor scale.
+    level : np.float32
+        The new multiplier; what is stored for it is in the format's own convention, whose rounding counts.
+
+    Returns
+    -------
+    PackedTensor, and the block scales before they were rounded (float32).
+    """
+    fmt = part.format
+    stored = convert_level(level, "multiplier", stored_convention(fmt), fmt.rule.range)
+    level = np.float32(fmt.rule.multiplier(stored))
+    factor = np.float32(part.tensor_scale) / level if level > 0 else np.float32(1)
+    exact = part.decoded_scales() * factor
+    scales = E4M3.encode(np.minimum(exact, np.float32(448)), "even") if factor != 1 else part.scales
+    return replace(part, scales=scales, tensor_scale=level, stored_scale=stored, sqnr_db=None, counts=None), exact
 
 
 def _loss(before: np.ndarray, after: np.ndarray) -> float:
