@@ -140,7 +140,7 @@ def run_diff(args: argparse.Namespace) -> int:
     """`vbw diff`: exit code 1 on any difference beyond the tolerance."""
     from .differing import diff_checkpoints
     from .opening import open_checkpoint
-    from .showing import comparison_text
+    from .showing_changes import comparison_text
 
     if not 0 <= args.tolerance < float("inf"):
         raise UserError(f"--tolerance {args.tolerance} is no number from 0 on; 0.02 passes what NVFP4 loses")
@@ -190,7 +190,7 @@ def run_convert(args: argparse.Namespace) -> int:
     """`vbw convert`."""
     from .converting import convert_checkpoint
     from .opening import open_checkpoint
-    from .showing import conversion_text
+    from .showing_changes import conversion_text
 
     done = convert_checkpoint(open_checkpoint(args.checkpoint), args.out, args.to, lossy=args.lossy, fuse=args.fuse)
     if args.json:
@@ -219,7 +219,7 @@ def run_quantize(args: argparse.Namespace) -> int:
 def _quantize_checkpoint(args: argparse.Namespace) -> int:
     from .opening import open_checkpoint
     from .quantizing import quantize_checkpoint
-    from .showing import quantized_text
+    from .showing_changes import quantized_text
 
     producer = args.producer or ("gguf" if args.format.startswith("q") else "compressed-tensors")
     done = quantize_checkpoint(
@@ -237,7 +237,7 @@ def run_measure(args: argparse.Namespace) -> int:
     from ..files import check_output, write_whole
     from .measuring import measure_checkpoints
     from .opening import open_checkpoint
-    from .showing import loss_page, loss_text
+    from .showing_changes import loss_page, loss_text
 
     if args.html:
         check_output(args.html)

