@@ -268,6 +268,41 @@ def test_fused_layers_are_merged_on_purpose_and_the_loss_is_told(container):
     np.testing.assert_allclose(theirs, after, rtol=4e-7)
 
 
+def test_what_cannot_be_merged_is_refused():
+    arrays, _ = fused("modelopt", (1.0, 0.5), (16, 16))
+    name, shape = LEVELS["modelopt"], (32, 64)
+    level = "weight_scale_2"
+    refusals = {
+        "container 'onnx'": (arrays, "onnx", shape),
+        "no tensor-level numbers to merge": ({k: v for k, v in arrays.items() if k != level}, "modelopt", shape),
+        "only matrices": (arrays, "modelopt", (2, 16, 64)),
+        "there are no tensor-level numbers": ({**arrays, level: np.array([], np.float32)}, "modelopt", shape),
+        "not 3 equal parts": ({**arrays, level: np.ones(3, np.float32)}, "modelopt", shape),
+        "nan; it must be a finite": ({**arrays, level: np.array([1, np.nan], np.float32)}, "modelopt", shape),
+    }
+    for words, (given, container, size) in refusals.items():
+        with pytest.raises(FormatError, match=words):
+            merge_fused(given, container, size, name)
+    with pytest.raises(FormatError, match="only matrices"):
+        merge_fused({"blocks": np.zeros(0, np.uint8), "scale": np.ones(2, np.float32)}, "gguf", shape, "nvfp4")
+    with pytest.raises(FormatError, match="no tensor-level numbers to merge"):
+        merge_fused({"weight": np.zeros(0, np.uint8)}, "bitsandbytes", shape, "nf4")
+    with pytest.raises(FormatError, match="no parts to merge"):
+        merge_parts([])
+    for rows in ((16, 8), (32, 0), (32,)):
+        with pytest.raises(ShapeError, match="positive numbers that add up to 32"):
+            merge_fused(arrays, "modelopt", shape, name, rows=rows)
+
+
+def test_parts_of_zeros_merge_to_zeros():
+    zeros = quantize(np.zeros((16, 64), np.float32), "nvfp4")
+    merged, loss = merge_parts([zeros, zeros])
+    assert not merged.dequantize().any() and loss.relative_mse == 0
+    ones = quantize(np.ones((16, 64), np.float32), "nvfp4")
+    merged, loss = merge_parts([zeros, ones])
+    assert not merged.dequantize()[:16].any() and (merged.dequantize()[16:] == ones.dequantize()).all()
+
+
 def test_powers_of_two_merge_without_loss_and_parts_must_fit():
     arrays, parts = fused("modelopt", (1.0, 1.0), (16, 16))
     arrays["weight_scale_2"] = np.array([0.25, 1], np.float32)
