@@ -36,6 +36,8 @@ oracles:  ## build the golden arrays anew from the real libraries (torch and mor
 	"$(ORACLE_VENV)/bin/python" tools/oracles/checkpoints.py
 	"$(ORACLE_VENV)/bin/python" tools/oracles/load.py
 	"$(ORACLE_VENV)/bin/python" tools/oracles/conformance.py
+	"$(ORACLE_VENV)/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps llmcompressor==0.14.0.1
+	"$(ORACLE_VENV)/bin/python" tools/oracles/gptq.py
 
 peers:  ## the same work in torch, torchao, bitsandbytes, gguf and ml_dtypes, in an environment of their own
 	"$(PYTHON)" -m venv "$(PEERS_VENV)"

@@ -1,0 +1,48 @@
+"""Post-training quantization: a trained model, rounded so that it loses little, without training it again.
+
+    from vbw_np.ptq import Calibration, Method, Plan, quantize_model
+
+    method = Method("awq") + Method("gptq")              # records that add up; read_method("awq+gptq")
+    plan = Plan(get_format("nvfp4"), method)             # any format, any method
+    quantized = quantize_model(model, plan, Calibration(windows))
+    with quantized.running():                            # rotated and quantized inputs, where the plan has them
+        model(ids)
+
+Pure NumPy over `vbw_np.formats`.
+
+Modules
+-------
+methods       `Method`: scale search, rotation, choice of scales, four-over-six, rounding, as records
+calibration   `Moments` of what flows into layers, by wrapping their `forward`
+gptq          column by column, each carrying the errors of those before it
+fitting       scales by what they lose (clipping); one column rounded under given scales
+scaling       AWQ and SmoothQuant
+rotation      Hadamard matrices, in blocks or as large as the width
+sites         where inputs come from in a Llama; folding scales and rotations into the weights around them
+quantizing    `Plan`, `quantize_model`, `Quantized`
+measuring     perplexity, KL divergence and agreement with the float model
+texts         default texts, windows of tokens
+"""
+
+from __future__ import annotations
+
+from .calibration import Moments
+from .errors import CalibrationError
+from .measuring import Quality, Reference, measure
+from .methods import Method, read_method
+from .quantizing import Calibration, LayerError, Plan, Quantized, quantize_model
+
+__all__ = [
+    "Calibration",
+    "CalibrationError",
+    "LayerError",
+    "Method",
+    "Moments",
+    "Plan",
+    "Quality",
+    "Quantized",
+    "Reference",
+    "measure",
+    "quantize_model",
+    "read_method",
+]
