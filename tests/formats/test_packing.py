@@ -222,3 +222,28 @@ def test_files_that_are_not_packed_tensors(tmp_path):
     np.savez(tmp_path / "d.npz", **parts)
     with pytest.raises(ShapeError, match="codes have shape"):
         load_packed(tmp_path / "d.npz")
+
+
+@pytest.mark.parametrize("fmt", sorted(FORMATS))
+def test_a_part_that_is_missing_or_broken_is_an_error_in_words(fmt, tmp_path):
+    """Every part that a file of a format has: left out, of another dtype, of another shape, empty."""
+    save_packed(quantize(standard_normal((16, 64), seed=8), fmt), tmp_path / "whole.npz")
+    with np.load(tmp_path / "whole.npz") as file:
+        parts = dict(file)
+    harmless = set()  # what a file may do without
+    for name, array in parts.items():
+        flat = array.reshape(-1)
+        strange = array.astype(complex) if array.dtype.kind in "fiub" else np.array(b"?")
+        changes = {"missing": None, "empty": flat[:0], "strange": strange, "longer": np.concatenate([flat, flat, flat])}
+        for what, other in changes.items():
+            changed = {key: value for key, value in (parts | {name: other}).items() if value is not None}
+            np.savez(tmp_path / "b.npz", **changed)
+            try:
+                load_packed(tmp_path / "b.npz").dequantize()
+            except FormatError:
+                continue
+            harmless.add((name, what))
+    # without its fine tier a tensor is a coarse one; a stored number follows from the tensor scale
+    optional = {"stored_scale", "allow_nan", "fine", "planes", "fine_scales", "fine_tensor_scale"}
+    assert {name for name, what in harmless if what == "missing"} <= optional, harmless
+    assert {what for _, what in harmless} <= {"missing"}, harmless

@@ -118,6 +118,7 @@ def test_an_independent_reader_gets_our_values_or_it_is_refused(name, container)
             to_container(packed, container)
         packed = packed.coarse()
     arrays = to_container(packed, container)
+    assert fmt.rule.two_level or fmt.block == 16 or level_name(container) not in arrays, "MX has no such number"
     theirs, ours = read(arrays, container, fmt), packed.dequantize()
     # Exact where our order of multiplication is the reader's; else each of the two orders rounds twice, and a level
     # that is stored in another convention once more: 3 units in the last place between them at most.
@@ -227,6 +228,12 @@ def test_rows_that_are_no_whole_blocks_are_refused():
         to_container(quantize(source()[:, :24], "nvfp4"), "torchao")
     with pytest.raises(ShapeError, match="whole blocks of 64"):
         to_container(quantize(source()[:, :32], "nvfp4"), "gguf")
+
+
+def test_blocks_of_another_dtype_are_refused():
+    arrays = to_container(quantize(source(), "mxfp4"), "gguf")
+    with pytest.raises(FormatError, match="GGUF blocks must be a uint8 array, got int8"):
+        from_container({"blocks": arrays["blocks"].view(np.int8)}, "gguf", SHAPE, "mxfp4")
 
 
 def test_nan_scales_stay_out_of_gguf():

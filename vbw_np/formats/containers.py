@@ -33,7 +33,7 @@ from .codebooks import BNB_FP4, NF4
 from .elements import E2M1, E2M3, E3M2, E4M3, E5M2, E8M0
 from .errors import DtypeError, FormatError, ScaleError, ShapeError, unknown_name
 from .ggml_blocks import WRITTEN, block_type_of, from_blocks_of, to_blocks_of
-from .packed import PackedTensor, layout_shape, scale_shape
+from .packed import PackedTensor, check_shape, layout_shape, scale_shape
 from .packing import pack_codes, pack_nibbles, unpack_nibbles
 
 _NAMES = {
@@ -364,13 +364,61 @@ def load_packed(path: str | os.PathLike[str]) -> PackedTensor:
         raise FormatError(
             f"{path} is not a packed tensor ({error}); save_packed or `vbw quantize --out` writes one"
         ) from error
-    missing = [n for n in ("codes", "scales") if n not in known]
-    if missing:
-        raise FormatError(f"{path} is not a whole packed tensor: {' and '.join(missing)} missing; write it again")
+    fmt = _checked_format(path, name)
+    dims = _checked_part(path, "shape", shape, None, "iu").reshape(-1)
+    dims = tuple(int(n) for n in dims)
+    check_shape(dims, fmt)
+    for part, (expected, kinds, needed) in _expected_parts(dims, fmt, known).items():
+        if part in known:
+            known[part] = _checked_part(path, part, known[part], expected, kinds)
+        elif needed:
+            raise FormatError(f"{path} is not a whole packed tensor: {part} missing; write it again")
     for level in ("tensor_scale", "stored_scale", "fine_tensor_scale"):
         if level in known and known[level].ndim == 0:
             known[level] = np.float32(known[level])
     planes, allow_nan = int(known.pop("planes", 0)), bool(known.pop("allow_nan", False))
-    return PackedTensor(
-        shape=tuple(int(n) for n in shape), format=known_format(name), planes=planes, allow_nan=allow_nan, **known
-    )
+    return PackedTensor(shape=dims, format=fmt, planes=planes, allow_nan=allow_nan, **known)
+
+
+def _checked_format(path: str | os.PathLike[str], name: str) -> BlockFormat:
+    try:
+        return known_format(name)
+    except FormatError as error:
+        raise FormatError(f"{path} is not a packed tensor that can be read: {error}") from error
+
+
+_Expected = tuple[tuple[int, ...] | None, str, bool]
+
+
+def _expected_parts(shape: tuple[int, ...], fmt: BlockFormat, known: dict[str, np.ndarray]) -> dict[str, _Expected]:
+    """Shape (None: `PackedTensor` checks it), kinds of dtype, and whether it must be there, of each part of a file."""
+    level = (*shape[:-1], 1) if fmt.tensor_level == "row" else ()
+    fine = fmt.fine if "fine" in known else None
+    own = fine is not None and fine.kind == "own"
+    return {
+        "codes": (None, "u", True),
+        "scales": (None, "uf", True),
+        "planes": ((), "iu", fine is not None),
+        "allow_nan": ((), "b", False),
+        "tensor_scale": (level, "f", fmt.tensor_level != "none"),
+        "stored_scale": (level, "f", False),
+        "codebook": ((16,), "f", fmt.quantile_codebook),
+        "signs": (None, "u", fmt.quantile_codebook),
+        "fine_scales": (scale_shape(shape, fmt), "uf", own),
+        "fine_tensor_scale": ((), "f", own and fine.scale != "float32"),
+    }
+
+
+def _checked_part(
+    path: str | os.PathLike[str], name: str, array: np.ndarray, shape: tuple[int, ...] | None, kinds: str
+) -> np.ndarray:
+    if array.dtype.kind not in kinds or (shape is not None and array.shape != shape):
+        wanted = "" if shape is None else f" of shape {shape}"
+        raise FormatError(
+            f"{path} is not a packed tensor: its {name} is {array.dtype.name} of shape {array.shape}, not "
+            f"{' or '.join(_KINDS[kind] for kind in kinds)}{wanted}"
+        )
+    return array
+
+
+_KINDS = {"i": "integers", "u": "unsigned integers", "f": "floats", "b": "a boolean"}
