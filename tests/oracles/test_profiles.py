@@ -30,7 +30,7 @@ def _load_cases():
 
 
 cases = _load_cases()
-LIBRARIES = ("torchao", "modelopt", "compressed_tensors", "bitsandbytes", "gguf", "transformer_engine")
+LIBRARIES = ("torchao", "modelopt", "compressed_tensors", "bitsandbytes", "gguf", "ggml_c", "transformer_engine")
 
 
 @functools.cache
