@@ -63,7 +63,8 @@ def quantized(path: Path) -> None:
 def decoded(path: Path) -> None:
     """Every weight as float32, here."""
     for weight in find_weights(open_checkpoint(path)).values():
-        weight.float32()
+        if not weight.is_plain or weight.is_float:
+            weight.float32()
 
 
 def decoded_by_gguf(path: Path) -> None:

@@ -21,7 +21,7 @@ import build  # noqa: E402
 import cases  # noqa: E402
 import mixed  # noqa: E402
 
-from vbw_np.conformance import judge, vectors  # noqa: E402
+from vbw_np.conformance import Verdict, judge, vectors  # noqa: E402
 from vbw_np.conformance.answers import as_parts, read_answer  # noqa: E402
 from vbw_np.conformance.judging import Outcome  # noqa: E402
 
@@ -78,36 +78,46 @@ def answered(run: Run, name: str, x: np.ndarray) -> Outcome:
     return as_parts(result)
 
 
+FILE = ROOT / "tests" / "oracles" / "vectors.json"
 WITH_NUMBERS = {name for name in mixed.profiles() if name.startswith("compressed-tensors") or "fp8-tensor" in name}
 """Profiles with float32 scales, which `mixed.py` keeps as bytes."""
+
+
+def recorded(name: str, run: Run) -> tuple[Verdict, dict[str, str]]:
+    """The verdict on a library under a profile, and a digest of each of its answers."""
+    document = vectors(name)
+    outcomes = [answered(run, name, vector.case.x) for vector in document.vectors]
+    digests = {}
+    for vector, outcome in zip(document.vectors, outcomes, strict=True):
+        if isinstance(outcome, BaseException):
+            digests[vector.case.name] = "refused"
+            continue
+        answer = read_answer(outcome, vector, document.profile.format)
+        digests[vector.case.name] = cases.answer_digest(
+            answer.codes, answer.scales, answer.tensor_scale, answer.offsets, answer.decoded
+        )
+    return judge(document, outcomes), digests
+
+
+def write(libraries: dict[str, Run]) -> bool:
+    """Run them, put their digests beside those that are kept, and say whether all conform."""
+    kept: dict[str, dict[str, str]] = json.loads(FILE.read_text("utf-8")) if FILE.exists() else {}
+    failed = 0
+    for name, run in libraries.items():
+        verdict, kept[name] = recorded(name, run)
+        print(verdict, flush=True)
+        failed += not verdict
+    FILE.write_text(json.dumps(dict(sorted(kept.items())), indent=1) + "\n", "utf-8")
+    print(f"wrote {FILE.relative_to(ROOT)}: {FILE.stat().st_size:,} bytes")
+    return not failed
 
 
 def main() -> None:
     torch.set_num_threads(1)
     torch.compiler.set_stance("force_eager")
-    kept: dict[str, dict[str, str]] = {}
-    failed = 0
-    for name, run in (four_bits() | mixed.profiles()).items():
-        if len(sys.argv) > 1 and name not in sys.argv[1:]:
-            continue
-        document = vectors(name)
-        outcomes = [answered(run, name, vector.case.x) for vector in document.vectors]
-        verdict = judge(document, outcomes)
-        print(verdict, flush=True)
-        failed += not verdict
-        kept[name] = {}
-        for vector, outcome in zip(document.vectors, outcomes, strict=True):
-            if isinstance(outcome, BaseException):
-                kept[name][vector.case.name] = "refused"
-                continue
-            answer = read_answer(outcome, vector, document.profile.format)
-            kept[name][vector.case.name] = cases.answer_digest(
-                answer.codes, answer.scales, answer.tensor_scale, answer.offsets, answer.decoded
-            )
-    path = ROOT / "tests" / "oracles" / "vectors.json"
-    path.write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
-    print(f"wrote {path.relative_to(ROOT)}: {path.stat().st_size:,} bytes")
-    sys.exit(1 if failed else 0)
+    chosen = sys.argv[1:]
+    libraries = {n: run for n, run in (four_bits() | mixed.profiles()).items() if not chosen or n in chosen}
+    sys.exit(0 if write(libraries) else 1)
 
 
 if __name__ == "__main__":

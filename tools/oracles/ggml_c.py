@@ -18,6 +18,7 @@ from pathlib import Path
 
 import build
 import cases
+import conformance
 import numpy as np
 import torch
 
@@ -37,6 +38,8 @@ def nvfp4(library: ctypes.CDLL) -> Callable[[torch.Tensor], build.Result]:
     """36 bytes for 64 elements: four scales, then halves of 16."""
 
     def run(x: torch.Tensor) -> build.Result:
+        if x.shape[-1] % 64:
+            raise ValueError("ggml quantizes rows of whole blocks of 64")
         rows = np.ascontiguousarray(x.numpy())
         blocks, values = np.zeros(rows.size // 64 * 36, np.uint8), np.zeros_like(rows)
         pointers = [ctypes.c_void_p(a.ctypes.data) for a in (rows, blocks, values)]
@@ -56,6 +59,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         run = nvfp4(compiled(Path(sys.argv[1]), Path(folder)))
         build.write("ggml_c", (), SOURCE, build.record(run, "ggml-nvfp4"))
+        sys.exit(0 if conformance.write({"ggml-nvfp4": run}) else 1)
 
 
 if __name__ == "__main__":

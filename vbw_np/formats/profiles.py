@@ -505,7 +505,7 @@ _RECORDS = [
     Profile(
         "ggml-nvfp4",
         "ggml / gguf",
-        "gguf 0.19.0",
+        "llama.cpp of llama-cpp-python 0.3.36",
         _nv(
             "ggml-nvfp4",
             _GGML_NV,
@@ -514,7 +514,7 @@ _RECORDS = [
             tensor_level="none",
         ),
         "nvfp4-1level",
-        "source",
+        "library",
     ),
     *(
         Profile(
