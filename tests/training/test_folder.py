@@ -122,6 +122,24 @@ def test_other_files_are_never_touched(config: Make, tmp_path: Path) -> None:
     assert {name: (folder / name).read_bytes() for name in mine} == mine
 
 
+def test_a_run_from_before_there_were_ids_goes_on(run: Path) -> None:
+    """Its files name no run, and its lock is empty: they are known by the kind of its checkpoints."""
+    for name in ("last.vbw", "best.vbw"):
+        forge(run / name, without("meta", "run"))
+    entries = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    lines = [{name: value for name, value in entry.items() if name != "run"} for entry in entries if entry["step"]]
+    (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (run / ".lock").write_bytes(b"")
+    trainer = Trainer.resume(run, steps=5)
+    trainer.run(progress=False)
+    trainer.close()
+    assert checkpoint.load_meta(run / "last.vbw")["step"] == 5
+    (run / "last.vbw").unlink()
+    (run / "best.vbw").unlink()
+    with pytest.raises(UserError, match="is not the mark of a run of vbw|does not say that a run of vbw wrote it"):
+        Trainer.start_or_resume(trainer.config, run)
+
+
 def test_a_folder_in_use_keeps_the_mark_of_who_uses_it(config: Make, tmp_path: Path) -> None:
     first = Trainer(config(), tmp_path / "run")
     before = (tmp_path / "run" / ".lock").read_bytes()
