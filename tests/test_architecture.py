@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "conformance": {"formats"},
     "models": {"formats", "kernels", "device", "engine", "layers", "checkpoints"},
     "data": {"formats", "kernels", "device", "engine"},
-    "ptq": {"formats", "kernels", "engine", "models", "checkpoints", "viz", "progress"},
+    "ptq": {"formats", "kernels", "engine", "layers", "models", "checkpoints", "viz", "progress"},
     "training": {"formats", "kernels", "device", "engine", "models", "checkpoints", "data", "machine", "progress"},
     "bench": {"formats", "kernels", "device", "engine", "layers", "models", "data", "machine", "progress"},
     "viz": {"formats", "kernels", "device", "engine", "models", "data"},

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from ..checkpoints import Checkpoint, CheckpointError, open_checkpoint
+from ..checkpoints import Checkpoint, CheckpointError, Weight, find_weights, open_checkpoint
 from ..layers.rotary import scaling_factors, to_halves
 from .llama import Llama, LlamaConfig
 
@@ -165,21 +165,24 @@ def load_llama(source: str | os.PathLike[str] | Checkpoint, dtype: DTypeLike = n
     model = Llama(config, seed=None, dtype=dtype)
     rename = gguf_name if checkpoint.kind == "gguf" else str
     slots = {rename(name): (name, parameter) for name, parameter in model.named_parameters()}
-    _check_tensors(checkpoint, {name: parameter.shape for name, (_, parameter) in slots.items()}, rename)
+    weights = find_weights(checkpoint)  # quantized ones, too, whose parts are several tensors
+    _check_tensors(checkpoint, weights, {name: parameter.shape for name, (_, parameter) in slots.items()}, rename)
     for stored, (name, parameter) in slots.items():
-        parameter.assign(_values(checkpoint, stored, name, config))
+        parameter.assign(_values(weights[stored].float32(), checkpoint.kind, name, config))
     return model
 
 
-def _check_tensors(checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...]], rename) -> None:
-    """Every tensor is there in its shape, and there are no others but what is made anew or the tied head."""
-    if missing := [name for name in shapes if name not in checkpoint]:
+def _check_tensors(
+    checkpoint: Checkpoint, weights: Mapping[str, Weight], shapes: Mapping[str, tuple[int, ...]], rename
+) -> None:
+    """Every weight is there in its shape, and there are no others but what is made anew or the tied head."""
+    if missing := [name for name in shapes if name not in weights]:
         raise CheckpointError(f"{checkpoint.path} lacks {len(missing)} tensors of this model: {', '.join(missing[:6])}")
     for name, shape in shapes.items():
-        if checkpoint[name].shape != shape:
-            raise CheckpointError(f"{checkpoint.path}: {name} has shape {checkpoint[name].shape}, the model {shape}")
+        if weights[name].shape != shape:
+            raise CheckpointError(f"{checkpoint.path}: {name} has shape {weights[name].shape}, the model {shape}")
     known = {*shapes, ROPE_FACTORS, rename("lm_head.weight")}
-    extra = [name for name in checkpoint if name not in known and not name.endswith("rotary_emb.inv_freq")]
+    extra = [name for name in weights if name not in known and not name.endswith("rotary_emb.inv_freq")]
     if extra:
         raise CheckpointError(
             f"{checkpoint.path} has tensors that a Llama has no place for: {', '.join(extra[:6])}"
@@ -187,9 +190,8 @@ def _check_tensors(checkpoint: Checkpoint, shapes: Mapping[str, tuple[int, ...]]
         )
 
 
-def _values(checkpoint: Checkpoint, stored: str, name: str, config: LlamaConfig) -> NDArray:
-    values = checkpoint[stored].float32()
-    if checkpoint.kind == "gguf":
+def _values(values: NDArray, kind: str, name: str, config: LlamaConfig) -> NDArray:
+    if kind == "gguf":
         if ".q_proj." in name:
             return to_halves(values, config.num_attention_heads)
         if ".k_proj." in name:

@@ -22,6 +22,9 @@ sites         where inputs come from in a Llama; folding scales and rotations in
 quantizing    `Plan`, `quantize_model`, `Quantized`
 measuring     perplexity, KL divergence and agreement with the float model
 texts         default texts, windows of tokens
+comparing     a row of figures for every plan; tables, pictures, results that are gone on from
+saving        the quantized model as safetensors or GGUF
+commands      `vbw ptq`
 """
 
 from __future__ import annotations

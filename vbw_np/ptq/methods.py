@@ -272,6 +272,18 @@ class Method:
         return dataclasses.replace(fmt, name=f"{fmt.name}-4over6", rule=rule, four_over_six="mse")
 
     @property
+    def rotates_inputs(self) -> bool:
+        """Whether inputs of layers are rotated while the model runs."""
+        rotate = self.find(Rotate)
+        return rotate is not None and rotate.where == "inputs"
+
+    @property
+    def rotates_stream(self) -> bool:
+        """Whether a rotation of the stream is folded into the weights."""
+        rotate = self.find(Rotate)
+        return rotate is not None and rotate.where == "stream"
+
+    @property
     def needs_inputs(self) -> bool:
         """Whether a calibration must show what flows into the layers."""
         return any(

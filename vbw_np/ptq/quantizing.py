@@ -109,6 +109,11 @@ class Quantized:
     errors: list[LayerError] = dataclasses.field(default_factory=list)
 
     @property
+    def linears(self) -> dict[str, nn.Linear]:
+        """The linear layers of all blocks by name, quantized or not."""
+        return linears_of(self.model)
+
+    @property
     def bits(self) -> float:
         """Bits a quantized weight, everything counted."""
         total = sum(packed.size for packed in self.packed.values())
