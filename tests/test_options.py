@@ -134,13 +134,16 @@ READ = {
     "measure original": ["measure PIPE.safetensors PIPE.gguf"],
     "measure quantized": ["measure MODEL PIPE.gguf"],
     "data --data": ["data --data PIPE.txt"],
+    "ptq model": ["ptq PIPE.gguf", "ptq PIPE.safetensors", "ptq MODEL", "ptq SHARDS"],
+    "ptq --text": ["ptq x.gguf --text PIPE.txt"],
+    "ptq --calibration": ["ptq x.gguf --calibration PIPE.txt"],
     "learn check file": ["learn check 02.1 PIPE.py", "learn check 02.1 PIPE.ipynb"],
     "grade file": ["grade PIPE.ipynb"],
     "train --out": ["train --out PIPE.txt", "train --out RUN"],
     "compare --out": ["compare --out PIPE.txt --recipes fp32 --seeds 0 --steps 1"],
 }  # fmt: skip
 """Lines in which what is to be read, or written into, is a pipe that nobody writes to."""
-WRITTEN = {"--json", "--trace", "--plot", "--html", "convert out", "quantize --out"}
+WRITTEN = {"--json", "--trace", "--plot", "--html", "convert out", "quantize --out", "--picture", "ptq --out"}
 """Files and folders that are only made; a pipe there is for whoever reads it."""
 
 

@@ -67,11 +67,12 @@ def run(arguments: argparse.Namespace) -> int:
     from ..checkpoints import open_checkpoint
     from ..models.llama_files import config_of
 
+    judging, learning = _read_texts(arguments)
     checkpoint = open_checkpoint(arguments.model)
     config_of(checkpoint)  # a model that is not known is refused before anything else
     plans = _plans(arguments)
     _check_outputs(arguments, plans, checkpoint)
-    judged, learned, settings = _texts(arguments, checkpoint)
+    judged, learned, settings = _texts(arguments, checkpoint, judging, learning)
     _run_all(arguments, checkpoint, plans, judged, learned, settings)
     return 0
 
@@ -103,18 +104,26 @@ def _check_outputs(arguments: argparse.Namespace, plans: list[Plan], checkpoint:
         check_out(arguments.out, plans[0], checkpoint)
 
 
-def _texts(arguments: argparse.Namespace, checkpoint: Checkpoint) -> tuple[Any, Any, dict[str, Any]]:
+def _read_texts(arguments: argparse.Namespace) -> tuple[str, str]:
+    """The text to judge by and the one to learn from."""
+    from .texts import calibration_text, evaluation_text, read_text
+
+    judging = read_text(arguments.text) if arguments.text else evaluation_text()
+    return judging, read_text(arguments.calibration) if arguments.calibration else calibration_text()
+
+
+def _texts(
+    arguments: argparse.Namespace, checkpoint: Checkpoint, judging: str, learning: str
+) -> tuple[Any, Any, dict[str, Any]]:
     """Windows to judge by, windows to learn from, and what identifies both and the model."""
     import hashlib
     from pathlib import Path
 
     from ..models.tokenizer import load_tokenizer
     from .calibration import check_windows
-    from .texts import calibration_text, evaluation_text, read_text, windows_of
+    from .texts import windows_of
 
     encode = load_tokenizer(checkpoint).encode
-    judging = read_text(arguments.text) if arguments.text else evaluation_text()
-    learning = read_text(arguments.calibration) if arguments.calibration else calibration_text()
     judged = windows_of(judging, encode, arguments.windows, arguments.length, "evaluation")
     ids = encode(learning)
     length = min(CALIBRATION_LENGTH, max(len(ids), 1))

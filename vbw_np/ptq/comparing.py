@@ -6,6 +6,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from ..errors import UserError
@@ -160,9 +161,10 @@ def read_results(path: str, settings: dict[str, Any]) -> list[Row]:
     UserError
         The file is none of these results, or of another model or text.
     """
+    if not Path(path).is_file():
+        raise UserError(f"cannot go on from {path}: it is no file; name another --json")
     try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
+        content = json.loads(Path(path).read_text("utf-8"))
         rows = [Row.of(flat) for flat in content["rows"]]
         before = content["settings"]
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -61,6 +61,8 @@ def read_text(path: str | os.PathLike[str]) -> str:
     UserError
     """
     path = user_path(path)
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is no file of text but a folder, a device or a pipe; name a file")
     try:
         return path.read_text("utf-8")
     except OSError as error:
