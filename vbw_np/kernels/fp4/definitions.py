@@ -17,6 +17,7 @@ from ...engine import autograd
 from ...formats import BlockFormat, FittedScales, PackedTensor
 from ...formats.hadamard import hadamard_rotate
 from . import support
+from .byte_rows import ByteRows, byte_rows, matvec_reference
 from .panels import LeftOperand, RightOperand, left_from_packed, right_from_packed
 from .reference import blackwell_reference, matmul_reference, quantize_left_int8
 
@@ -138,8 +139,16 @@ def _into(out: NDArray, product: NDArray, accumulate: bool) -> NDArray:
     return out
 
 
+def int8_operand(packed: PackedTensor) -> RightOperand | ByteRows:
+    """A packed matrix (N, K) that `support.int8_products` knows, as `matvec` takes it."""
+    return byte_rows(packed) if support.bytes_a_row(packed.format).kernel else right_operand(packed)
+
+
 @Definition
-def matvec(x: NDArray, right: RightOperand, out: NDArray) -> NDArray:
+def matvec(x: NDArray, right: RightOperand | ByteRows, out: NDArray) -> NDArray:
     """x W^T of rows x (R, K), rounded to 8-bit integers a block, and a packed weight, into `out` (R, N)."""
-    out[...] = matmul_reference(quantize_left_int8(x, right.fmt), right)
+    if isinstance(right, ByteRows):
+        out[...] = matvec_reference(x, right)
+    else:
+        out[...] = matmul_reference(quantize_left_int8(x, right.fmt), right)
     return out

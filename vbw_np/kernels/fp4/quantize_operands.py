@@ -143,7 +143,7 @@ def left_rows(mode, x, first, stop, length, block, two_level, span, given, key1,
 
 
 @pjit
-def _rows_left(mode, x, rows, length, block, two_level, span, given, key1, key2, values, scales, row_factors, sums):  # type: ignore[no-untyped-def]
+def rows_left(mode, x, rows, length, block, two_level, span, given, key1, key2, values, scales, row_factors, sums):  # type: ignore[no-untyped-def]
     for task in numba.prange((rows + _ROWS_AT_ONCE - 1) // _ROWS_AT_ONCE):
         first, stop = task * _ROWS_AT_ONCE, min((task + 1) * _ROWS_AT_ONCE, rows)
         left_rows(mode, x, first, stop, length, block, two_level, span, given, key1, key2, values, scales, row_factors, sums)  # noqa: E501
@@ -475,7 +475,7 @@ def quantize_left(
     if transpose:
         _columns_left(*source, _SIGN_BITS, left.shape[1], *job.keys, *target)
     else:
-        _rows_left(*source, *job.keys, *target)
+        rows_left(*source, *job.keys, *target)
     return left
 
 

@@ -121,6 +121,24 @@ def weights(fmt: BlockFormat) -> Answer:
     return found
 
 
+def bytes_a_row(fmt: BlockFormat) -> Answer:
+    """The products of few rows with 8-bit weights: "bytes"."""
+    table = np.asarray(getattr(fmt.element, "table", [np.nan]), np.float64)
+    if len(table) != 256 or not np.array_equal(table, np.arange(256, dtype=np.uint8).view(np.int8)):
+        return Answer(None, f"8-bit weights are signed integers, which {fmt.name} is not made of")
+    if fmt.block != 32 or fmt.block_rows != 1 or fmt.flat:
+        return Answer(None, f"8-bit weights have blocks of 32 within a row; {fmt.name} has others")
+    if fmt.tensor_level != "none" or fmt.fine is not None:
+        return Answer(None, f"8-bit weights have one scale a block and nothing else; {fmt.name} has more")
+    return Answer("bytes")
+
+
+def int8_products(fmt: BlockFormat) -> Answer:
+    """What multiplies rows of 8-bit integers with a weight's packed bytes: a family of the tensor core, or "bytes"."""
+    found, eight = weights(fmt), bytes_a_row(fmt)
+    return eight if eight.kernel else found
+
+
 def fused(fmt: BlockFormat, ties: str, side: str) -> Answer:
     """The quantizer that goes straight from float32 to an operand (`side` "left" or "right"): the name of its rule."""
     found, numbers = family(fmt), fmt.rule.numbers
