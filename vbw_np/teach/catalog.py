@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from ..errors import UserError
 from .exercise import Exercise
-from .lessons import block_scales, cards, codes_and_bytes, files, own_parts, roofline_and_museum, training_steps
+from .lessons import (
+    block_scales,
+    cards,
+    codes_and_bytes,
+    files,
+    own_parts,
+    post_training,
+    roofline_and_museum,
+    training_steps,
+)
 
-_LESSONS = (codes_and_bytes, block_scales, cards, training_steps, roofline_and_museum, own_parts, files)
+_LESSONS = (codes_and_bytes, block_scales, cards, training_steps, roofline_and_museum, own_parts, files, post_training)
 EXERCISES: dict[str, Exercise] = {
     exercise.name: exercise
     for exercise in sorted((e for lesson in _LESSONS for e in lesson.EXERCISES), key=lambda e: e.name)
