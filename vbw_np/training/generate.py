@@ -83,6 +83,10 @@ def run_generate(arguments: argparse.Namespace) -> int:
         from .threads import set_threads
 
         set_threads(arguments.threads)
+    if arguments.model is not None:
+        from .threads import steady_blas
+
+        steady_blas()  # the same text for the same seed on any number of threads
     source = trained_source(arguments.checkpoint) if arguments.model is None else file_source(arguments.model)
     prompt = source.prompt_ids(arguments.prompt)
     if arguments.compare_compute:
