@@ -2,14 +2,14 @@
 
     from autograd import Tensor, no_grad
     from autograd import functional as F
-    from autograd import nn, optim
+    from autograd import nn
 
 Read in this order: `tape` (what is recorded, and the backward pass), `tensor`, `parameter`, `primitive` (how an
 operation is declared), `ops`, `functional`, then `nn`. Imports nothing but NumPy. This is vbw-np's package, not
 HIPS/autograd; `__vbw__` marks it.
 """
 
-from . import functional, nn, operators, ops, optim
+from . import functional, nn, operators, ops
 from .gradcheck import gradcheck
 from .parameter import Host, Parameter
 from .primitive import REGISTRY, Primitive, primitive
@@ -38,7 +38,6 @@ __all__ = [
     "no_grad",
     "operators",
     "ops",
-    "optim",
     "primitive",
     "procedure",
     "use_twins",

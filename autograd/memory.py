@@ -81,12 +81,6 @@ def is_whole_pooled(array: NDArray) -> bool:
     return isinstance(array.base, _Lease) and array.flags.c_contiguous
 
 
-def pooled_bytes() -> int:
-    """Bytes of the buffers that wait in the pool."""
-    with _lock:
-        return sum(size * len(buffers) for size, buffers in _free.items())
-
-
 def clear() -> None:
     """Give the waiting buffers back to the system."""
     with _lock:

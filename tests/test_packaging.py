@@ -54,7 +54,8 @@ def test_in_a_checkout_autograd_is_the_one_beside_vbw_np() -> None:
 USE_BOTH = """
 import sys
 {before}
-from vbw_np.engine import Tensor, autograd, foreign_file
+from vbw_np.door import foreign_file
+from vbw_np.engine import Tensor, autograd
 from vbw_np.models.claude4 import Claude4
 assert autograd.__vbw__
 assert hasattr(sys, "foreign_ran") == {ran}, "the foreign one was run"

@@ -150,12 +150,12 @@ def claimed_twice(ours: str = "vbw-np") -> dict[str, Any] | None:
 
 def _engine() -> dict[str, Any]:
     try:
-        engine = importlib.import_module("vbw_np.engine")
+        door = importlib.import_module("vbw_np.door")
     except ImportError as error:
         return {"file": None, "foreign": error.path, "problem": str(error), "claimed_twice": claimed_twice()}
     return {
-        "file": engine.autograd.__file__,
-        "foreign": engine.foreign_file(),
+        "file": door.autograd.__file__,
+        "foreign": door.foreign_file(),
         "problem": None,
         "claimed_twice": claimed_twice(),
     }

@@ -1,14 +1,11 @@
 """Layers, named as in PyTorch."""
 
-from .attention import MultiheadAttention
-from .linear import GELU, Dropout, Embedding, Linear, ReLU, Sigmoid
+from .linear import GELU, Dropout, Embedding, Linear, ReLU, Sigmoid, check_sizes
 from .module import Buffer, Module, ModuleList, Sequential
 from .norm import LayerNorm
-from .rnn import GRU, gru_gates
 
 __all__ = [
     "GELU",
-    "GRU",
     "Buffer",
     "Dropout",
     "Embedding",
@@ -16,9 +13,8 @@ __all__ = [
     "Linear",
     "Module",
     "ModuleList",
-    "MultiheadAttention",
     "ReLU",
     "Sequential",
     "Sigmoid",
-    "gru_gates",
+    "check_sizes",
 ]

@@ -76,7 +76,8 @@ class Module:
     def modules(self) -> Iterator[Module]:
         return (module for _, module in self.named_modules())
 
-    def _named(self, kind: type, prefix: str) -> Iterator[tuple[str, Any]]:
+    def _named(self, kind: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+        """Values of a kind under every name they have, module by module."""
         for path, module in self.named_modules(prefix):
             for name, value in module.__dict__.items():
                 if isinstance(value, kind):
@@ -92,10 +93,6 @@ class Module:
 
     def parameters(self) -> Iterator[Parameter]:
         return (parameter for _, parameter in self.named_parameters())
-
-    def named_buffers(self, prefix: str = "") -> Iterator[tuple[str, Buffer]]:
-        """Every buffer under every name it has."""
-        yield from self._named(Buffer, prefix)
 
     def num_parameters(self) -> int:
         """Trained numbers in this module and below."""
@@ -132,12 +129,7 @@ class Module:
 
     def state_dict(self) -> dict[str, NDArray]:
         """All values by name, parameters and buffers, module by module; the arrays are shared, not copied."""
-        state: dict[str, NDArray] = {}
-        for path, module in self.named_modules():
-            for name, value in module.__dict__.items():
-                if isinstance(value, Parameter | Buffer):
-                    state[f"{path}.{name}" if path else name] = value.data
-        return state
+        return {name: value.data for name, value in self._named(Parameter | Buffer)}
 
     def load_state_dict(self, state: Mapping[str, NDArray]) -> None:
         """Set all values by name; every key and shape is checked first, and nothing changes if one is wrong.
@@ -147,12 +139,7 @@ class Module:
         ValueError
             Names all missing, unexpected and misshapen keys at once.
         """
-        slots = {
-            f"{path}.{name}" if path else name: value
-            for path, module in self.named_modules()
-            for name, value in module.__dict__.items()
-            if isinstance(value, Parameter | Buffer)
-        }
+        slots = dict(self._named(Parameter | Buffer))
         problems = []
         if missing := [key for key in slots if key not in state]:
             problems.append(f"missing: {_listed(missing)}")

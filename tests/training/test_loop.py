@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vbw_np.engine import optim
 from vbw_np.errors import UserError
 from vbw_np.training import checkpoint
 from vbw_np.training.checkpoint import CheckpointError
 from vbw_np.training.config import TrainConfig
 from vbw_np.training.diagnose import NonFiniteTraining, layer_names
 from vbw_np.training.loop import Trainer, load_model
+from vbw_np.training.schedules import warmup_cosine
 
 Make = Callable[..., TrainConfig]
 RECIPES = ("fp32", "nvfp4", "nvfp4-boh", "seed-v6", "mxfp4-train", "nvfp4-train")
@@ -103,7 +103,7 @@ def test_learning_rate_and_log(config: Make, tmp_path: Path) -> None:
     run(settings, tmp_path / "run")
     log = log_without_times(tmp_path / "run")
     rates = [entry["lr"] for entry in log if "loss" in entry]
-    shape = optim.warmup_cosine(2, 6, 0.5)
+    shape = warmup_cosine(2, 6, 0.5)
     assert rates == [0.01 * shape(step) for step in range(6)]
     assert rates[:2] == [0.005, 0.01]
     assert [entry["step"] for entry in log] == [1, 2, 3, 3, 4, 5, 6, 6]

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..engine import nn
-from ..layers import ShortestPathReflection, TriVeinAttention
+from ..layers import GRU, MultiheadAttention, ShortestPathReflection, TriVeinAttention
 from ..models.claude4 import Claude4
 
 PARTS = ("head", "experts", "reflection", "attention")
@@ -87,22 +87,22 @@ def step_products(model: Claude4, batch_size: int, seq_len: int) -> list[Product
             if not path.endswith(IDLE):
                 rows = batch_size * (seq_len - 1) if path == "output_head" else tokens
                 found.append(Product(path, _part(path), rows, module.in_features, module.out_features))
-        elif isinstance(module, nn.GRU):
+        elif isinstance(module, GRU):
             found += _gru(path, module, ShortestPathReflection.NEAREST * tokens)
-        elif isinstance(module, nn.MultiheadAttention):
+        elif isinstance(module, MultiheadAttention):
             found += _multihead(path, module, batch_size, seq_len)
         elif isinstance(module, TriVeinAttention):
             found += _tri_vein(path, module, batch_size, seq_len)
     return found
 
 
-def _gru(path: str, gru: nn.GRU, rows: int) -> Iterator[Product]:
+def _gru(path: str, gru: GRU, rows: int) -> Iterator[Product]:
     gates = 3 * gru.hidden_size
     yield Product(f"{path}.weight_ih_l0", "reflection", rows, gru.input_size, gates)
     yield Product(f"{path}.weight_hh_l0", "reflection", rows, gru.hidden_size, gates)
 
 
-def _multihead(path: str, attention: nn.MultiheadAttention, batch: int, length: int) -> Iterator[Product]:
+def _multihead(path: str, attention: MultiheadAttention, batch: int, length: int) -> Iterator[Product]:
     width, heads = attention.embed_dim, attention.num_heads
     yield Product(f"{path}.in_proj_weight (query)", "reflection", batch * length, width, width)
     yield Product(f"{path}.in_proj_weight (key, value)", "reflection", batch * length, width, 2 * width)

@@ -288,9 +288,9 @@ def _step_cases(quick: bool) -> Iterator[Case]:
     """Twins against the readable definitions that they stand for."""
     import numpy as np
 
-    from ..engine import F, autograd, nn, optim
+    from ..engine import F, autograd, optim
     from ..kernels import peaks
-    from ..layers import fused_loss, graph, mix_experts
+    from ..layers import fused_loss, graph, gru_gates, mix_experts
 
     rng = np.random.default_rng(0)
     rows, classes = _size(1016, quick), _size(50_000, quick)
@@ -315,7 +315,7 @@ def _step_cases(quick: bool) -> Iterator[Case]:
         (F.layer_norm, (_normal(tokens, width), _normal(width), _normal(width)), {}),
         (F.softmax, (_normal(8, 4, 128, 128),), {"axis": -1}),
         (F.dropout_by_key, (_normal(tokens, width),), {"p": 0.1, "key": (1, 2)}),
-        (nn.gru_gates, (_normal(tokens, 3 * width), _normal(tokens, 3 * width), _normal(tokens, width)), {}),
+        (gru_gates, (_normal(tokens, 3 * width), _normal(tokens, 3 * width), _normal(tokens, width)), {}),
         (mix_experts, (_normal(tokens, 4), *(_normal(tokens, width) for _ in range(4))), {}),
         (autograd.ops.take_rows, (_normal(classes, width),), {"rows": rng.integers(0, classes, tokens)}),
     )

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..engine import Parameter, autograd, nn
 from ..files import check_output
+from ..layers import GRU, MultiheadAttention
 from .cache import DecodeCache
 from .card import Card
 from .link import Link
@@ -388,7 +389,7 @@ def matrices(model: nn.Module, packed_too: bool) -> list[tuple[str, Parameter]]:
     for path, module in model.named_modules():
         if isinstance(module, nn.Linear):
             found.setdefault(id(module.weight), (path or "linear", module.weight))
-        elif packed_too and isinstance(module, nn.GRU | nn.MultiheadAttention):
+        elif packed_too and isinstance(module, GRU | MultiheadAttention):
             for name, value in module.__dict__.items():
                 if isinstance(value, Parameter) and value.ndim == 2:
                     found.setdefault(id(value), (f"{path}.{name}" if path else name, value))
@@ -400,7 +401,7 @@ def past_cards(model: nn.Module) -> set[int]:
     return {
         id(value)
         for module in model.modules()
-        if not isinstance(module, nn.Linear | nn.GRU | nn.MultiheadAttention)
+        if not isinstance(module, nn.Linear | GRU | MultiheadAttention)
         for value in module.__dict__.values()
         if isinstance(value, Parameter)
     }

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..engine import autograd
-from ..layers import fused_loss, mix_experts
+from ..engine import autograd, optim
+from ..layers import fused_loss, gru_gates, mix_experts
 from ..layers import graph as graphs
 from .fp4 import (
     blackwell,
@@ -136,7 +136,7 @@ def _nearest_samples(rng: np.random.Generator) -> Arguments:
 
 
 def _table() -> list[tuple[object, Callable, Callable]]:
-    functional, ops, optim, nn = autograd.functional, autograd.ops, autograd.optim, autograd.nn
+    functional, ops = autograd.functional, autograd.ops
     gates = [_normal((n, 3 * width), (n, 3 * width), (n, width)) for n, width in ((33, 21), (70, 256))]
     norms = [_normal((3, 150, width), (width,), (width,), eps=1e-5) for width in (256, 21)]
     masks = [_normal((7, 33), p=0.3, key=(5, 6)), _normal((3, 9001), p=0.1, key=(2**31 + 7, 2**32 - 1))]
@@ -145,7 +145,7 @@ def _table() -> list[tuple[object, Callable, Callable]]:
         (functional.gelu, elementwise.gelu, _each(_normal((3, 7, 21), scale=3.0), _normal((9, 4001), scale=2.0))),
         (ops.sigmoid, elementwise.sigmoid, _each(_normal((40, 13), scale=4.0), _normal((5, 7001), scale=30.0))),
         (functional.dropout_by_key, elementwise.dropout_by_key, _each(*masks)),
-        (nn.rnn.gru_gates, elementwise.gru_gates, _each(*gates)),
+        (gru_gates, elementwise.gru_gates, _each(*gates)),
         (functional.softmax, rows.softmax, _each(*softmaxes)),
         (functional.layer_norm, rows.layer_norm, _each(*norms)),
         (functional.add_bias, rows.add_bias, _each(*[_normal((n, w), (w,)) for n, w in ((700, 256), (800, 93))])),

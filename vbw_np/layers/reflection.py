@@ -14,6 +14,8 @@ from numpy.typing import DTypeLike, NDArray
 
 from ..engine import Tensor, autograd, nn
 from . import graph
+from .attention import MultiheadAttention, causal_mask
+from .gru import GRU
 
 ops = autograd.ops
 
@@ -64,8 +66,8 @@ class ShortestPathReflection(nn.Module):
         self, d_model: int, *, causal: bool, through_host: bool, rng: np.random.Generator, dtype: DTypeLike
     ) -> None:
         self.causal = causal
-        self.path_encoder = nn.GRU(d_model, d_model, rng=rng, dtype=dtype)
-        self.path_attn = nn.MultiheadAttention(
+        self.path_encoder = GRU(d_model, d_model, rng=rng, dtype=dtype)
+        self.path_attn = MultiheadAttention(
             d_model, self.HEADS, causal=causal, through_host=through_host, rng=rng, dtype=dtype
         )
 
@@ -73,7 +75,7 @@ class ShortestPathReflection(nn.Module):
         """Per head, all-pairs shortest path lengths: (B, H, T, T)"""
         distances = -np.log(attention + attention.dtype.type(1e-10))
         if self.causal:
-            distances = np.where(nn.attention.causal_mask(attention.shape[-1]), distances, attention.dtype.type(np.inf))
+            distances = np.where(causal_mask(attention.shape[-1]), distances, attention.dtype.type(np.inf))
         return graph.shortest_paths(distances)
 
     def forward(self, x: Tensor, attention: NDArray) -> Tensor:

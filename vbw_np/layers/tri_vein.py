@@ -8,10 +8,9 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from ..engine import Tensor, autograd, nn, no_grad
+from .attention import attention_weights, check_heads, merge_heads, split_heads
 
 init = nn.init
-attention_weights, check_heads = nn.attention.attention_weights, nn.attention.check_heads
-merge_heads, split_heads = nn.attention.merge_heads, nn.attention.split_heads
 
 
 class SharedSubspace(nn.Module):

@@ -18,14 +18,14 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from ..engine import F, Tensor, autograd, nn
+from ..engine import F, Tensor, autograd
 from ..errors import UserError
 from ..layers import Reflection, ShortestPathReflection, graph
+from ..layers.attention import MultiheadAttention, merge_heads, split_heads
 from .claude4 import Block, Claude4
 from .evaluating import evaluating
 
 ops = autograd.ops
-split_heads, merge_heads = nn.attention.split_heads, nn.attention.merge_heads
 NEAREST = ShortestPathReflection.NEAREST
 
 
@@ -161,7 +161,7 @@ class ReflectionReader:
         features = layer.path_encoder(Tensor(rows.reshape(-1, width)), order)  # (B n, D)
         return self._path_attention(layer.path_attn, x, features.reshape(batch, count, width), start)
 
-    def _path_attention(self, layer: nn.MultiheadAttention, x: Tensor, features: Tensor, start: int) -> Tensor:
+    def _path_attention(self, layer: MultiheadAttention, x: Tensor, features: Tensor, start: int) -> Tensor:
         q, k, v = layer.project(x, features)
         keys, values = self._keys.append(k.data), self._values.append(v.data)
         return layer.output(attention_rows(q, keys, start) @ Tensor(values))

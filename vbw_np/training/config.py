@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 from ..device import Operands, Recipe, get_recipe
-from ..engine import optim
 from ..errors import UserError
 from ..models.claude4 import Claude4Config
+from .schedules import warmup_cosine, warmup_linear
 
 SCHEDULES = ("cosine", "linear", "constant")
 
@@ -96,7 +96,7 @@ class TrainConfig:
         """The learning rate's factor by step."""
         if self.schedule == "constant":
             return lambda step: min((step + 1) / max(self.warmup, 1), 1.0)
-        shape = optim.warmup_cosine if self.schedule == "cosine" else optim.warmup_linear
+        shape = warmup_cosine if self.schedule == "cosine" else warmup_linear
         return shape(self.warmup, self.steps, self.floor)
 
     def as_dict(self) -> dict[str, Any]:

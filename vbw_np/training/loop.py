@@ -10,7 +10,7 @@ interrupted. For that
   that the weights depend on and a checkpoint has to hold, and all recipes but the report's define fresh scales anyway;
 - every random draw comes from a generator whose state is in the checkpoint;
 - the length of all gradients together, which clipping divides by, is summed in an order of its own
-  (`optim.grad_norm`): a BLAS dot product of long vectors depends on the number of threads;
+  (`clipping.grad_norm`): a BLAS dot product of long vectors depends on the number of threads;
 - a BLAS whose products depend on it, too, is given one thread (`threads.steady_blas`).
 """
 
@@ -36,6 +36,7 @@ from ..formats import NonFiniteError
 from ..models.claude4 import Claude4
 from ..progress import Progress
 from . import checkpoint, diagnose
+from .clipping import clip_grad_norm_
 from .config import TrainConfig
 from .folder import BEST, KIND, LAST, LOG, FolderInUse, RunFolder, run_id
 from .log import RunLog
@@ -397,7 +398,7 @@ class Trainer:
                 loss = self._gradients(drawn)
                 norm = math.nan
                 if math.isfinite(loss):
-                    norm = optim.clip_grad_norm_(self.parameters, self.config.clip or math.inf)
+                    norm = clip_grad_norm_(self.parameters, self.config.clip or math.inf)
         except NonFiniteError:  # the device refuses to quantize NaN and Inf
             loss = norm = math.nan
         if not diagnose.is_finite(loss, norm):

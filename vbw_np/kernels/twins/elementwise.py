@@ -339,7 +339,7 @@ def dropout_by_key(x: NDArray, *, p: float, key: tuple[int, int]) -> Any:
 
 
 def gru_gates(from_input: NDArray, from_state: NDArray, state: NDArray) -> Any:
-    """Twin of `autograd.nn.rnn.gru_gates`."""
+    """Twin of `vbw_np.layers.gru.gru_gates`."""
     if not _is_plain(from_input, from_state, state) or state.size == 0:
         return NotImplemented
     width = state.shape[-1]

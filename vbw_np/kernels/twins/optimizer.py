@@ -1,4 +1,4 @@
-"""Adam in one pass over its four arrays: every lane computes exactly what `autograd.optim.adam_update` does."""
+"""Adam in one pass over its four arrays: every lane computes exactly what `vbw_np.optim.adam_update` does."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def adam_update(
     decay: float,
     decoupled: bool,
 ) -> Any:
-    """Twin of `autograd.optim.adam_update`."""
+    """Twin of `vbw_np.optim.adam_update`."""
     arrays = (data, exp_avg, exp_avg_sq)
     if any(a.dtype != np.float32 or not a.flags.c_contiguous or not a.flags.writeable for a in arrays):
         return NotImplemented

@@ -7,21 +7,14 @@ import math
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from .. import functional as F
-from .. import ops
-from ..primitive import primitive
-from ..tensor import Tensor
-from . import init
-from .linear import check_sizes
-from .module import Module
+from ..engine import F, Tensor, autograd, nn
+
+init, ops = nn.init, autograd.ops
 
 
-def _sigmoid(x: NDArray) -> NDArray:
-    half = x.dtype.type(0.5)
-    return half * np.tanh(half * x) + half
-
-
-@primitive(samples=lambda rng: [((rng.normal(size=(4, 9)), rng.normal(size=(4, 9)), rng.normal(size=(4, 3))), {})])
+@autograd.primitive(
+    samples=lambda rng: [((rng.normal(size=(4, 9)), rng.normal(size=(4, 9)), rng.normal(size=(4, 3))), {})]
+)
 def gru_gates(from_input, from_state, state):
     """The elementwise part of one GRU step (arXiv 1406.1078, in PyTorch's form and gate order r, z, n):
 
@@ -31,8 +24,8 @@ def gru_gates(from_input, from_state, state):
     """
     i_r, i_z, i_n = np.split(from_input, 3, axis=-1)
     h_r, h_z, h_n = np.split(from_state, 3, axis=-1)
-    r = _sigmoid(i_r + h_r)
-    z = _sigmoid(i_z + h_z)
+    r, _ = ops.sigmoid.reference(i_r + h_r)
+    z, _ = ops.sigmoid.reference(i_z + h_z)
     n = np.tanh(i_n + r * h_n)
 
     def vjp(g: NDArray) -> tuple[NDArray, NDArray, NDArray]:
@@ -48,7 +41,7 @@ def gru_gates(from_input, from_state, state):
     return (1 - z) * n + z * state, vjp
 
 
-class GRU(Module):
+class GRU(nn.Module):
     """A one-layer GRU with PyTorch's parameters: `weight_ih_l0` (3D, in), `weight_hh_l0` (3D, D), biases (3D,)."""
 
     def __init__(
@@ -59,7 +52,7 @@ class GRU(Module):
         rng: np.random.Generator | int | None = None,
         dtype: DTypeLike = np.float32,
     ) -> None:
-        check_sizes(input_size=input_size, hidden_size=hidden_size)
+        nn.check_sizes(input_size=input_size, hidden_size=hidden_size)
         rng = init.generator(rng)
         bound = 1 / math.sqrt(hidden_size)
         self.input_size, self.hidden_size = input_size, hidden_size

@@ -1,17 +1,17 @@
-"""Optimizers, gradient clipping and learning-rate schedules, with PyTorch's names and formulas."""
+"""Optimizers, with PyTorch's names and formulas."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .parameter import Parameter
-from .tensor import Tensor
-from .twin import procedure
+from .door import autograd
+
+Parameter = autograd.Parameter
 
 
 class Optimizer:
@@ -124,7 +124,7 @@ def _adam_samples(rng: np.random.Generator) -> list[tuple[tuple, dict]]:
     ]
 
 
-@procedure(samples=_adam_samples)
+@autograd.procedure(samples=_adam_samples)
 def adam_update(
     data: NDArray,
     grad: NDArray,
@@ -216,120 +216,3 @@ class AdamW(Adam):
         weight_decay: float = 1e-2,
     ) -> None:
         super().__init__(params, lr, betas, eps, weight_decay)
-
-
-_NORM_PIECE = 1 << 16
-
-
-def grad_norm(params: Iterable[Tensor]) -> float:
-    """Euclidean length of all gradients together, the same on any number of threads.
-
-    Squares are added in the gradient's dtype within pieces of 65,536 by NumPy's own loop, and the pieces in float64; a
-    piece whose squares overflow, in float64 altogether; where that overflows too, after division by the largest
-    magnitude. (A BLAS dot product of long vectors depends on the number of threads.)
-    """
-    gradients = [p.grad for p in params if p.grad is not None and p.grad.size]
-    total = sum(_square_sum(gradient) for gradient in gradients)
-    if math.isinf(total):
-        largest = max(float(np.abs(gradient).max()) for gradient in gradients)
-        if math.isfinite(largest):
-            return largest * math.sqrt(sum(_square_sum(gradient / np.float64(largest)) for gradient in gradients))
-    return math.sqrt(total)
-
-
-def _square_sum(gradient: NDArray) -> float:
-    flat = np.ascontiguousarray(gradient).reshape(-1)
-    total = 0.0
-    with np.errstate(over="ignore", invalid="ignore"):
-        for start in range(0, flat.size, _NORM_PIECE):
-            piece = flat[start : start + _NORM_PIECE]
-            squares = float(np.einsum("i,i->", piece, piece))
-            total += squares if math.isfinite(squares) else float(np.square(piece, dtype=np.float64).sum())
-    return total
-
-
-def clip_grad_norm_(
-    params: Tensor | Iterable[Tensor], max_norm: float, *, error_if_nonfinite: bool = False
-) -> float:
-    """Scale all gradients, in place, so that their common length is at most `max_norm`; return the length before.
-
-    Parameters
-    ----------
-    params : Tensor or iterable of Tensor
-    max_norm : float
-        Not negative; ``inf`` only measures.
-    error_if_nonfinite : bool
-        Raise if the length is NaN or Inf. Otherwise, as in PyTorch, NaN makes every gradient NaN, and Inf makes the
-        finite ones 0.
-
-    Raises
-    ------
-    ValueError
-        `max_norm` is negative or NaN.
-    RuntimeError
-        See `error_if_nonfinite`; no gradient was changed.
-    """
-    if not max_norm >= 0:
-        raise ValueError(f"the largest norm is 0 or more, not {max_norm}")
-    params = [params] if isinstance(params, Tensor) else list(params)
-    norm = grad_norm(params)
-    if error_if_nonfinite and not math.isfinite(norm):
-        raise RuntimeError(f"the gradients' length is {norm}, so they cannot be clipped; none was changed")
-    if not norm <= max_norm:
-        factor = max_norm / (norm + 1e-6)
-        with np.errstate(invalid="ignore"):
-            for p in params:
-                if p.grad is not None:
-                    p.grad *= p.dtype.type(factor)
-    return norm
-
-
-# -------------------------------------------------------------------------------------------------------- schedules
-
-
-def constant(step: int) -> float:
-    """1 at every step."""
-    return 1.0
-
-
-def warmup_cosine(warmup: int, total: int, floor: float = 0.1) -> Callable[[int], float]:
-    """Factor of the learning rate: linear from 0 to 1 over `warmup` steps, then half a cosine down to `floor`."""
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        progress = min((step - warmup) / max(total - warmup, 1), 1.0)
-        return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
-
-    return factor
-
-
-def warmup_linear(warmup: int, total: int, floor: float = 0.0) -> Callable[[int], float]:
-    """Factor of the learning rate: linear up over `warmup` steps, then linear down to `floor`."""
-
-    def factor(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / warmup
-        return floor + (1 - floor) * max(1 - (step - warmup) / max(total - warmup, 1), 0.0)
-
-    return factor
-
-
-class LambdaLR:
-    """Sets the optimizer's learning rate to its first value times ``factor(step)``, counting steps from 0."""
-
-    def __init__(self, optimizer: Optimizer, factor: Callable[[int], float]) -> None:
-        self.optimizer, self.factor, self.base_lr, self.last_step = optimizer, factor, optimizer.lr, 0
-        optimizer.lr = self.base_lr * factor(0)
-
-    def step(self) -> None:
-        """Call after `optimizer.step()`."""
-        self.last_step += 1
-        self.optimizer.lr = self.base_lr * self.factor(self.last_step)
-
-    def state_dict(self) -> dict[str, float]:
-        return {"base_lr": self.base_lr, "last_step": self.last_step}
-
-    def load_state_dict(self, saved: dict[str, float]) -> None:
-        self.base_lr, self.last_step = float(saved["base_lr"]), int(saved["last_step"])
-        self.optimizer.lr = self.base_lr * self.factor(self.last_step)

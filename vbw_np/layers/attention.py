@@ -7,12 +7,9 @@ import math
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from .. import functional as F
-from .. import ops
-from ..tensor import Tensor
-from . import init
-from .linear import Linear, check_sizes
-from .module import Module
+from ..engine import F, Tensor, autograd, nn
+
+init = nn.init
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
@@ -63,7 +60,7 @@ def attention_weights(query: Tensor, key: Tensor, causal: bool = False, mask: ND
         if not allowed.any(axis=-1).all():
             raise ValueError("attention: the mask leaves a query without any key to look at")
         condition = np.broadcast_to(allowed, scores.shape)
-        scores = ops.where(scores, np.array(-np.inf, scores.dtype), condition=condition)
+        scores = autograd.ops.where(scores, np.array(-np.inf, scores.dtype), condition=condition)
     return F.softmax(scores, axis=-1)
 
 
@@ -87,12 +84,12 @@ def _mask_parts(mask: NDArray | None, shape: tuple[int, ...]) -> tuple[NDArray |
 
 
 def check_heads(width: int, heads: int) -> None:
-    check_sizes(d_model=width, heads=heads)
+    nn.check_sizes(d_model=width, heads=heads)
     if width % heads:
         raise ValueError(f"{heads} heads do not divide a width of {width}; choose a multiple of {heads}")
 
 
-class MultiheadAttention(Module):
+class MultiheadAttention(nn.Module):
     """Multi-head attention with PyTorch's parameters: `in_proj_weight` (3D, D), `in_proj_bias`, `out_proj`.
 
     As in PyTorch, the attention applies `out_proj`'s parameters itself, so a host that holds them as a linear layer is
@@ -115,7 +112,7 @@ class MultiheadAttention(Module):
         self.causal, self.through_host = causal, through_host
         self.in_proj_weight = init.xavier_uniform(rng, (3 * embed_dim, embed_dim), dtype)
         self.in_proj_bias = init.constant((3 * embed_dim,), 0, dtype)
-        self.out_proj = Linear(embed_dim, embed_dim, rng=rng, dtype=dtype)
+        self.out_proj = nn.Linear(embed_dim, embed_dim, rng=rng, dtype=dtype)
         self.out_proj.bias.assign(np.zeros(embed_dim))
 
     def forward(self, query: Tensor, memory: Tensor, attn_mask: NDArray | None = None) -> Tensor:
