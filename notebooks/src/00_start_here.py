@@ -7,25 +7,8 @@
 
 # %% [markdown]
 """
-A computer stores everything in **bits**: a bit is a nought or a one. Eight bits are a **byte**. Programs that learn
-usually keep a number with a fraction in four bytes; that kind is called **float32**, because it has thirty-two bits.
-
-A **neural network** is a function with very many adjustable numbers in it. Numbers go in (a piece of text, say, with a number
-for each word), they are multiplied by matrices, again and again, and numbers come out (how likely each word is to come next).
-The numbers in the matrices are called **weights**. Nobody writes them down by hand: they start at random, and *learning*
-changes them, little by little, until what comes out is useful. A matrix and what is done around it is a **layer**; one layer
-hands its result to the next. All the weights together, with the rules for computing with them, are the **model**.
-
-Now take four bits for a weight instead of thirty-two. That is called **quantization**: to store a number with few bits,
-and to accept that what comes back is only near to what went in. Recent graphics processors (chips that multiply many
-numbers at once; NVIDIA calls one family *Blackwell*) multiply such four-bit numbers directly. This course builds up, step by
-step, everything that has to be true for a model to learn with four-bit numbers. You need Python and matrices. Nothing else.
-
-Each notebook goes the same way: a question, a guess of yours, something to change, a picture, an exercise that checks
-itself, and sentences that the notebook *asserts*: if one of them were false on your machine, its cell would stop. Run the
-cells from top to bottom. In them, `predict` compares your guess with what was measured; `claim` asserts a sentence and
-prints `[holds]`; `viz` draws, and below every picture the same numbers stand in a table. (A claim is about the notebook as it
-came. If you change what it measures, it may stop, and that is no harm: change it back and go on.)
+Three **models** (programs that learn from examples) learned to write like Python's own library: from the same start, on the same text, in the same number of steps. The first kept and multiplied its numbers in thirty-two **bits** (a bit is a nought or a one). The second multiplied in *four*. The third as well, but somebody had made one mistake
+in how it learns. Run the next two cells, and read what each of them wrote.
 """
 
 # %%
@@ -34,20 +17,52 @@ import numpy as np
 from vbw_np import viz
 from vbw_np.formats import quantize
 from vbw_np.models.claude4 import Claude4
-from vbw_np.teach import check, claim, hint, predict, solution
+from vbw_np.teach import check, claim, first_texts, hint, predict, solution
 
-versions = {
-    "vbw_np": vbw_np.__version__,
-    "numpy": np.__version__,
-    "python": sys.version.split()[0],
-}
-print(versions)
+print("vbw_np", vbw_np.__version__, "- numpy", np.__version__, "- python", sys.version.split()[0])
+
+# %%
+for title, run in first_texts().items():
+    print(f"----- {title} (how wrong it still is: {run['loss']})\n{run['text']}\n")
+
+# %% [markdown]
+"""
+None of the three writes a program that runs; they are small, and learned for a minute. But two of them have learned what Python looks like, and one has not. It was not the four bits that hurt: it was the mistake.
+(The texts were kept, since three trainings take minutes. `tools/notebooks/first_texts.py` makes them anew.)
+
+This course takes that apart, down to the last bit: how a number gets into four bits, what a model makes of it, how it can learn at all, and which mistake that was. You need Python and matrices. Nothing else.
+
+## The words
+
+A computer stores everything in bits. Eight of them are a **byte**. Programs that learn
+usually keep a number with a fraction in four bytes; that kind is called **float32**, because it has thirty-two bits.
+
+A **neural network** is a function with very many adjustable numbers in it. Numbers go in (a piece of text, say, with a number
+for each word), they are multiplied by matrices, again and again, and numbers come out (how likely each word is to come next).
+The numbers in the matrices are called **weights**. Nobody writes them down by hand: they start at random, and *learning*
+changes them, little by little, until what comes out is useful. A matrix and what is done around it is a **layer**; one layer
+hands its result to the next. All the weights together, with the rules for computing with them, are the **model**.
+
+To store a number with four bits instead of thirty-two, and to accept that what comes back is only near to what went in, is called **quantization**. Recent graphics processors (chips that multiply many
+numbers at once; NVIDIA calls one family *Blackwell*) multiply such four-bit numbers directly.
+"""
+
+# %% [markdown]
+"""
+## How to read
+
+Each notebook goes the same way: a question, a guess of yours, something to change, a picture, an exercise that checks
+itself, and sentences that the notebook *asserts*: if one of them were false on your machine, its cell would stop. Run the
+cells from top to bottom. In them, `predict` compares your guess with what was measured; `claim` asserts a sentence and
+prints `[holds]`; `viz` draws, and below every picture the same numbers stand in a table. (A claim is about the notebook as it
+came. If you change what it measures, it may stop, and that is no harm: change it back and go on.)
+"""
 
 # %% [markdown]
 """
 ## Predict
 
-The model on which this project measures its speed is called Claude4. How many weights does it have? Write a guess (in millions)
+The model on which this project measures its speed is a toy of its own. It is called Claude4, because the report that this project comes from called it so; it is no product of anybody's. How many weights does it have? Write a guess (in millions)
 in place of `None`, then run the cell. A guess that turns out wrong teaches more than none.
 """
 

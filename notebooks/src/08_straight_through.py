@@ -2,7 +2,7 @@
 # title: Straight through, and by chance
 # minutes: 35
 # seconds: 15
-# needs: 01, 07
+# needs: 01, 05
 # question: Rounding has slope zero. How can anything behind it learn?
 # ---
 

@@ -2,7 +2,7 @@
 # title: Attention, experts and reflection
 # minutes: 30
 # seconds: 20
-# needs: 07, 08
+# needs: 06, 08
 # question: Which parts of a real model mind four bits, and which do not?
 # ---
 
@@ -34,11 +34,11 @@ The token then takes the mix of the others' rows, in these shares.
 
 A model that predicts the next token must not see it. The **causal mask** sets the scores of later tokens to minus infinity *before* the softmax: *e* to the minus infinity is nought, so they get no share.
 
-In the picture every row is a token, and says in which shares it takes from the columns; the upper right is empty, because it lies in the future. Weights and rows are random, for only the mechanism counts here. (`TriVeinAttention` is Claude4's attention layer.)
+In the picture every row is a token, and says in which shares it takes from the columns; the upper right is empty, because it lies in the future. Weights and the words' rows are random, for only the mechanism counts here: but the same word has the same row wherever it stands. (`TriVeinAttention` is Claude4's attention layer.)
 
 ## Manipulate
 
-Change the seed; switch `causal` off; write another sentence. Where do the shares go?
+Change the seed; switch `causal` off; write another sentence, one with a word in it three times. Where do the shares go?
 """
 
 # %%
@@ -46,7 +46,8 @@ seed, causal = 0, True
 
 layer = TriVeinAttention(32, 1, 4, Threshold(), causal=causal, rng=seed)
 words = "the cat sat on the mat and slept".split()
-rows = Tensor(3 * np.random.default_rng(seed).normal(size=(1, len(words), 32)).astype(f32))
+drawn = {word: np.random.default_rng([seed, *word.encode()]).normal(size=32) for word in words}
+rows = Tensor(3 * np.array([[drawn[word] for word in words]], f32))  # each word has its row
 with no_grad():
     mixed, shares = layer(rows)
 shares = shares.data[0, 0]
@@ -88,7 +89,7 @@ The four weight matrices of this attention go on cards with NVFP4, from which we
 guess = None
 
 device = place(nn.Sequential(layer), "nvfp4", mode="inference")
-claim("four matrices", len(device.cards), 4)
+claim("four matrices", len(device.cards), 4, silent=True)
 with no_grad():
     _, rounded_shares = layer(rows)
 device.release()  # takes the layer off its cards again
@@ -165,12 +166,13 @@ def winners_change(experts, seed=0):
     return changed, ordered[:, -1] - ordered[:, -2]
 
 
+# %%
 flips = {
     experts: 100 * np.mean([winners_change(experts, s)[0].mean() for s in range(3)])
     for experts in (4, 8, 64)
 }
 print({k: round(float(v), 1) for k, v in flips.items()})
-claim("4, 8 and 64 experts", list(flips), [4, 8, 64])
+claim("4, 8 and 64 experts", list(flips), [4, 8, 64], silent=True)
 claim(
     "the winner changes for about 5.5, 7.4 and 12 % of the tokens",
     list(flips.values()),
@@ -281,11 +283,11 @@ claim(
     at_most=1e-6,
 )
 shorter = 100 * (distances < direct - 1e-6).mean()
-claim("and for at least 40 % of the pairs a detour is shorter", shorter, at_least=40)
+claim("and for at least 10 % of the pairs a detour is shorter", shorter, at_least=10)
 
 # %% [markdown]
 """
-For at least 40 percent of the pairs a detour is shorter than the direct road.
+For at least 10 percent of the pairs a detour is shorter than the direct road.
 
 Now sixty-four sentences instead of one. Put the attention on cards with NVFP4, and ask for the 5 nearest tokens of every token, before and after.
 """
@@ -307,7 +309,7 @@ device = place(nn.Sequential(reader), "nvfp4", mode="inference")
 some_shares, some = five_nearest()
 device.release()
 kept = np.mean([len(set(a) & set(b)) / 5 for a, b in zip(full, some)])
-claim("each token has 5 nearest", full.shape[1], 5)
+claim("each token has 5 nearest", full.shape[1], 5, silent=True)
 claim(
     "the shares moved by 2 % of a whole",
     100 * np.abs(full_shares - some_shares).mean(),

@@ -94,6 +94,22 @@ def test_the_beats_are_there(name):
 
 
 @every_notebook
+def test_a_reader_is_not_met_by_a_wall(name):
+    """The first text has at most 150 words, and no cell that is read more than 20 lines of code."""
+    cells = SOURCES[name].cells
+    first = next(cell for cell in cells if cell.kind == "markdown")
+    assert len(first.source.split()) <= 150
+    for cell in cells:
+        lines = [line for line in cell.source.splitlines() if line.strip()]
+        assert cell.kind != "code" or len(lines) <= 20, cell.source
+
+
+def test_no_later_notebook_needs_an_optional_one():
+    optional = {source.number for source in SOURCES.values() if source.front.get("optional")}
+    assert optional and not any(optional & set(s.front.get("needs", "").split(", ")) for s in SOURCES.values())
+
+
+@every_notebook
 def test_the_page_is_of_this_notebook_and_stands_alone(name):
     text = (build.ROOT / "docs" / "notebooks" / f"{name}.html").read_text("utf-8")
     digest = hashlib.sha256(build.rendered(SOURCES[name]).encode()).hexdigest()

@@ -8,6 +8,14 @@ import pytest
 from vbw_np.teach import CLAIMS, claim, predict
 
 
+def test_a_silent_claim_is_asserted_and_says_nothing(capsys):
+    CLAIMS.clear()
+    claim("six", 6, 6, silent=True)
+    assert CLAIMS[0].numbers == (6.0,) and not capsys.readouterr().out
+    with pytest.raises(AssertionError, match="does not hold: seven"):
+        claim("seven", 6, 7, silent=True)
+
+
 def test_a_claim_holds_or_stops(capsys):
     CLAIMS.clear()
     claim("four", 2 + 2, 4)

@@ -53,7 +53,7 @@ def test_same(got, want, equal):
 
 def test_an_array_answers_where_a_tuple_is_expected():
     assert judge(get_exercise("01.1"), lambda g, x, y: np.array([g * y, g * x])).state == RIGHT
-    assert judge(get_exercise("07.1"), lambda c, b, i: np.array([c * b, c * -(-b // i), c * b - c * -(-b // i)]))
+    assert judge(get_exercise("06.1"), lambda c, b, i: np.array([c * b, c * -(-b // i), c * b - c * -(-b // i)]))
 
 
 def test_a_string_is_no_number():
@@ -119,7 +119,7 @@ def test_without_division_means_without(share):  # a name that is no division's:
         quotient = share(x, scale)
         return sum(quotient >= m if i % 2 else quotient > m for i, m in enumerate(midpoints))
 
-    result = judge(get_exercise("05.1"), code_by_comparing)
+    result = judge(get_exercise("12.1"), code_by_comparing)
     assert result.state == WRONG
     assert "write it without dividing" in result.message or "first case that shows it" in result.message
 
@@ -156,13 +156,13 @@ def test_a_returned_value_is_not_shown_as_a_code():
 
 
 def test_numbers_that_are_not_finite_are_counted():
-    message = judge(get_exercise("12.1"), lambda: np.r_[np.inf, np.nan, np.ones(30)]).message
+    message = judge(get_exercise("16.1"), lambda: np.r_[np.inf, np.nan, np.ones(30)]).message
     assert message == "2 of your 32 numbers are infinite or NaN as float32; choose finite ones"
-    assert judge(get_exercise("12.1"), lambda: np.ones(3)).message == "expected an array of 32 numbers, and got 3"
+    assert judge(get_exercise("16.1"), lambda: np.ones(3)).message == "expected an array of 32 numbers, and got 3"
 
 
 def test_a_test_cannot_ask_the_encoder_whether_it_is_right():
-    told = judge(get_exercise("12.2"), lambda encode: bool(getattr(encode, "is_right", True)))
+    told = judge(get_exercise("16.2"), lambda encode: bool(getattr(encode, "is_right", True)))
     assert told.state == WRONG
 
 

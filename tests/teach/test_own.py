@@ -16,7 +16,7 @@ from vbw_np.teach import get_exercise, own_parts
 from vbw_np.teach.runner import answer_with
 
 ROOT = Path(__file__).parents[2]
-CHAIN = ("01.3", "02.1", "02.3", "03.1", "04.3", "08.3")
+CHAIN = ("01.3", "02.1", "02.3", "03.1", "05.2", "08.3")
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def test_right_answers_are_the_readers(solved):
 def test_as_shipped_everything_is_the_librarys():
     parts = own_parts(CHAIN, folder=ROOT / "notebooks")
     assert not any(part.yours for part in parts.values())
-    assert "the library’s (not attempted in 04_block_scales.ipynb)" in repr(parts["04.3"])
+    assert "the library’s (not attempted in 05_which_four_bits.ipynb)" in repr(parts["05.2"])
     assert parts["01.3"]([[], [(0, lambda g: 3 * g), (0, lambda g: g)]]) == [4, 1]
 
 
@@ -55,7 +55,7 @@ def test_wrong_hostile_and_missing_answers_are_the_librarys(solved, tmp_path):
     next(tmp_path.glob("03_*.ipynb")).unlink()
     next(tmp_path.glob("01_*.ipynb")).write_text("not json")
     parts = own_parts(CHAIN, folder=tmp_path)
-    assert [name for name, part in parts.items() if part.yours] == ["02.1", "04.3"]
+    assert [name for name, part in parts.items() if part.yours] == ["02.1", "05.2"]
     assert "no notebook 03" in parts["03.1"].why and "not a Jupyter notebook" in parts["01.3"].why
 
 

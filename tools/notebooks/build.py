@@ -127,6 +127,8 @@ def heading(source: Source) -> str:
     front = source.front
     needs = front.get("needs", "")
     before = f" Before it: {needs}." if needs else ""
+    if front.get("optional"):
+        before += " Optional: no later notebook needs it."
     return (
         f"# {source.number} {front['title']}\n\n**{front['question']}**\n\n"
         f"*About {front['minutes']} minutes to read and play; the cells run in {front.get('seconds', '10')} seconds "

@@ -67,7 +67,7 @@ def random_signs(points: int, seed: int, stream: int = 0) -> NDArray[np.float32]
     return np.where(bits & np.uint32(1), np.float32(-1), np.float32(1))
 
 
-def hadamard_rotate_back(x: NDArray[np.float32], signs: NDArray[np.float32]) -> NDArray[np.float32]:
+def hadamard_rotate_back(x: NDArray[np.float32], signs: NDArray[np.float32] = SIGNS) -> NDArray[np.float32]:
     """The inverse of `hadamard_rotate`, which is its transpose: rotate without signs, then multiply by them."""
     turned = hadamard_rotate(x, np.ones(len(signs), np.float32)).reshape(-1, len(signs))
     return (turned * signs).reshape(x.shape)

@@ -24,6 +24,7 @@ asking, rules what an answer gives for each case; what it uses that it should no
 worker        the process that a learner's code runs in; isolation: the grader's end of it
 grading       a whole notebook; needed: which of its cells an answer needs; runner: notebooks without Jupyter
 own           `own_parts`: the reader's right answers, for a later notebook to use
+texts         `first_texts`: what three trained models wrote
 commands      `vbw learn`, `vbw grade`
 """
 
@@ -36,6 +37,7 @@ from .exercise import MISSING, NOT_ATTEMPTED, RIGHT, WRONG, Exercise, Result
 from .judging import judge
 from .own import Part, own_parts
 from .show import byte_bits, float_bits, nibble_bits
+from .texts import first_texts
 
 __all__ = [
     "CLAIMS",
@@ -52,6 +54,7 @@ __all__ = [
     "check",
     "claim",
     "exercises",
+    "first_texts",
     "float_bits",
     "get_exercise",
     "hint",

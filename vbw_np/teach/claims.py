@@ -32,6 +32,7 @@ def claim(
     tol: float = 0.0,
     at_least: float | None = None,
     at_most: float | None = None,
+    silent: bool = False,
 ) -> None:
     """Assert a sentence of the text by what was just measured, and say so.
 
@@ -47,6 +48,8 @@ def claim(
         How far apart they may be; half a unit of the last digit that the text prints.
     at_least, at_most : float, optional
         Instead of `expected`: bounds.
+    silent : bool
+        Print nothing when it holds: for what a reader sees without being told (a shape, a count of his own input).
 
     Raises
     ------
@@ -69,6 +72,8 @@ def claim(
         said = expected if expected is not None else f"between {at_least} and {at_most}"
         raise AssertionError(f"claim does not hold: {text}\n  measured {measured!r}\n  the text says {said!r}")
     CLAIMS.append(Claim(text, measured, tuple(numbers)))
+    if silent:
+        return
     shown = describe_value(measured)
     print(f"[holds] {text}" + (f"  (measured {shown})" if len(shown) < 60 else ""))
 

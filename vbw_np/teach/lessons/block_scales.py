@@ -1,4 +1,4 @@
-"""The exercises of notebooks 04 to 06: scales of blocks, exact rounding, two tiers."""
+"""The exercises of notebooks 04, 05, 07 and 12: scales of blocks, choosing them, two tiers, exact rounding."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ def _four_or_six(block: np.ndarray) -> int:
     return 4 if errors[4] < errors[6] else 6
 
 
-EXERCISE_04_2 = exercise(
-    "04.2",
+EXERCISE_05_1 = exercise(
+    "05.1",
     "map the largest number to four or to six",
     "four_or_six",
     cases=lambda seed: [(np.array(v, np.float32),) for v in ([6, 1], [1, 2, 3, 4], [10, 20, 30, 40])]
@@ -99,7 +99,7 @@ return 4 if errors[4] < errors[6] else 6
     symptom="expected:    4",
 )
 
-# ---- 05
+# ---- 12
 
 def _compare_cases(seed: int) -> list[tuple]:
     midpoints = (E2M1.magnitudes[1:] + E2M1.magnitudes[:-1]) / 2
@@ -131,8 +131,8 @@ def _say_quotient(args: tuple, got: Any, want: Any) -> str:
     )
 
 
-EXERCISE_05_1 = exercise(
-    "05.1",
+EXERCISE_12_1 = exercise(
+    "12.1",
     "encode by comparing with scaled midpoints",
     "code_by_comparing",
     cases=_compare_cases,
@@ -155,7 +155,7 @@ return code
     symptom="scale = 0.9375",
 )
 
-# ---- 06
+# ---- 07
 
 def _cell_cases(seed: int) -> list[tuple]:
     drawn = np.random.default_rng(seed).uniform(0.26, 6.37, 60).round(3) + 3e-4  # never on an edge
@@ -171,8 +171,8 @@ def _find_cell(q: float) -> tuple[int, int]:
     return int(code), int(min(15, np.floor((q - low[code]) / width[code] * 16)))
 
 
-EXERCISE_06_1 = exercise(
-    "06.1",
+EXERCISE_07_1 = exercise(
+    "07.1",
     "the bin and the cell of a number",
     "find_cell",
     cases=_cell_cases,
@@ -195,7 +195,7 @@ return code, int((q - low[code]) / width[code] * 15)
 
 EXERCISES: tuple[Exercise, ...] = (
     EXERCISE_04_1,
-    EXERCISE_04_2,
     EXERCISE_05_1,
-    EXERCISE_06_1,
+    EXERCISE_12_1,
+    EXERCISE_07_1,
 )

@@ -1,4 +1,4 @@
-"""The exercises of notebooks 07: what a device counts."""
+"""The exercises of notebook 06: what a device counts."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def _counts(cards: int, batches: int, interval: int) -> tuple[int, int, int]:
     return computes, separations, computes - separations
 
 
-EXERCISE_07_1 = exercise(
-    "07.1",
+EXERCISE_06_1 = exercise(
+    "06.1",
     "the counters of a training run",
     "counts",
     cases=lambda seed: [(1, 1, 1), (1, 2, 1), (1, 2, 2), (3, 12, 5), (56, 20, 100)]
@@ -74,8 +74,8 @@ def _smallest_cache() -> int:
     return high
 
 
-EXERCISE_07_2 = exercise(
-    "07.2",
+EXERCISE_06_2 = exercise(
+    "06.2",
     "the smallest decode cache that helps",
     "smallest_cache",
     cases=once,
@@ -90,6 +90,6 @@ EXERCISE_07_2 = exercise(
 )
 
 EXERCISES: tuple[Exercise, ...] = (
-    EXERCISE_07_1,
-    EXERCISE_07_2,
+    EXERCISE_06_1,
+    EXERCISE_06_2,
 )

@@ -171,8 +171,8 @@ def _say_matrix(args: tuple, got: Any, want: Any) -> str:
     return f"{lead}: something in it is no number"
 
 
-EXERCISE_04_3 = exercise(
-    "04.3",
+EXERCISE_05_2 = exercise(
+    "05.2",
     "a matrix in NVFP4, equal in every byte",
     "quantize_nvfp4",
     cases=_matrix_cases,
@@ -275,4 +275,4 @@ return weights
     symptom="slope of the square, 0.25, 2)",
 )
 
-EXERCISES: tuple[Exercise, ...] = (EXERCISE_01_3, EXERCISE_02_3, EXERCISE_04_3, EXERCISE_08_3, EXERCISE_10_2)
+EXERCISES: tuple[Exercise, ...] = (EXERCISE_01_3, EXERCISE_02_3, EXERCISE_05_2, EXERCISE_08_3, EXERCISE_10_2)

@@ -1,4 +1,4 @@
-"""The exercises of notebooks 11 and 12: the roofline, the museum."""
+"""The exercises of notebooks 11 and 16: the roofline, the museum."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ EXERCISE_11_1 = exercise(
     symptom="the smallest input that shows it is (100, 100, 10)",
 )
 
-# ---- 12
+# ---- 16
 
 def _scaled_by(x: np.ndarray, span: int) -> np.ndarray:
     rows = np.asarray(x, np.float32).reshape(-1, span)
@@ -60,8 +60,8 @@ def _exposing() -> np.ndarray:
     return x
 
 
-EXERCISE_12_1 = exercise(
-    "12.1",
+EXERCISE_16_1 = exercise(
+    "16.1",
     "an input that exposes a block of 32",
     "exposing_input",
     cases=once,
@@ -89,8 +89,8 @@ def _judged(args: tuple, got: Any) -> str | None:
     return None if bool(got) == right else f"your test {'passes' if got else 'fails'} {description}"
 
 
-EXERCISE_12_2 = exercise(
-    "12.2",
+EXERCISE_16_2 = exercise(
+    "16.2",
     "the test that was missing",
     "good_test",
     cases=lambda seed: [(Given(f"encoder {number}"),) for number in range(len(ENCODERS))],
@@ -111,6 +111,6 @@ return all(encode(x) == code for x, code in wanted.items())
 
 EXERCISES: tuple[Exercise, ...] = (
     EXERCISE_11_1,
-    EXERCISE_12_1,
-    EXERCISE_12_2,
+    EXERCISE_16_1,
+    EXERCISE_16_2,
 )

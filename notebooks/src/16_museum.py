@@ -2,7 +2,7 @@
 # title: A museum of real bugs
 # minutes: 30
 # seconds: 10
-# needs: 03, 04, 05, 07
+# needs: 03, 04, 06, 12
 # question: Which mistakes did people really make with four-bit numbers, and what is the smallest input that shows each?
 # ---
 
@@ -40,6 +40,7 @@ f32 = np.float32
 visitors = {}
 
 
+# %%
 def exhibit(name, right, wrong):
     """Right and wrong must differ on the exhibit's input: that is what exposing means."""
     right, wrong = np.asarray(right, np.float64), np.asarray(wrong, np.float64)
@@ -98,7 +99,7 @@ def scaled_by(x, span):
 
 x = np.zeros(32, f32)
 x[0], x[16] = 6, 0.2
-claim("spans: 32 numbers, halves of 16", [len(x), len(x) // 2], [32, 16])
+claim("spans: 32 numbers, halves of 16", [len(x), len(x) // 2], [32, 16], silent=True)
 exhibit("scale over 32 instead of 16", scaled_by(x, 16)[[0, 16]], scaled_by(x, 32)[[0, 16]])
 
 # %% [markdown]
@@ -116,7 +117,7 @@ exhibit(
     fake_quantize(x, "nvfp4-1level")[0, :2],
 )
 claim("6 times 448 is 2688", 6 * E4M3.max, 2688)
-claim("parts of the product", [E2M1.max, E4M3.max], [6, 448])
+claim("parts of the product", [E2M1.max, E4M3.max], [6, 448], silent=True)
 
 # %% [markdown]
 """
@@ -189,7 +190,7 @@ The public standard rounds the scale down, NVIDIA's paper rounds it up. Both are
 # %%
 x = np.zeros((1, 32), f32)
 x[0, :2] = 7, 1
-claim("the largest number", x.max(), 7)
+claim("the largest number", x.max(), 7, silent=True)
 exhibit(
     "scale rule", fake_quantize(x, "mxfp4")[0, :2], fake_quantize(x, "mxfp4-rceil")[0, :2]
 )
@@ -258,6 +259,8 @@ bugs = {
     "fractions cut off": lambda x: np.trunc(np.asarray(x, f32)),
     "sign lost": lambda x: np.abs(scaled_by_ties(x)),
 }
+
+# %%
 pair = np.zeros(32, f32)
 pair[[0, 1, 16, 17]] = 6, -1.25, 0.2, 0.1
 tests = {
@@ -272,6 +275,8 @@ noticed = {
     }
     for name, x in tests.items()
 }
+
+# %%
 viz.heat_map(
     np.array([list(row.values()) for row in noticed.values()]),
     rows=list(noticed),
@@ -290,12 +295,9 @@ claim(
     list(score.values()),
     [3, 0, 4],
 )
-claim("bugs on trial", len(bugs) - 1, 4)
-claim(
-    "marks of the picture",
-    sorted({v for row in noticed.values() for v in row.values()}),
-    [0, 1],
-)
+claim("bugs on trial", len(bugs) - 1, 4, silent=True)
+marks = sorted({v for row in noticed.values() for v in row.values()})
+claim("marks of the picture", marks, [0, 1], silent=True)
 
 # %% [markdown]
 """
@@ -307,15 +309,15 @@ A thousand random numbers notice 3 of 4 bugs (they never hit a tie), zeros notic
 """
 
 
-# %% exercise=12.1
+# %% exercise=16.1
 def exposing_input():
     ### BEGIN SOLUTION
     raise NotImplementedError  # return an array of 32 numbers
     ### END SOLUTION
 
 
-# %% check=12.1
-check("12.1", exposing_input)
+# %% check=16.1
+check("16.1", exposing_input)
 
 # %% [markdown]
 """
@@ -326,15 +328,15 @@ must not: they go wrong on ties, signs, saturation or small numbers.
 """
 
 
-# %% exercise=12.2
+# %% exercise=16.2
 def good_test(encode):
     ### BEGIN SOLUTION
     raise NotImplementedError  # try the ties, both signs, beyond the end
     ### END SOLUTION
 
 
-# %% check=12.2
-check("12.2", good_test)
+# %% check=16.2
+check("16.2", good_test)
 
 # %%
 claim(

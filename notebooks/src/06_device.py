@@ -2,7 +2,7 @@
 # title: The device, its caches and its trace
 # minutes: 30
 # seconds: 20
-# needs: 06
+# needs: 04
 # question: What happens, in order, when a layer multiplies with a weight that is stored in four bits?
 # ---
 
@@ -35,9 +35,13 @@ for recipe in RECIPES.values():
 
 # %% [markdown]
 """
-Most of these you know. `seed-v6` is the report's: it chooses sixteen sizes from the weights themselves (the *quantiles*: a sixteenth of the weights lies between two of them) and adds a fine tier. The last two are for a later notebook.
+`nvfp4` and `mxfp4` you know. `seed-v6` is the report's: it chooses sixteen sizes from the weights themselves (the *quantiles*: a sixteenth of the weights lies between two of them). The others are for later notebooks. (This is the first notebook that uses the device. The first time ever, its fast routines are compiled for your processor: that takes seconds, once, the cell says so, and they are kept on disk.)
 
 ## Manipulate: one product, step by step
+
+Some words of code. `nn.Linear` is a **linear layer**: it multiplies the rows `x` that come in by its weight matrix `w`, as `x @ w.T` (a row of `w` for each number of the result), and may add a row to what comes out. `nn.Sequential` puts layers one behind the other. `place` puts a model on a device, every weight matrix on a card of its own; `mode="inference"` says that the weights will not change (**inference** is using a model, as opposed to training it), and `no_grad` that no tape is needed.
+
+A card does not multiply by itself: it sends its weight to the **compute unit**, the part of the device that multiplies, over the **link**, the memory that stands for the wires between the two. Before that comes a **handshake**: who sends, who receives, how many bytes. (What is sent first is called the **coarse tier**. The optional next notebook adds a second one.)
 
 Here are three layers of 64 by 64 weights. `device.step` runs the model and hands out, one at a time, what the device did. Read the sentences for the first card.
 Then change the recipe, or put `model(x)` before the loop, so that the loop shows a second run, and see which steps disappear.
@@ -52,7 +56,7 @@ def three_layers():
 model = three_layers()
 x = Tensor(np.random.default_rng(0).normal(size=(8, 64)).astype(np.float32))
 device = place(model, "nvfp4", mode="inference", log=print)
-claim("each weight is 64 by 64", list(model[0].weight.shape), [64, 64])
+claim("each weight is 64 by 64", list(model[0].weight.shape), [64, 64], silent=True)
 
 with no_grad():
     for event in device.step(model, x):
@@ -61,7 +65,7 @@ with no_grad():
 
 # %% [markdown]
 """
-To find scales (and split off a fine tier, if there is one) is called a **separation**. Then card and compute unit agree, the coarse tier travels, it is decoded, and the matrix product (`matmul`) is computed.
+To find scales is called a **separation**. Then card and compute unit agree, the coarse tier travels, it is decoded, and the matrix product (`matmul`) is computed.
 
 Two runs as a picture. Every lane is one kind of step, every bar one step, from when to when; the long bars in the lane `compute` hold all the others. The times are those of *this* machine:
 """
@@ -102,9 +106,9 @@ for batch in range(20):
 statistics = device.statistics
 predict(guess_computes, statistics.computes, "computes")
 predict(guess_hits, statistics.hits, "scale-cache hits")
-claim("62 cards", len(device.cards), 62)
-claim("20 batches", batch + 1, 20)
-claim("6 of them idle", len(device.idle), 6)
+claim("62 cards", len(device.cards), 62, silent=True)
+claim("20 batches", batch + 1, 20, silent=True)
+claim("6 of them idle", len(device.idle), 6, silent=True)
 claim("1,120 computes", statistics.computes, 1120)
 claim("1,064 hits", statistics.hits, 1064)
 claim("56 separations, one a card", statistics.separations, 56)
@@ -120,15 +124,15 @@ claim("95 % hits", 100 * statistics.hit_rate, 95)
 """
 
 
-# %% exercise=07.1
+# %% exercise=06.1
 def counts(cards, batches, interval):
     ### BEGIN SOLUTION
     raise NotImplementedError  # return (computes, separations, hits)
     ### END SOLUTION
 
 
-# %% check=07.1
-check("07.1", counts)
+# %% check=06.1
+check("06.1", counts)
 
 # %% [markdown]
 """
@@ -144,7 +148,7 @@ for _ in range(12):
     (model(x) ** 2).mean().backward()
     optimizer.step()
 real = device.statistics
-claim("3 cards, interval 5", [len(device.cards), device.refresh_interval], [3, 5])
+claim("3 cards, interval 5", [len(device.cards), device.refresh_interval], [3, 5], silent=True)
 claim(
     "12 batches: computes, separations, hits",
     [real.computes, real.separations, real.hits],
@@ -191,7 +195,7 @@ viz.access_map(short, title="One byte less: never a hit")
 
 # %%
 claim("with room for all: hits of 12", sum(hit for _, hit in enough), 9)
-claim("12 accesses", len(enough), 12)
+claim("12 accesses", len(enough), 12, silent=True)
 claim("one byte less: 0 hits", sum(hit for _, hit in short), 0)
 claim("and 10 evictions", crowded.decode_cache.evictions, 10)
 
@@ -205,16 +209,16 @@ is a little too small can be worth nothing at all.
 Four layers now, of 32 by 32 weights, run again and again. Decoded weights are float32. What is the smallest `cache_bytes` with which every run after the first is all hits?
 """
 
-# %% exercise=07.2
+# %% exercise=06.2
 ### BEGIN SOLUTION
 smallest_cache = None  # a number of bytes
 ### END SOLUTION
 
-# %% check=07.2
-check("07.2", smallest_cache)
+# %% check=06.2
+check("06.2", smallest_cache)
 
 # %%
-claim("those layers are 32 by 32", list(nn.Linear(32, 32, rng=0).weight.shape), [32, 32])
+claim("those layers are 32 by 32", list(nn.Linear(32, 32, rng=0).weight.shape), [32, 32], silent=True)
 
 # %% [markdown]
 """
@@ -254,11 +258,12 @@ claim("all of them multiples of 0.25", float((sizes / 0.25 % 1).max()), 0)
 claim("their unit: 0.25", float(sizes[1]), 0.25)
 claim("the largest is 36", sizes.max(), 36)
 claim("so 16 of them add up to at most 576", 16 * sizes.max(), 576)
-claim("16 is the block", FORMATS[RECIPES["nvfp4"].weight].block, 16)
+claim("which is 2,304 quarters", 4 * 16 * sizes.max(), 2304)
+claim("16 is the block", FORMATS[RECIPES["nvfp4"].weight].block, 16, silent=True)
 
 # %% [markdown]
 """
-19 sizes, all of them multiples of 0.25, none above 36. So the products of a block of 16 add up to a whole number of quarters no larger than 576. Counted in quarters these are small integers, and a sum of integers is never rounded, in whatever order it is added. Only afterwards,
+19 sizes, all of them multiples of 0.25, none above 36. So the products of a block of 16 add up to a whole number of quarters: at most 2,304 of them, which is 576. Such a count is a small integer, and a sum of integers is never rounded, in whatever order it is added. Only afterwards,
 where blocks are multiplied by their scales and added in float32, does rounding begin.
 
 The numbers that flow through a model, and that weights are multiplied with, are called **activations**. Until now only the weights were quantized (`compute="dequant"`). For the tensor core *both* factors of a product, its **operands**, must be four-bit numbers (`compute="fp4"`). What does each cost?
@@ -274,6 +279,8 @@ with no_grad():
         device = place(wide, "nvfp4", mode="inference", compute=compute)
         outputs[compute] = wide(inputs).data
         device.release()
+
+# %%
 error = {
     name: float(np.linalg.norm(y - exact) / np.linalg.norm(exact))
     for name, y in outputs.items()
@@ -293,8 +300,8 @@ About 10 percent of error with weights in four bits, about 14 with both operands
 
 ## Where the emulator is not the hardware
 
-A real Blackwell has no cards with one matrix each, no handshake, no scale cache; these are the report's. The formats, the codes and the block sums are the hardware's. In which order real tensor cores add their blocks is not published;
-here it is fixed and written down. And the picture of the trace shows *this* processor's time.
+A real Blackwell has no cards with one matrix each, no handshake, no scale cache; these are the report's. The formats, the codes and the block sums are the hardware's. How real tensor cores add the blocks up
+has a notebook of its own; here the order is fixed and written down. And the picture of the trace shows *this* processor's time.
 
 ## What you can say now
 

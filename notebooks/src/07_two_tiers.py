@@ -1,14 +1,15 @@
 # ---
 # title: Two tiers, and who asks for the second
+# optional: yes
 # minutes: 25
 # seconds: 15
-# needs: 04
+# needs: 06
 # question: If four bits are not enough for one matrix, must all matrices pay for eight?
 # ---
 
 # %% [markdown]
 """
-Some matrices survive four bits better than others. So send every matrix in two parts: a **coarse tier** that is useful by itself, and a **fine tier**
+Some matrices survive four bits better than others. So send every matrix in two parts: the coarse tier, which is useful by itself, and a **fine tier**
 that repairs it. Whoever can live with the coarse one never fetches the other. This is our own design; no hardware that we know of does this.
 """
 
@@ -115,13 +116,9 @@ From 20.4 dB at 4.5 bits to 44.8 at 8.5, six dB for every bit: each plane halves
 
 ## Who asks
 
-Now the protocol, called **BOH** (Binary Optimization Hierarchy). A card offers its tiers to the **compute unit**, the part of the device that multiplies. First a **handshake**: who sends, who receives, how many bytes, how many planes. Then the coarse tier travels over the **link**, the memory that stands for
-the wires between the two. Of the fine tier only as many planes follow as the receiver's **error budget** asks for: the largest relative error that it will accept (the root of the errors' power over the matrix's power; twenty dB are a relative error of a tenth).
+Now the protocol, called **BOH** (Binary Optimization Hierarchy). In the handshake the card offers both tiers to the compute unit. The coarse tier travels over the link at once. Of the fine tier only as many planes follow as the receiver's **error budget** asks for: the largest relative error that it will accept (the root of the errors' power over the matrix's power; twenty dB are a relative error of a tenth).
 
-Two words of code. `nn.Linear` is a **linear layer**: it multiplies the rows `x` that come in by its weight matrix `w`, as `x @ w.T` (a row of `w` for each number of the result), and may add a row to what comes out. `nn.Sequential` puts layers one behind the other. And `place` puts a model on a device, every weight matrix on a card of its own; `mode="inference"` says that the weights will not change
-(**inference** is using a model, as opposed to training it), and `no_grad` that no tape is needed.
-
-The two layers below differ in their weights: normal numbers in the first, flat (uniform) ones in the second. (This is the first notebook that uses the device. The first time ever, its fast routines are compiled for your processor: that takes seconds, once, and they are kept on disk.)
+The two layers below differ in their weights: normal numbers in the first, flat (uniform) ones in the second.
 """
 
 
@@ -156,7 +153,7 @@ claim("budget 0.1: the normal layer needs 0 planes, the flat one needs 1", plane
 claim("because its coarse error is above 0.1", errors[1], at_least=0.1)
 claim("2 handshakes, one a card", device.link.handshakes, 2)
 claim("one plane of 128 times 64 weights is 1,024 bytes", device.link.fine_bytes, 1024)
-claim("that is", list(device.cards["1"].parameter.shape), [64, 128])
+claim("that is", list(device.cards["1"].parameter.shape), [64, 128], silent=True)
 
 # %% [markdown]
 """
@@ -169,27 +166,20 @@ each bin begins and how wide it is. A number on the border of two cells belongs 
 """
 
 
-# %% exercise=06.1
+# %% exercise=07.1
 def find_cell(q):
     ### BEGIN SOLUTION
     raise NotImplementedError  # the last bin whose lower end is below q; then how far into it, in sixteenths
     ### END SOLUTION
 
 
-# %% check=06.1
-check("06.1", find_cell)
+# %% check=07.1
+check("07.1", find_cell)
 
 # %%
-claim(
-    "a scaled number lies between 0.25 and 6.375 or in the bin of zero",
-    [float(low[1]), float(low[7] + width[7])],
-    [0.25, 6.375],
-)
-claim(
-    "cells are numbered 0 to 15",
-    sorted({int(v) for v in np.unique(whole.unpacked_fine())})[::15],
-    [0, 15],
-)
+claim("from", [float(low[1]), float(low[7] + width[7])], [0.25, 6.375], silent=True)
+cells = sorted({int(v) for v in np.unique(whole.unpacked_fine())})
+claim("cells are numbered 0 to 15", cells[::15], [0, 15], silent=True)
 
 # %% [markdown]
 """

@@ -2,7 +2,7 @@
 # title: Exact rounding
 # minutes: 25
 # seconds: 10
-# needs: 04
+# needs: 05
 # question: Dividing by a scale, or multiplying by one over it: is that the same?
 # ---
 
@@ -36,7 +36,7 @@ guess = None
 
 scales = E4M3.table[1:127]
 midpoints = (E2M1.magnitudes[1:] + E2M1.magnitudes[:-1]) / 2
-claim("126 scales", len(scales), 126)
+claim("126 scales", len(scales), 126, silent=True)
 
 
 def truth(x, s):
@@ -51,6 +51,7 @@ def truth(x, s):
     return code
 
 
+# %%
 cases = [
     (x, s, truth(x, s))
     for s in scales
@@ -175,15 +176,15 @@ The checks include the nasty cases.
 """
 
 
-# %% exercise=05.1
+# %% exercise=12.1
 def code_by_comparing(x, scale):
     ### BEGIN SOLUTION
     raise NotImplementedError  # count midpoints; > where the lower code is even, >= where the upper one is
     ### END SOLUTION
 
 
-# %% check=05.1
-check("05.1", code_by_comparing)
+# %% check=12.1
+check("12.1", code_by_comparing)
 
 # %% [markdown]
 """
