@@ -27,7 +27,7 @@ for title, run in first_texts().items():
 
 # %% [markdown]
 """
-None of the three writes a program that runs; they are small, and learned for a minute. But two of them have learned what Python looks like, and one has not. It was not the four bits that hurt: it was the mistake.
+Each was given `def `, and wrote on. None of the three writes a program that runs; they are small, and learned for minutes. But two of them have learned what Python looks like, and one has hardly begun. It was not the four bits that hurt: it was the mistake.
 (The texts were kept, since three trainings take minutes. `tools/notebooks/first_texts.py` makes them anew.)
 
 This course takes that apart, down to the last bit: how a number gets into four bits, what a model makes of it, how it can learn at all, and which mistake that was. You need Python and matrices. Nothing else.

@@ -51,6 +51,7 @@ nearest = fake_quantize(weight, "nvfp4")
 print(f"nearest: {loss(nearest):.5f} of the output is wrong")
 
 
+# %%
 def gptq(weight, inputs, fmt, damping=0.01):
     """Twenty lines that many models were rounded with."""
     moments = (
@@ -74,6 +75,7 @@ def gptq(weight, inputs, fmt, damping=0.01):
     return rounded
 
 
+# %%
 together = gptq(weight, inputs, FORMATS["nvfp4"])
 print(f"together: {loss(together):.5f}")
 gain = loss(nearest) / loss(together)

@@ -44,7 +44,8 @@ def written(folder: Path, title: str, seed: int, steps: int) -> dict[str, object
         "--seed", "1", "--json", str(text),
     )  # fmt: skip
     loss = json.loads(train.read_text("utf-8"))["result"]["val_loss"]
-    return {"recipe": training, "loss": round(loss, 3), "text": json.loads(text.read_text("utf-8"))["text"]}
+    wrote = PROMPT + json.loads(text.read_text("utf-8"))["text"]
+    return {"recipe": training, "loss": round(loss, 3), "text": wrote}
 
 
 def main() -> int:
