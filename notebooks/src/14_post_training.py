@@ -54,9 +54,7 @@ print(f"nearest: {loss(nearest):.5f} of the output is wrong")
 # %%
 def gptq(weight, inputs, fmt, damping=0.01):
     """Twenty lines that many models were rounded with."""
-    moments = (
-        inputs.T.astype(np.float64) @ inputs / len(inputs)
-    )  # which inputs are loud, and which move together
+    moments = inputs.T.astype(np.float64) @ inputs / len(inputs)  # loud ones, and pairs
     moments += damping * np.trace(moments) / len(moments) * np.eye(len(moments))
     lower = np.linalg.cholesky(moments[::-1, ::-1])
     upper = lower[::-1, ::-1]
