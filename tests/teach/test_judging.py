@@ -136,7 +136,7 @@ def test_an_exact_division_is_right_and_still_a_division(share):
         quotient = share(x, scale)
         return sum(quotient >= m if i % 2 else quotient > m for i, m in enumerate(midpoints))
 
-    result = judge(get_exercise("05.1"), code_by_comparing)
+    result = judge(get_exercise("12.1"), code_by_comparing)
     assert result.state == WRONG and "the results are right, but your code uses a division" in result.message
 
 
