@@ -64,11 +64,7 @@ def gradcheck(
     output = function(*tensors, **static)
     cotangent = rng.normal(size=output.shape)
     output.backward(cotangent)
-
-    def value(changed: list[NDArray | None]) -> NDArray:
-        with no_grad():
-            return function(*(None if a is None else Tensor(a) for a in changed), **static).data
-
+    value = _plain(function, static)
     for index, array in enumerate(arrays):
         if array is None:
             continue
@@ -82,6 +78,16 @@ def gradcheck(
         if not abs(numeric - analytic) <= atol + rtol * scale:
             _explain(function, value, arrays, index, gradient, cotangent, eps, numeric, analytic)
     return True
+
+
+def _plain(function: Callable[..., Tensor], static: dict[str, Any]) -> Callable[[list[NDArray | None]], NDArray]:
+    """The function from arrays to an array, without a tape."""
+
+    def value(arrays: list[NDArray | None]) -> NDArray:
+        with no_grad():
+            return function(*(None if a is None else Tensor(a) for a in arrays), **static).data
+
+    return value
 
 
 def _moved(value: Callable, arrays: list, index: int, step: NDArray) -> NDArray:

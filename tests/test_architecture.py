@@ -227,3 +227,65 @@ def test_no_word_of_the_place_where_it_was_made() -> None:
         if FOREIGN_WORDS.search(line)
     ]
     assert not found, "\n".join(found)
+
+
+# How large what is read in one sitting may be. Lower a number when something shrinks; raise one with a reason.
+LINES_OF_ROOM = {
+    "autograd": 2300, "bench": 2800, "checkpoints": 4700, "conformance": 1500, "data": 1000, "device": 3000,
+    "formats": 8000, "kernels": 9100, "layers": 1300, "models": 2200, "ptq": 2600, "steps": 2300, "teach": 3700,
+    "training": 3400, "viz": 1400,
+}  # fmt: skip
+LINES_OF_CORE = 1000  # tensor, primitive, ops and functional together: what a reader of autograd begins with
+LINES_OF_FILE = 600
+LINES_OF_FUNCTION = 60  # pictures aside, which are lists of what is drawn
+LONG_FUNCTIONS = {"emit_matvec": 90, "emit_matvec.emit": 72, "quantize_left": 66}  # loops written out in IR
+
+
+def lines_of(path: Path) -> int:
+    return len(path.read_text("utf-8").splitlines())
+
+
+def functions_of(tree: ast.AST, within: str = "") -> list[tuple[str, int]]:
+    """Every function's dotted name below the file, and its lines."""
+    found = []
+    for node in ast.iter_child_nodes(tree):
+        inner = within
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            inner = f"{within}.{node.name}".strip(".")
+            if not isinstance(node, ast.ClassDef):
+                found.append((inner, node.end_lineno - node.lineno + 1))
+        found += functions_of(node, inner)
+    return found
+
+
+def room_folders() -> dict[str, Path]:
+    folders = {path.name: path for path in (ROOT / "vbw_np").iterdir() if (path / "__init__.py").is_file()}
+    return {"autograd": ROOT / "autograd", **folders}
+
+
+def test_every_room_has_a_size() -> None:
+    assert set(room_folders()) == set(LINES_OF_ROOM)
+
+
+@pytest.mark.parametrize("room", LINES_OF_ROOM)
+def test_a_room_is_read_in_one_sitting(room: str) -> None:
+    assert sum(map(lines_of, room_folders()[room].rglob("*.py"))) <= LINES_OF_ROOM[room]
+
+
+def test_the_core_of_autograd_is_small() -> None:
+    core = ("tensor", "primitive", "ops", "functional")
+    assert sum(lines_of(ROOT / "autograd" / f"{name}.py") for name in core) <= LINES_OF_CORE
+
+
+def test_files_and_functions_are_short() -> None:
+    long = []
+    for name, path in modules().items():
+        if lines_of(path) > LINES_OF_FILE:
+            long.append(f"{label(path)}: {lines_of(path)} lines")
+        if name.startswith("vbw_np.viz"):
+            continue
+        for function, lines in functions_of(ast.parse(path.read_text("utf-8"))):
+            most = LONG_FUNCTIONS.get(function, LINES_OF_FUNCTION) if ".kernels." in name else LINES_OF_FUNCTION
+            if lines > most:
+                long.append(f"{label(path)}: {function} has {lines} lines")
+    assert not long, "\n".join(long)

@@ -230,8 +230,8 @@ CASES = [*spellings(), *more_spellings()]
 def test_every_operation_with_arguments_has_spellings() -> None:
     spelled = {name for name, *_ in CASES}
     for name, declared in REGISTRY.items():
-        if declared.surrogate:
-            continue
+        if declared.surrogate or declared.reference.__module__.split(".")[0] not in ("autograd", "vbw_np"):
+            continue  # a straight-through estimator, or a test's own
         parameters = inspect.signature(declared.reference).parameters.values()
         assert name in spelled or not any(p.kind is p.KEYWORD_ONLY for p in parameters), f"{name} is not spelled"
 

@@ -13,7 +13,7 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from ..formats import NonFiniteError
 from ..layers import ShortestPathReflection
 from ..models.claude4 import Claude4, Claude4Config
 from . import environment
-from .floor import PARTS, Floor, flop_by_part, step_products
+from .floor import PARTS, Floor, Product, flop_by_part, step_products
 
 SCHEMA_VERSION = 1
 EPOCH = 100  # batches of the projected epoch
@@ -198,26 +198,10 @@ def measure(
     stream = stream or open_data(settings)
     model = Claude4(settings.model, settings.seed)
     products = step_products(model, settings.batch_size, settings.seq_len)
-    result: dict[str, Any] = {
-        "schema": "vbw-np speed test",
-        "schema_version": SCHEMA_VERSION,
-        "vbw_np": __version__,
-        "created_utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": list(sys.argv),
-        "settings": settings.as_dict(),
-        "recipes": [_describe_recipe(name) for name in settings.recipes],
-        "data": _describe_data(stream, settings),
-        "model": _describe_model(model, settings),
-    }
+    result = _head(settings, stream, model)
     listener.started(result)
     floor = Floor(products)
-    result["floor"] = {
-        "products": [dataclasses.asdict(product) | {"flop": product.flop} for product in products],
-        "flop": floor.flop,
-        "flop_by_part": flop_by_part(products),
-        "head_rows_a_window": settings.seq_len - 1,
-        "buffer_bytes": floor.nbytes,
-    }
+    result["floor"] = _describe_floor(floor, products, settings)
     del model  # before the next is made: two at once need twice the memory
     result["runs"] = []
     for recipe in settings.recipes:
@@ -228,6 +212,31 @@ def measure(
     result["duration_s"] = time.perf_counter() - began
     listener.done(result)
     return result
+
+
+def _head(settings: Settings, stream: TokenStream, model: Claude4) -> dict[str, Any]:
+    """What a result says before anything is measured."""
+    return {
+        "schema": "vbw-np speed test",
+        "schema_version": SCHEMA_VERSION,
+        "vbw_np": __version__,
+        "created_utc": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": list(sys.argv),
+        "settings": settings.as_dict(),
+        "recipes": [_describe_recipe(name) for name in settings.recipes],
+        "data": _describe_data(stream, settings),
+        "model": _describe_model(model, settings),
+    }
+
+
+def _describe_floor(floor: Floor, products: Sequence[Product], settings: Settings) -> dict[str, Any]:
+    return {
+        "products": [dataclasses.asdict(product) | {"flop": product.flop} for product in products],
+        "flop": floor.flop,
+        "flop_by_part": flop_by_part(products),
+        "head_rows_a_window": settings.seq_len - 1,
+        "buffer_bytes": floor.nbytes,
+    }
 
 
 def _describe_recipe(name: str) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -281,21 +282,17 @@ def te_rule(
     decoded values are then too small by as much as S had to stop short).
     """
     numbers = RuleNumbers("te", "", largest, cap, headroom, least, two_level)
-    inverse = numbers.inverse
-    top = np.float32(largest)
 
     def encode_scale(g: np.ndarray | None) -> np.ndarray:
         return te_encode_scale(g, cap, largest) if g is not None else ONE
 
-    def to_e4m3(scale: np.ndarray) -> np.ndarray:
-        return E4M3.encode(np.minimum(scale, np.float32(448)), "even")
-
     def block(amax_b: np.ndarray, g: np.ndarray | None) -> np.ndarray:
         with np.errstate(over="ignore"):
-            return to_e4m3(np.minimum(amax_b * (encode_scale(g) * inverse), FLOAT32_MAX))
+            scale = np.minimum(amax_b * (encode_scale(g) * numbers.inverse), FLOAT32_MAX)
+        return E4M3.encode(np.minimum(scale, np.float32(448)), "even")
 
     def base(amax_b: np.ndarray, g: np.ndarray | None) -> np.ndarray:
-        return (amax_b / top) * encode_scale(g)
+        return (amax_b / np.float32(largest)) * encode_scale(g)
 
     def quotient(x: np.ndarray, s: np.ndarray, g: np.ndarray | None) -> np.ndarray:
         s_dec = ONE / encode_scale(g)
@@ -303,12 +300,8 @@ def te_rule(
             e_b = np.minimum(ONE / (s * s_dec), FLOAT32_MAX)
             return x * e_b
 
-    def stored(amax: np.ndarray) -> np.ndarray:
-        return np.asarray(amax, np.float32)
-
-    def multiplier(g: np.ndarray) -> np.ndarray:
-        return te_multiplier(g, numbers)
-
+    stored = partial(np.asarray, dtype=np.float32)
+    multiplier = partial(te_multiplier, numbers=numbers)
     _made_of(numbers, block, quotient, stored, multiplier)
     return ScaleRule(
         name,

@@ -214,12 +214,10 @@ def generate(
         A setting or the prompt makes no sense.
     """
     sampling = Sampling(temperature, top_k, top_p, seed)
-    tokens, logits = [], []
-    began = first = time.perf_counter()
+    tokens, logits, began, first = [], [], time.perf_counter(), None
     options = {"vocab_size": vocab_size, "incremental": incremental, "keys": keys, "values": values, "stop": stop}
     for step in write(model, prompt, sampling, max_new_tokens, **options):
-        if not tokens:
-            first = time.perf_counter()
+        first = first or time.perf_counter()
         tokens.append(step.tokens)
         if keep_logits:
             logits.append(step.logits)

@@ -33,6 +33,16 @@ def _factor(packed: PackedTensor) -> NDArray[np.float32]:
     return np.broadcast_to(level, packed.shape[0]).astype(np.float32)
 
 
+def _running(scaled: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Sums of the first 1, 2, ... blocks (blocks, M, N), one after the other in float32."""
+    running = np.zeros_like(scaled)
+    total = np.zeros(scaled.shape[1:], np.float32)
+    for block in range(len(scaled)):
+        total = total + scaled[block]
+        running[block] = total
+    return running
+
+
 def of_codes(
     story: Story, name: str, left: Matrix, left_packed: PackedTensor, right: Matrix, right_packed: PackedTensor,
     sums: str = "float32",
@@ -56,15 +66,8 @@ def of_codes(
     pairs = scales_a[:, :, None] * scales_b[:, None, :]
     scaled = pairs * dots
     rows, columns = along(left.rows), along(right.rows)
-    if sums == "float32":
-        running = np.zeros_like(scaled)
-        total = np.zeros(scaled.shape[1:], np.float32)
-        for block in range(len(scaled)):
-            total = total + scaled[block]
-            running[block] = total
-    else:
-        total = _hardware_sums(left_packed, right_packed)
-        running = total[None]
+    running = _running(scaled) if sums == "float32" else _hardware_sums(left_packed, right_packed)[None]
+    total = running[-1]
     factor_a, factor_b = _factor(left_packed), _factor(right_packed)
     if right_packed.format.tensor_level == "row":
         result = (total * factor_a[:, None]) * factor_b

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -143,6 +145,42 @@ def _written(value: float, form: str) -> str:
 # ---- the tape
 
 
+@dataclasses.dataclass(frozen=True)
+class _Tape:
+    """What ran: values by the id of their tensor, in order of their depth."""
+
+    keys: list[int]
+    names: dict[int, str]
+    numbers: dict[int, int]  # of operations, in the order in which they ran; leaves have none
+    values: dict[int, Any]
+    gradients: dict[int, Any]
+    links: list[tuple[int, int]]
+    depth: dict[int, int]
+
+    def rows(self) -> tuple[tuple[str, str, str, str], ...]:
+        """Name, value, gradient and where it comes from."""
+        return tuple(
+            (
+                self.names[key] if key not in self.numbers else f"{self.names[key]} (#{self.numbers[key]})",
+                _short(self.values[key]),
+                _short(self.gradients.get(key)),
+                ", ".join(self.names[a] for a, b in self.links if b == key) or "leaf",
+            )
+            for key in self.keys
+        )
+
+    def places(self) -> dict[int, tuple[float, float]]:
+        """Where each box stands: a column a depth."""
+        columns: dict[int, list[int]] = {}
+        for key in self.keys:
+            columns.setdefault(self.depth[key], []).append(key)
+        return {
+            key: (2.6 * level, -(i - (len(column) - 1) / 2) * 1.3)
+            for level, column in columns.items()
+            for i, key in enumerate(column)
+        }
+
+
 def tape(function: Callable[..., Any], **leaves: Any) -> Picture:
     """Run a function on named leaves, walk back, and draw every operation with its value and its gradient.
 
@@ -152,10 +190,49 @@ def tape(function: Callable[..., Any], **leaves: Any) -> Picture:
         Takes tensors by name and returns a tensor of one element.
     leaves : numbers or arrays
     """
-    from ..engine import Tensor, autograd
+    recorded = _walked(function, leaves)
+    rows = recorded.rows()
+    told = "; ".join(f"{r[0]}: value {r[1]}, gradient {r[2]}" for r in rows)
+    deepest = max(recorded.depth[key] for key in recorded.keys)
+    tallest = max(Counter(recorded.depth[key] for key in recorded.keys).values())
+    return Picture(
+        "The tape: values forward, gradients backward",
+        f"The tape as a graph from left to right. {told}.",
+        ("made by", "value", "gradient", "from"),
+        rows,
+        lambda figure: _draw_tape(figure, recorded, deepest, tallest),
+        (max(WIDTH, 1.25 * (deepest + 1)), max(1.8, 0.95 * tallest)),
+    )
+
+
+def _walked(function: Callable[..., Any], leaves: Mapping[str, Any]) -> _Tape:
+    """Run the function and walk back, watching both."""
+    from ..engine import Tensor
 
     tensors = {name: Tensor(np.asarray(value, np.float64), requires_grad=True) for name, value in leaves.items()}
-    made: list[Any] = []
+    output, made = _watched(function, tensors)
+    gradients: dict[int, Any] = {}
+    for result, _ in made:
+        result.node.vjp = _spied(result.node.vjp, gradients, id(result))
+    names = {id(t): name for name, t in tensors.items()}
+    names |= {id(result): result.node.primitive.name for result, _ in made}
+    links = [(id(source), id(result)) for result, inputs in made for source in inputs if id(source) in names]
+    values = {id(t): t.data for t in tensors.values()} | {id(r): r.data for r, _ in made}
+    depth: dict[int, int] = dict.fromkeys((id(t) for t in tensors.values()), 0)
+    for result, inputs in made:
+        depth[id(result)] = 1 + max((depth[id(s)] for s in inputs if id(s) in depth), default=0)
+    output.backward()
+    gradients |= {id(t): t.grad for t in tensors.values()}
+    used = {key for link in links for key in link} | {id(output)}
+    numbers = {id(result): number for number, (result, _) in enumerate(made)}
+    return _Tape([key for key in depth if key in used], names, numbers, values, gradients, links, depth)
+
+
+def _watched(function: Callable[..., Any], tensors: Mapping[str, Any]) -> tuple[Any, list[tuple[Any, tuple]]]:
+    """What the function returns, and every operation's result and inputs in the order in which they ran."""
+    from ..engine import autograd
+
+    made: list[tuple[Any, tuple]] = []
     original = autograd.Primitive.__call__
 
     def recording(self: Any, *inputs: Any, **static: Any) -> Any:
@@ -166,101 +243,55 @@ def tape(function: Callable[..., Any], **leaves: Any) -> Picture:
 
     autograd.Primitive.__call__ = recording
     try:
-        output = function(**tensors)
+        return function(**tensors), made
     finally:
         autograd.Primitive.__call__ = original
-    gradients: dict[int, Any] = {}
-    for result, _ in made:
-        result.node.vjp = _spied(result.node.vjp, gradients, id(result))
-    order = {id(result): number for number, (result, _) in enumerate(made)}
-    names = {id(t): name for name, t in tensors.items()}
-    for result, _ in made:
-        names[id(result)] = result.node.primitive.name
-    links = [(id(source), id(result)) for result, inputs in made for source in inputs if id(source) in names]
-    values = {id(t): t.data for t in tensors.values()} | {id(r): r.data for r, _ in made}
-    depth: dict[int, int] = dict.fromkeys((id(t) for t in tensors.values()), 0)
-    for result, inputs in made:
-        depth[id(result)] = 1 + max((depth[id(s)] for s in inputs if id(s) in depth), default=0)
-    output.backward()
-    for t in tensors.values():
-        gradients[id(t)] = t.grad
-    used = {key for link in links for key in link} | {id(output)}
-    keys = [key for key in depth if key in used]
-    rows = tuple(
-        (
-            names[key] if key not in order else f"{names[key]} (#{order[key]})",
-            _short(values[key]),
-            _short(gradients.get(key)),
-            ", ".join(names[a] for a, b in links if b == key) or "leaf",
+
+
+def _draw_tape(figure: Any, recorded: _Tape, deepest: int, tallest: int) -> None:
+    """A box for each value, an arrow for each use."""
+    axes, place = figure.subplots(), recorded.places()
+    boxes = {key: _tape_box(axes, recorded, key, place[key]) for key in recorded.keys}
+    for a, b in recorded.links:
+        (x0, y0), (x1, y1) = place[a], place[b]
+        far = x1 - x0 > 3  # an arrow past other boxes bows out of their way, upward from above, downward from below
+        bow = (-0.18 if y0 >= y1 else 0.18) if far else 0
+        axes.annotate(
+            "",
+            xy=(x1, y1),
+            xytext=(x0, y0),
+            zorder=1,
+            arrowprops={
+                "arrowstyle": "-|>",
+                "color": "#444444",
+                "lw": 1.3,
+                "patchA": boxes[a].get_bbox_patch(),
+                "patchB": boxes[b].get_bbox_patch(),
+                "connectionstyle": f"arc3,rad={bow}",
+            },
         )
-        for key in keys
-    )
-    alt = (
-        "The tape as a graph from left to right. "
-        + "; ".join(f"{r[0]}: value {r[1]}, gradient {r[2]}" for r in rows)
-        + "."
-    )
-    columns: dict[int, list[int]] = {}
-    for key in keys:
-        columns.setdefault(depth[key], []).append(key)
-    tallest = max(len(c) for c in columns.values())
-    place = {
-        key: (2.6 * level, -(i - (len(column) - 1) / 2) * 1.3)
-        for level, column in columns.items()
-        for i, key in enumerate(column)
-    }
+    axes.set_xlim(-1.1, 2.6 * deepest + 1.1)
+    axes.set_ylim(-0.65 * tallest - 0.1, 0.65 * tallest + 0.1)
+    axes.axis("off")
 
-    def draw(figure: Any) -> None:
-        axes = figure.subplots()
-        boxes = {}
-        for key in keys:
-            x, y = place[key]
-            leaf = key not in order
-            boxes[key] = axes.text(
-                x,
-                y,
-                f"{names[key]}\nvalue {_short(values[key])}\ngrad {_short(gradients.get(key))}",
-                ha="center",
-                va="center",
-                fontsize=9.5,
-                family="monospace",
-                zorder=3,
-                bbox={
-                    "boxstyle": "round,pad=0.35" if leaf else "square,pad=0.35",
-                    "facecolor": "#DDEEFA" if leaf else "#FFF3D6",
-                    "edgecolor": "#333333",
-                    "linestyle": "-" if leaf else "--",
-                },
-            )
-        for a, b in links:
-            (x0, y0), (x1, y1) = place[a], place[b]
-            far = x1 - x0 > 3  # an arrow past other boxes bows out of their way, upward from above, downward from below
-            bow = (-0.18 if y0 >= y1 else 0.18) if far else 0
-            axes.annotate(
-                "",
-                xy=(x1, y1),
-                xytext=(x0, y0),
-                zorder=1,
-                arrowprops={
-                    "arrowstyle": "-|>",
-                    "color": "#444444",
-                    "lw": 1.3,
-                    "patchA": boxes[a].get_bbox_patch(),
-                    "patchB": boxes[b].get_bbox_patch(),
-                    "connectionstyle": f"arc3,rad={bow}",
-                },
-            )
-        axes.set_xlim(-1.1, 2.6 * max(columns) + 1.1)
-        axes.set_ylim(-0.65 * tallest - 0.1, 0.65 * tallest + 0.1)
-        axes.axis("off")
 
-    return Picture(
-        "The tape: values forward, gradients backward",
-        alt,
-        ("made by", "value", "gradient", "from"),
-        rows,
-        draw,
-        (max(WIDTH, 1.25 * (max(columns) + 1)), max(1.8, 0.95 * tallest)),
+def _tape_box(axes: Any, recorded: _Tape, key: int, place: tuple[float, float]) -> Any:
+    """Name, value and gradient: rounded and blue for a leaf, dashed for what an operation made."""
+    leaf = key not in recorded.numbers
+    return axes.text(
+        *place,
+        f"{recorded.names[key]}\nvalue {_short(recorded.values[key])}\ngrad {_short(recorded.gradients.get(key))}",
+        ha="center",
+        va="center",
+        fontsize=9.5,
+        family="monospace",
+        zorder=3,
+        bbox={
+            "boxstyle": "round,pad=0.35" if leaf else "square,pad=0.35",
+            "facecolor": "#DDEEFA" if leaf else "#FFF3D6",
+            "edgecolor": "#333333",
+            "linestyle": "-" if leaf else "--",
+        },
     )
 
 
