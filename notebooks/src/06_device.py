@@ -148,7 +148,7 @@ for _ in range(12):
     (model(x) ** 2).mean().backward()
     optimizer.step()
 real = device.statistics
-claim("3 cards, interval 5", [len(device.cards), device.refresh_interval], [3, 5], silent=True)
+claim("3 cards, interval 5", [len(device.cards), device.policy.refresh_interval], [3, 5], silent=True)
 claim(
     "12 batches: computes, separations, hits",
     [real.computes, real.separations, real.hits],
