@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 import textwrap
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from vbw_np.cli import main
 from vbw_np.errors import UserError
 from vbw_np.teach import MISSING, NOT_ATTEMPTED, RIGHT, WRONG, get_exercise
 from vbw_np.teach.grading import grade
+from vbw_np.teach.isolation import Isolation
 from vbw_np.teach.runner import answer_with, read_notebook
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
@@ -220,3 +224,23 @@ def test_a_time_limit_is_a_time(tmp_path, capsys, seconds):
 
 def test_as_shipped_nothing_is_attempted(tmp_path):
     assert set(states(written(tmp_path, {})).values()) == {NOT_ATTEMPTED}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux tells a process that its parent has died")
+def test_an_endless_loop_ends_with_the_template(tmp_path):
+    """Whoever kills the judge or its template leaves no process behind that runs for ever."""
+    with Isolation(30.0) as isolation:
+        loop = f"open({str(tmp_path / 'pid')!r}, 'w').write(str(__import__('os').getpid()))\nwhile True: pass"
+        cell = {"source": loop, "label": "loop", "number": 0}
+        asking = threading.Thread(target=isolation.ask, args=([cell], "f", [], {}, tmp_path))
+        asking.start()
+        deadline = time.monotonic() + 20
+        while not (tmp_path / "pid").is_file() or not (tmp_path / "pid").read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        isolation._template.kill()
+        asking.join(20)
+        process = Path("/proc") / (tmp_path / "pid").read_text() / "stat"
+        while process.exists() and process.read_text().rsplit(")", 1)[1].split()[0] != "Z":
+            assert time.monotonic() < deadline + 20, "it still runs"
+            time.sleep(0.01)

@@ -133,6 +133,7 @@ def _become_worker(folder: Path, writing: int) -> None:
     code = 1
     try:
         os.setsid()
+        end_with_template()
         nothing = os.open(os.devnull, os.O_RDONLY)
         for mine, fd in ((nothing, 0), (writing, 1), (writing, 2)):
             os.dup2(mine, fd)
@@ -216,6 +217,16 @@ def adopt_orphans() -> None:
         subreaper = 36  # PR_SET_CHILD_SUBREAPER, linux/prctl.h
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(subreaper, 1, 0, 0, 0)
+
+
+def end_with_template() -> None:
+    """Ask Linux to kill this answer when the template dies, however it dies: an endless loop has no other end then."""
+    if sys.platform == "linux":
+        import ctypes
+
+        death_signal = 1  # PR_SET_PDEATHSIG, linux/prctl.h
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(death_signal, signal.SIGKILL, 0, 0, 0)
 
 
 def serve() -> None:
