@@ -124,6 +124,7 @@ READ = {
     "compare --data": ["compare --data PIPE.txt --out new"],
     "generate --checkpoint": ["generate --checkpoint PIPE.vbw", "generate --checkpoint RUN",
                               "generate --checkpoint PIPE.safetensors", "generate --checkpoint PIPE.gguf"],
+    "generate --model": ["generate --model PIPE.safetensors", "generate --model PIPE.gguf", "generate --model MODEL"],
     "quantize file": ["quantize PIPE.npy", "quantize PIPE.safetensors --out new", "quantize PIPE.gguf --out new",
                       "quantize MODEL --out new", "quantize SHARDS --out new"],
     "inspect checkpoint": ["inspect PIPE.safetensors", "inspect PIPE.gguf", "inspect MODEL", "inspect SHARDS",
@@ -137,13 +138,15 @@ READ = {
     "ptq model": ["ptq PIPE.gguf", "ptq PIPE.safetensors", "ptq MODEL", "ptq SHARDS"],
     "ptq --text": ["ptq x.gguf --text PIPE.txt"],
     "ptq --calibration": ["ptq x.gguf --calibration PIPE.txt"],
+    "conform --python": ["conform mine:quantize --profile modelopt-nvfp4 --python PIPE.py"],
     "learn check file": ["learn check 02.1 PIPE.py", "learn check 02.1 PIPE.ipynb"],
     "grade file": ["grade PIPE.ipynb"],
     "train --out": ["train --out PIPE.txt", "train --out RUN"],
     "compare --out": ["compare --out PIPE.txt --recipes fp32 --seeds 0 --steps 1"],
 }  # fmt: skip
 """Lines in which what is to be read, or written into, is a pipe that nobody writes to."""
-WRITTEN = {"--json", "--trace", "--plot", "--html", "convert out", "quantize --out", "--picture", "ptq --out"}
+WRITTEN = {"--json", "--trace", "--plot", "--html", "--picture", "convert out", "quantize --out", "ptq --out",
+           "vectors --out"}  # fmt: skip
 """Files and folders that are only made; a pipe there is for whoever reads it."""
 
 
