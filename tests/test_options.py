@@ -135,6 +135,7 @@ READ = {
     "measure original": ["measure PIPE.safetensors PIPE.gguf"],
     "measure quantized": ["measure MODEL PIPE.gguf"],
     "data --data": ["data --data PIPE.txt"],
+    "step --data": ["step --data PIPE.npy", "step --data PIPE.npz"],
     "ptq model": ["ptq PIPE.gguf", "ptq PIPE.safetensors", "ptq MODEL", "ptq SHARDS"],
     "ptq --text": ["ptq x.gguf --text PIPE.txt"],
     "ptq --calibration": ["ptq x.gguf --calibration PIPE.txt"],

@@ -43,6 +43,7 @@ ROOMS = (
     "vbw_np.conformance.commands",
     "vbw_np.data.commands",
     "vbw_np.ptq.commands",
+    "vbw_np.steps.commands",
     "vbw_np.kernels.warmup",
     "vbw_np.teach.commands",
     "vbw_np.doctor",

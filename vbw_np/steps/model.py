@@ -21,8 +21,6 @@ LETTERS = " aehlnorstcdimuy"
 TEXT = "she sells sea shells on the sand "
 """What the model is to learn: each letter's next one."""
 
-CARDS = ("first", "second")
-
 
 class SmallModel(nn.Module):
     """Letters to 16 numbers each, two linear layers with a ReLU between them, scores for the next letter.

@@ -13,8 +13,8 @@ from ..device import Device, Recipe, get_recipe, place
 from ..engine import autograd, optim
 from ..errors import UserError
 from .cards import CardStory
-from .model import CARDS, LETTERS, WIDTH, SmallModel, batch, softmax_parts
-from .steps import TrainingSteps
+from .model import LETTERS, WIDTH, SmallModel, batch, softmax_parts
+from .steps import CARDS, TrainingSteps
 from .story import Story
 from .values import ONE, Value, along
 from .witness import Visit, Witness
@@ -186,8 +186,8 @@ def _tell(run: _Run) -> Story:
     story = Story()
     recipe = run.device.recipe
     cards = {
-        name: CardStory(story, run.device.cards[name], recipe, *labels)
-        for name, labels in zip(CARDS, (("input", "unit"), ("unit", "letter")))
+        name: CardStory(story, run.device.cards[name], recipe, outputs=labels[0], inputs=labels[1])
+        for name, labels in CARDS.items()
     }
     parts = _forward(story, cards, run, "forward")
     story.agree("the loss", _loss(story.at("loss"), parts, run.targets), run.loss)

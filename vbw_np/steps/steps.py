@@ -15,6 +15,12 @@ from .values import LABELS, Axis, Value, from_hex, to_hex
 
 SCHEMA = "vbw-step/1"
 
+CARDS = {"first": ("unit", "input"), "second": ("letter", "unit")}
+"""The cards of the small model, and whose the rows and columns of their weights are."""
+
+_OF_THE_WEIGHT = {"master", "codes", "fine tier", "decoding", "rotation", "random bits", "row-max", "update",
+                  "codes that changed", "same codes"}  # fmt: skip
+
 
 class TrainingSteps(Walk[Event]):
     """The events of one training step.
@@ -63,10 +69,9 @@ class TrainingSteps(Walk[Event]):
         ------
         LookupError, IndexError
         """
-        rows = {"first": ("unit", "input"), "second": ("letter", "unit")}
-        if card not in rows:
-            raise LookupError(f"there is no card {card!r}; there are: {', '.join(rows)}")
-        wanted = dict(zip(rows[card], (i, j))) | ({} if token is None else {"token": token})
+        if card not in CARDS:
+            raise LookupError(f"there is no card {card!r}; there are: {', '.join(CARDS)}")
+        wanted = dict(zip(CARDS[card], (i, j))) | ({} if token is None else {"token": token})
         for label, index in wanted.items():
             size = self.sizes[label]
             if not -size <= index < size:
@@ -87,6 +92,17 @@ class TrainingSteps(Walk[Event]):
         if event is None:
             raise LookupError("no event yet: call next(), or goto")
         return str(event.at(event.place_of(i, j)))
+
+    def way(self, card: str) -> list[int]:
+        """Numbers of the events on one weight's way: from a card's master weight to the loss, and back to its update.
+
+        Raises
+        ------
+        LookupError
+        """
+        if card not in CARDS:
+            raise LookupError(f"there is no card {card!r}; there are: {', '.join(CARDS)}")
+        return [event.order for event in self._events if _on_the_way(event, card)]
 
     # -- as data
 
@@ -111,7 +127,7 @@ class TrainingSteps(Walk[Event]):
         named = {name: {"dtype": d, "shape": list(s), "hex": h} for (d, s, h), name in arrays.items()}
         return {
             "schema": SCHEMA, "about": self.about, "place": self.place, "sizes": self.sizes, "phases": PHASES,
-            "arrays": named, "events": events,
+            "ways": {card: self.way(card) for card in CARDS}, "arrays": named, "events": events,
         }  # fmt: skip
 
     @classmethod
@@ -168,3 +184,15 @@ class TrainingSteps(Walk[Event]):
             f"<p>{html.escape(repr(self))}</p><table><tr><th></th><th>phase</th><th>card</th><th>event</th>"
             f"<th>what happened</th></tr>{rows}</table>"
         )
+
+
+def _on_the_way(event: Event, card: str) -> bool:
+    """Whether an event is on the way of the weights of `card`."""
+    if event.card == "model":
+        return event.kind not in ("tokens", "update", "gradient of the embedding")
+    if event.kind == "product":  # the second card's come after the first one's, and back before them
+        back_through = event.part == "gradient of the weight" or (card == "second" and event.phase == "backward")
+        return (event.card == card and event.part != "gradient of the input") or (
+            event.card == "second" and card == "first" and not back_through
+        )
+    return event.card == card and event.kind in _OF_THE_WEIGHT and event.part not in ("gradient", "weight, transposed")

@@ -1,0 +1,106 @@
+"""``vbw step``: one recorded training step, as text, JSON or a page that plays."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import options
+from ..errors import UserError
+from ..files import check_output
+
+if TYPE_CHECKING:
+    import numpy as np
+
+VERBS = {"step": "one training step, number by number: as text, or as a page that plays"}
+
+_DESCRIPTION = """Record one training step of a small model (two layers of 16 x 16, 32 letters) on virtual cards and
+tell it event by event: scales, codes, bytes, products, the loss, gradients with the random bits that rounded them, the
+update, and what caches do afterwards. Every number is the device's own, to the last bit."""
+
+_EXAMPLES = """examples:
+  vbw step --recipe nvfp4-train --html step.html
+  vbw step --recipe mxfp4-train --seed 3 --phase backward --card second
+  vbw step --data weights.npz --json step.json"""
+
+
+def add_commands(subparsers: Any) -> None:
+    """Add ``step``."""
+    parser = subparsers.add_parser("step", help=VERBS["step"], description=_DESCRIPTION, epilog=_EXAMPLES)
+    add = parser.add_argument
+    add("--recipe", type=options.name, default="nvfp4-train", help="what the cards do (default: %(default)s)")
+    add("--seed", type=options.seed, default=0, help="of the weights and of the rounding (default: %(default)s)")
+    add("--lr", type=options.number(), default=0.5, help="learning rate (default: %(default)s)")
+    add("--accumulate", choices=("float32", "blackwell"), help="how products of two FP4 operands are added up")
+    add("--data", type=options.path, metavar="FILE",
+        help="weights of your own: .npz with `first` or `second`, or .npy with the first card's; at least 16 x 16, of "
+        "which the upper left corner is taken")  # fmt: skip
+    add("--phase", choices=("forward", "loss", "backward", "update", "repack"), help="print this part only")
+    add("--card", choices=("first", "second", "model"), help="print this card's events only")
+    add("--element", type=options.whole(0, 15), nargs=2, metavar=("I", "J"),
+        help="the weight that sentences are about, of --card (default: one that matters)")  # fmt: skip
+    add("--html", type=options.path, metavar="FILE", help="write one page that plays, with everything in it")
+    add("--json", type=options.path, metavar="FILE", help="write all events as JSON")
+    parser.set_defaults(run=run_step)
+
+
+def run_step(arguments: argparse.Namespace) -> int:
+    """Record, and write or print."""
+    from .page import write_page
+    from .record import step
+
+    for path in (arguments.html, arguments.json):
+        if path is not None:
+            check_output(path)
+    weights = own_weights(arguments.data) if arguments.data is not None else None
+    chosen = {} if arguments.accumulate is None else {"accumulate": arguments.accumulate}
+    steps = step(arguments.recipe, seed=arguments.seed, lr=arguments.lr, weights=weights, **chosen)
+    if arguments.element is not None:
+        if arguments.card == "model":
+            raise UserError("--element is an element of a card's weight: give --card first or --card second with it")
+        steps.follow(arguments.card or "first", *arguments.element)
+    if arguments.html is not None:
+        write_page(steps, arguments.html)
+    if arguments.json is not None:
+        steps.save(arguments.json)
+    if arguments.html is not None or arguments.json is not None:
+        print("\n".join(str(path) for path in (arguments.html, arguments.json) if path is not None))
+        return 0
+    print(repr(steps))
+    for event in steps:
+        if arguments.phase in (None, event.phase) and arguments.card in (None, event.card):
+            print(event)
+    return 0
+
+
+def own_weights(path: str) -> dict[str, np.ndarray]:
+    """Weights of one's own from a file: of each matrix the upper left corner.
+
+    Raises
+    ------
+    UserError
+        The file is none of NumPy's, or has no matrix of at least 16 x 16.
+    """
+    import numpy as np
+
+    from .model import WIDTH
+
+    if not Path(path).is_file():
+        raise UserError(f"cannot read {path}: it is no file; name an .npy or .npz file of numbers")
+    try:
+        found = np.load(path, allow_pickle=False)
+        arrays = dict(found) if hasattr(found, "files") else {"first": found}
+    except OSError:
+        raise
+    except (ValueError, EOFError, KeyError) as error:
+        raise UserError(f"{path} is no .npy or .npz file of numbers ({error}); write it with numpy.save") from None
+    if not arrays:
+        raise UserError(f"{path} has no arrays in it; give one with `first`, `second` or both")
+    for name, array in arrays.items():
+        if array.ndim != 2 or min(array.shape) < WIDTH:
+            raise UserError(
+                f"{path}: {name} has shape {array.shape}; the small model takes a matrix of {WIDTH} x {WIDTH} "
+                "or the upper left corner of a larger one"
+            )
+    return {name: array[:WIDTH, :WIDTH] for name, array in arrays.items()}
