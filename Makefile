@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 ORACLE_VENV ?= .venv-oracles
 PEERS_VENV ?= .venv-peers
 
-.PHONY: help bench test test-slow docs look test-kernel oracles peers model lint doctor picture clean
+.PHONY: help bench test test-quick test-slow docs look test-kernel oracles peers model lint doctor picture clean
 
 help:  ## what can be made
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,15 @@ bench: $(STAMP)  ## the main job: train Claude4 on its 62 virtual cards and prin
 test: $(STAMP)  ## lint, then every test that is fast
 	"$(BIN)/python" -m ruff check .
 	"$(BIN)/python" -m pytest -m "not slow" $(ARGS)
+
+QUICK = tests/test_architecture.py tests/test_front_door.py tests/autograd tests/layers \
+	$(addprefix tests/formats/test_,codec.py elements.py scales.py scalar.py walk_edges.py walk_containers.py) \
+	tests/kernels/test_registry.py tests/kernels/fp4/test_quantize.py tests/device/test_state.py \
+	tests/models/test_golden.py
+
+test-quick: $(STAMP)  ## lint and the tests that say most, in a minute once kernels are compiled: for the loop of editing
+	"$(BIN)/python" -m ruff check .
+	"$(BIN)/python" -m pytest -m "not slow" $(QUICK) $(ARGS)
 
 test-slow: $(STAMP)  ## the tests that take minutes
 	"$(BIN)/python" -m pytest -m slow $(ARGS)

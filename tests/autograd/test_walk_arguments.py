@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import vbw_np.device
-import vbw_np.layers  # noqa: F401  they declare some
+import vbw_np.layers
+import vbw_np.steps.model  # noqa: F401  they declare some
 from autograd import REGISTRY, Tensor, gradcheck, ops
 from autograd.primitive import Primitive
 from autograd.random import random_bits
@@ -190,6 +191,7 @@ def more_spellings() -> Iterator[tuple[str, str, tuple, dict, Any]]:
             "cross_entropy", f"targets {np.dtype(kind)}", (other,), {"targets": targets},
             partial(nll, targets=targets),
         )  # fmt: skip
+        yield "token_loss", f"targets {np.dtype(kind)}", (other,), {"targets": targets}, partial(nll, targets=targets)
         yield (
             "linear_cross_entropy", f"targets {np.dtype(kind)}", (other, x[0]), {"targets": targets},
             lambda a, w, t=targets: nll(a @ w.T, t),

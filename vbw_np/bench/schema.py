@@ -27,10 +27,6 @@ PRODUCT = {
     "name": str, "part": str, "rows": int, "inner": int, "columns": int, "stack": int, "is_weight": bool,
     "has_gradient": bool, "flop": int,
 }  # fmt: skip
-STATISTICS = {
-    "computes": int, "hits": int, "separations": int, "refreshes": int, "decodes": int, "decode_hits": int,
-    "handshakes": int, "coarse_bytes": int, "fine_bytes": int,
-}  # fmt: skip
 TIMING = {
     "total_s": float, "mean_s": float, "first_s": float, "batches_per_s": float,
     **{
@@ -53,11 +49,6 @@ RUN = {
     "device": dict,  # the device's own report; its room tests it
     "relative_error": Maybe(float),
     "times_floor": Maybe(float),
-}
-MODEL_SETTINGS = {
-    **{name: int for name in ("vocab_size", "d_model", "heads", "hidden", "layers", "rank", "experts")},
-    "dropout": float,
-    "causal": bool,
 }
 SETTINGS = {
     "recipes": [str], "n_batches": int, "batch_size": int, "seq_len": int, "model": dict, "lr": float, "mode": str,

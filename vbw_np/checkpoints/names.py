@@ -20,8 +20,6 @@ GGUF_LAYER_TO_HF = {
     "attn_norm": "input_layernorm",
     "ffn_norm": "post_attention_layernorm",
 }
-HF_TO_GGUF = {hf: gguf for gguf, hf in GGUF_TO_HF.items()}
-HF_LAYER_TO_GGUF = {hf: gguf for gguf, hf in GGUF_LAYER_TO_HF.items()}
 
 
 def to_hf(name: str) -> str:
@@ -33,11 +31,3 @@ def to_hf(name: str) -> str:
     if match and match[2] in GGUF_LAYER_TO_HF:
         return f"model.layers.{match[1]}.{GGUF_LAYER_TO_HF[match[2]]}.{match[3]}"
     return GGUF_TO_HF.get(name, name)
-
-
-def to_gguf(name: str) -> str:
-    """The GGUF name of a Hugging Face name; others stay as they are."""
-    match = re.fullmatch(r"model\.layers\.(\d+)\.([\w.]+)\.(weight|bias)", name)
-    if match and match[2] in HF_LAYER_TO_GGUF:
-        return f"blk.{match[1]}.{HF_LAYER_TO_GGUF[match[2]]}.{match[3]}"
-    return HF_TO_GGUF.get(name, name)

@@ -113,11 +113,6 @@ class Recipe:
         if self.weight is None and (self.activation or self.gradient or self.weight_gradient):
             raise ValueError(f"recipe {self.name}: FP4 products need an FP4 weight")
 
-    @property
-    def all_fp4(self) -> bool:
-        """Whether all three products of a linear layer run on FP4 operands."""
-        return None not in (self.activation, self.gradient, self.weight_gradient)
-
     def keeps(self, name: str) -> bool:
         """Whether the layer `name` stays in full precision."""
         return any(fnmatch.fnmatchcase(name, pattern) for pattern in self.keep)

@@ -18,7 +18,6 @@ from ..simd.wide import WIDTH
 
 WORD = 64
 _ONE = np.uint64(1)
-_ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 
 @jit
