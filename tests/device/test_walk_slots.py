@@ -185,11 +185,14 @@ def test_what_only_one_operand_would_undergo_is_refused(slot: str, how: Operands
 
 @pytest.mark.parametrize("fmt", FORMATS)
 def test_ways_that_cannot_be_are_refused(fmt: str) -> None:
-    """`fp4` without activations, and `packed`, for weights that the tensor core has no blocks for."""
+    """`fp4` without activations, and `packed`, for weights that the tensor core has no blocks for.
+
+    Weights of eight bits are no operands of the tensor core, but have a product of packed bytes of their own.
+    """
     known = get_format(fmt).element is FORMATS["nvfp4"].element and get_format(fmt).rule.scale_element is not None
     recipe = Recipe("mine", fmt, "")
     for compute in ("fp4", "packed"):
-        if known and get_format(fmt).tensor_level != "row":
+        if (known and get_format(fmt).tensor_level != "row") or (fmt, compute) == ("q8_0", "packed"):
             place(nn.Linear(IN, OUT, rng=1), recipe, compute=compute).release()
         else:
             with pytest.raises(ValueError, match=f"compute='{compute}'"):
