@@ -256,11 +256,12 @@ claim("far from it", where_errors["as it is"][2], 0.009, tol=0.0005)
 claim("15 beside, 255 in the row", [spiky[:, 1:16].shape[1], spiky[:, 1:].shape[1]], [15, 255], silent=True)
 worse = where_errors["rotated"][1] / where_errors["as it is"][1]
 claim("rotated, the 15 are at least twice as bad", worse, at_least=2)
+claim("and so is the outlier", where_errors["rotated"][0] / where_errors["as it is"][0], at_least=2)
 
 # %% [markdown]
 """
 As it is, the 15 numbers beside the outlier are harmed most: 0.336, against 0.009 far from it. But they cannot be harmed by more than their own size: the worst is to become zero. And the outlier itself takes the largest code, so its own error is small for its size. Rotated, all sixteen numbers of the block are
-about as large as a quarter of the outlier, and each is rounded with an error to match; the way back shares these errors out, and the 15 fare at least twice as badly as if they had been dropped.
+about as large as a quarter of the outlier, and each is rounded with an error to match. The way back shares these errors out among all sixteen: the 15 fare at least twice as badly as before, and the outlier itself fares worse too.
 
 With one scale for a whole row it is the other way round: there the outlier harms 255 numbers, and a rotation that makes it smaller makes the scale of them all finer. So a rotation repairs formats whose blocks are large. The published recipe rotates for one product only, and reports that long trainings then end with a lower loss; that is another quantity than nearness, and
 a minute of training cannot show it.
