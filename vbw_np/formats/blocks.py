@@ -174,23 +174,27 @@ def mx_floor(emax: int) -> ScaleRule:
     return mx_rule(f"mx-floor-{emax}", lambda amax: e8m0_floor(amax, emax), "exponent of amax (OCP MX v1.0)")
 
 
+def _fp8(name: str, element: ElementFormat) -> tuple[BlockFormat, ...]:
+    """FP8 with plain float32 scales: one a tensor, a row, per 1 x 128, per 128 x 128."""
+    rule, kind = absmax_rule(element.max), f"{element.name.upper()}, one fp32 scale"
+    by = f"(amax / {element.max:g})"
+    tiles = {"block": 128, "source": "DeepSeek-V3, arXiv:2412.19437 section 3.3"}
+    square = {"block_rows": 128, "stored_bits": 8 + 32 / 128**2, **tiles}
+    return (
+        BlockFormat(f"{name}-tensor", f"{kind} a tensor {by}", element, rule, None, flat=True),
+        BlockFormat(f"{name}-row", f"{kind} a row {by}", element, rule, block=None),
+        BlockFormat(f"{name}-1x128", f"{kind} per 128 {by}", element, rule, **tiles),
+        BlockFormat(f"{name}-128x128", f"{kind} per 128 x 128 tile {by}", element, rule, **square),
+    )
+
+
 _MIXED = (
     BlockFormat("mxfp8-e4m3", "E4M3, E8M0 scale per 32, floor rule", rule=mx_floor(8), **{**_MX, "element": E4M3}),
     BlockFormat("mxfp8-e5m2", "E5M2, E8M0 scale per 32, floor rule", rule=mx_floor(15), **{**_MX, "element": E5M2}),
     BlockFormat("mxfp6-e2m3", "E2M3, E8M0 scale per 32, floor rule", rule=mx_floor(2), **{**_MX, "element": E2M3}),
     BlockFormat("mxfp6-e3m2", "E3M2, E8M0 scale per 32, floor rule", rule=mx_floor(4), **{**_MX, "element": E3M2}),
-    BlockFormat("fp8-tensor", "E4M3, one fp32 scale a tensor (amax / 448)", E4M3, absmax_rule(448), None, flat=True),
-    BlockFormat("fp8-row", "E4M3, one fp32 scale a row (amax / 448)", E4M3, absmax_rule(448), block=None),
-    BlockFormat(
-        "fp8-128x128",
-        "E4M3, one fp32 scale per 128 x 128 tile (amax / 448)",
-        E4M3,
-        absmax_rule(448),
-        block=128,
-        block_rows=128,
-        stored_bits=8 + 32 / 128**2,
-        source="DeepSeek-V3, arXiv:2412.19437 section 3.3",
-    ),
+    *_fp8("fp8", E4M3),
+    *_fp8("fp8-e5m2", E5M2),
     BlockFormat("int8-tensor", "INT8 in -127..127, one fp32 scale a tensor", INT8, absmax_rule(127), None, flat=True),
     BlockFormat("int8-row", "INT8 in -127..127, one fp32 scale a row (amax / 127)", INT8, absmax_rule(127), block=None),
     *(

@@ -20,6 +20,8 @@ from .fp4 import (
     relayout,
     tensor_core,
 )
+from .fp8 import definitions as fp8_definitions
+from .fp8 import sums as fp8_sums
 from .fp32 import product
 from .simd import jit
 from .twins import elementwise, graph, losses, optimizer, rows
@@ -175,6 +177,7 @@ _PACKED = (
     (definitions.matmul, tensor_core.matmul),
     (definitions.matmul_blackwell, blackwell.matmul),
     (definitions.matvec, gemv_bytes.matvec_int8),
+    (fp8_definitions.matmul_fp8, fp8_sums.matmul_fp8),
 )
 """Definitions over packed numbers and their twins; `tests/kernels/fp4/test_walk_definitions.py` tries them."""
 

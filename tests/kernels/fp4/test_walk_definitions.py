@@ -14,6 +14,7 @@ from vbw_np import formats
 from vbw_np.engine import autograd
 from vbw_np.formats import FORMATS, get_format
 from vbw_np.kernels.fp4 import definitions, support
+from vbw_np.kernels.fp8 import operands as fp8_operands
 from vbw_np.kernels.simd import jit
 
 needs_jit = pytest.mark.skipif(not jit.enabled(), reason="numba is switched off")
@@ -111,6 +112,17 @@ def multiplying() -> None:
     both("matvec", matrix(3, 100), eight, np.empty((3, 30), np.float32))
 
 
+def multiplying_fp8() -> None:
+    for names in (("fp8-row", "fp8-e5m2-tensor"), ("fp8-1x128", "fp8-128x128")):
+        sides = (matrix(40, 200), matrix(30, 200, 2))
+        left, right = (
+            fp8_operands.from_packed(formats.quantize(x, name, measure=False))
+            for x, name in zip(sides, names, strict=True)
+        )
+        for options in ({"sums": "hopper"}, {"sums": "blackwell", "accumulate": True}):
+            both("matmul_fp8", left, right, matrix(40, 30, 5), promote=128, **options)
+
+
 CASES: dict[str, Callable[[], None]] = {
     "quantize": quantizing,
     "dequantize": decoding,
@@ -122,6 +134,7 @@ CASES: dict[str, Callable[[], None]] = {
     "matmul": multiplying,
     "matmul_blackwell": multiplying,
     "matvec": multiplying,
+    "matmul_fp8": multiplying_fp8,
 }
 
 

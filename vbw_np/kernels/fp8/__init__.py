@@ -1,0 +1,1 @@
+"""Products of FP8 operands, summed as tensor cores sum."""
