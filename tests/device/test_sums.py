@@ -9,7 +9,10 @@ import pytest
 
 from vbw_np.device import RECIPES, Operands, place
 from vbw_np.engine import Tensor, nn
+from vbw_np.formats import get_format, quantize
 from vbw_np.kernels.fp4 import blackwell, tensor_core
+from vbw_np.kernels.fp8.definitions import matmul_fp8
+from vbw_np.kernels.fp8.operands import from_packed, transposed_from_packed
 
 
 def linear(weight: np.ndarray) -> nn.Linear:
@@ -67,8 +70,57 @@ def test_the_forward_product_has_the_kernels_bits() -> None:
 def test_what_has_no_such_sums_is_refused() -> None:
     layer = linear(np.ones((32, 32), np.float32))
     mixed = dataclasses.replace(RECIPES["nvfp4-train"], name="mixed", activation=Operands("mxfp4"))
-    for recipe, match in ((mixed, "multiplies mxfp4"), ("nvfp4", "none is made here")):
+    for recipe, match in ((mixed, "multiplies mxfp4"), ("nvfp4", "none is\\s+made here")):
         with pytest.raises(ValueError, match=match):
             place(layer, recipe, accumulate="blackwell")
-    with pytest.raises(ValueError, match="float32, blackwell"):
-        place(layer, "nvfp4-train", accumulate="hopper")
+    for recipe, options, match in (
+        ("nvfp4-train", {"accumulate": "ada"}, "float32, blackwell, hopper"),
+        ("nvfp4-train", {"accumulate": "hopper"}, "FP8 with FP8"),
+        ("nvfp4-train", {"accumulate": "blackwell", "promote": 128}, "FP4's are not promoted"),
+        ("fp8-train", {"accumulate": "float32"}, "promote=128 is about a tensor core"),
+        ("fp8-train", {"promote": 40}, "whole steps of 32"),
+        ("fp8-block-train", {"promote": 0}, "outside the core"),
+        ("fp8-block-train", {"promote": 256}, "outside the core"),
+        (dataclasses.replace(RECIPES["fp8-train"], gradient=Operands("mxfp8-e5m2")), {}, "multiplies mxfp8-e5m2"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            place(layer, recipe, **options)
+
+
+FP8 = {
+    "hopper, promoted": ("fp8-train", {}),
+    "hopper": ("fp8-train", {"promote": 0}),
+    "blackwell": ("fp8-train", {"accumulate": "blackwell", "promote": 0}),
+    "blocks": ("fp8-block-train", {}),
+    "E5M2 gradients": (
+        dataclasses.replace(RECIPES["fp8-train"], gradient=Operands("fp8-e5m2-row"), weight="fp8-tensor", promote=0),
+        {},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FP8)
+def test_fp8_products_are_those_of_the_definition(name: str) -> None:
+    """Forward, the input's gradient and the weight's, from packed matrices by the readable sums alone."""
+    recipe, options = FP8[name]
+    rng = np.random.default_rng(2)
+    weight, x, g = (rng.standard_normal(s).astype(np.float32) for s in ((40, 160), (150, 160), (150, 40)))
+    layer, leaf = linear(weight), Tensor(x, requires_grad=True)
+    device = place(layer, recipe, **options)
+    y = layer(leaf)
+    y.backward(g)
+    used = device.recipe
+    assert set(device.cards["linear"].ways.values()) == {"tensor core"}
+    square = get_format(used.weight).block_rows > 1
+
+    def product(a: np.ndarray, b: np.ndarray, left: str, right: str, transpose: bool = False) -> np.ndarray:
+        packed = quantize(b.T if transpose and square else b, right, measure=False)
+        right_operand = transposed_from_packed(packed) if transpose and square else from_packed(packed)
+        left_operand = from_packed(quantize(a, left, measure=False))
+        out = np.empty((len(a), len(b)), np.float32)
+        return matmul_fp8.reference(left_operand, right_operand, out, sums=used.accumulate, promote=used.promote)
+
+    both = used.weight_gradient.format
+    np.testing.assert_array_equal(y.data, product(x, weight, used.activation.format, used.weight))
+    np.testing.assert_array_equal(leaf.grad, product(g, weight.T.copy(), used.gradient.format, used.weight, True))
+    np.testing.assert_array_equal(layer.weight.grad, product(g.T.copy(), x.T.copy(), both, both))

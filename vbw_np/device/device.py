@@ -50,9 +50,12 @@ class Device:
         too and use the virtual tensor core (`fp4`); or, without gradients, multiply the packed bytes, those of q8_0
         too, with activations in 8-bit integers, and otherwise as `dequant` (`packed`). `auto` is `fp4` for
         recipes that quantize activations, else `dequant`.
-    accumulate : {"float32", "blackwell"}, optional
-        How products of two FP4 operands are added up; the recipe's by default, which is `float32`. `blackwell` gives
-        the bits of Blackwell's tensor cores (`vbw_np.formats.accumulate`).
+    accumulate : {"float32", "blackwell", "hopper"}, optional
+        How products of two quantized operands are added up; the recipe's by default. `blackwell` and `hopper` give the
+        bits of these tensor cores (`vbw_np.formats.accumulate`).
+    promote : int, optional
+        Products of FP8 operands whose partial sum is added in float32, outside the core; the recipe's by default. 0:
+        the core sums everything.
     seed : int
         For stochastic rounding.
     """
@@ -69,11 +72,12 @@ class Device:
         verify: bool = False,
         compute: str = "auto",
         accumulate: str | None = None,
+        promote: int | None = None,
         seed: int = 0,
     ) -> None:
         self.recipe = get_recipe(recipe)
-        if accumulate is not None:
-            self.recipe = dataclasses.replace(self.recipe, accumulate=accumulate)
+        sums = {"accumulate": accumulate, "promote": promote}
+        self.recipe = dataclasses.replace(self.recipe, **{k: v for k, v in sums.items() if v is not None})
         budget = self.recipe.error_budget if error_budget is None else error_budget
         policy = Policy(mode, refresh_interval, boh, budget, verify, compute)
         if error_budget is not None and self.recipe.fine != "budget":

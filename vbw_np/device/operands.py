@@ -6,7 +6,8 @@ Both operands are quantized along k by `vbw_np.formats`, or by kernels that are 
 the tensor core (E2M1 under E4M3 scales per 16, or under E8M0 scales per 32), they are multiplied in its order:
 block by block, exact dots, float32 sums, second-level scales last (`kernels.fp4.tensor_core`); where the right
 operand has a second-level scale a row, the sum is multiplied with the left one's first, then with the right one's.
-Any other pair is decoded and multiplied in float32.
+Two FP8 operands under float32 scales are multiplied on the tensor core where a recipe says whose sums are meant
+(`kernels.fp8`). Any other pair is decoded and multiplied in float32.
 """
 
 from __future__ import annotations
@@ -21,10 +22,17 @@ from ..formats import BlockFormat, PackedTensor
 from ..formats.hadamard import hadamard_rotate
 from ..kernels.fp4 import definitions, support
 from ..kernels.fp4.definitions import quantize
+from ..kernels.fp4.panels import FORMATS as FP4_FAMILIES
 from ..kernels.fp4.panels import LeftOperand, RightOperand, right_from_packed
+from ..kernels.fp8 import definitions as fp8
+from ..kernels.fp8 import operands as fp8_operands
+from ..kernels.fp8.operands import Fp8Operand
 from . import codec
 
 matmul_arrays = autograd.ops.matmul_arrays
+
+FP8 = "fp8"
+"""The family of FP8 operands."""
 
 TENSOR_CORE, DECODED = "tensor core", "decoded operands"
 """The two ways to multiply, as reports name them."""
@@ -55,19 +63,24 @@ class RowScaled:
         return self.right.nbytes + self.factors.nbytes
 
 
-Left = LeftOperand | NDArray
-Right = RightOperand | RowScaled | NDArray
+Left = LeftOperand | Fp8Operand | NDArray
+Right = RightOperand | RowScaled | Fp8Operand | NDArray
 
 
-def family(left: BlockFormat, right: BlockFormat) -> str | None:
-    """The tensor core's family that both formats belong to, or None: their product is that of the decoded operands."""
-    kind = support.family(left).kernel
+def family(left: BlockFormat, right: BlockFormat, sums: str = "float32") -> str | None:
+    """The tensor core's family that both formats belong to, or None: their product is that of the decoded operands.
+
+    FP8 has one where `sums`, one of `recipe.SUMS`, says how an instruction adds; Hopper has none for FP4.
+    """
+    if sums in fp8.UNITS and not fp8_operands.why_not(left) and not fp8_operands.why_not(right):
+        return FP8
+    kind = support.family(left).kernel if sums != "hopper" else None
     return kind if left.fine is None and right.fine is None and support.family(right).kernel == kind else None
 
 
-def way(left: BlockFormat, right: BlockFormat) -> str:
+def way(left: BlockFormat, right: BlockFormat, sums: str = "float32") -> str:
     """How a product of these two formats is computed: `TENSOR_CORE` or `DECODED`."""
-    return TENSOR_CORE if family(left, right) else DECODED
+    return TENSOR_CORE if family(left, right, sums) else DECODED
 
 
 def left_operand(
@@ -94,16 +107,17 @@ def left_operand(
     hadamard : bool
         Rotate the operand along k first (`formats.hadamard`).
     """
-    if kind:
+    if kind in FP4_FAMILIES:
         return definitions.quantize_left(x, fmt, transpose=transpose, hadamard=hadamard, seed=key)
-    return codec.decode(_packed(x, fmt, key, transpose, hadamard))
+    packed = _packed(x, fmt, key, transpose, hadamard)
+    return fp8_operands.from_packed(packed) if kind == FP8 else codec.decode(packed)
 
 
 def right_operand(
     x: NDArray, fmt: BlockFormat, kind: str | None, *, transpose: bool = False, hadamard: bool = False
 ) -> Right:
     """As `left_operand`, on the right and rounded as the format says."""
-    if kind and fmt.tensor_level != "row":
+    if kind in FP4_FAMILIES and fmt.tensor_level != "row":
         return definitions.quantize_right(x, fmt, transpose=transpose, hadamard=hadamard)
     return laid_out(_packed(x, fmt, None, transpose, hadamard), kind)
 
@@ -118,6 +132,8 @@ def _packed(x: NDArray, fmt: BlockFormat, key: tuple[int, int] | None, transpose
 
 def laid_out(packed: PackedTensor, kind: str | None) -> Right:
     """A packed matrix (N, K) as a right operand of the family `kind`, or decoded."""
+    if kind == FP8:
+        return fp8_operands.from_packed(packed)
     if not kind:
         return codec.decode(packed)
     if np.ndim(packed.tensor_scale) == 0:
@@ -128,6 +144,8 @@ def laid_out(packed: PackedTensor, kind: str | None) -> Right:
 
 def transposed(packed: PackedTensor, kind: str | None) -> Right:
     """The transpose (K, N) of a packed matrix with square tiles, of the same codes, as a right operand."""
+    if kind == FP8:
+        return fp8_operands.transposed_from_packed(packed)
     if not kind:
         return np.ascontiguousarray(codec.decode(packed).T)
     return definitions.transposed_right_operand(packed)
@@ -136,12 +154,19 @@ def transposed(packed: PackedTensor, kind: str | None) -> Right:
 _MATMULS = {"float32": definitions.matmul, "blackwell": definitions.matmul_blackwell}
 
 
-def multiply(left: Left, right: Right, out: NDArray, *, accumulate: bool = False, sums: str = "float32") -> NDArray:
-    """left right^T into `out` (M, N), or added to it; both operands of one kind. `sums`: one of `recipe.SUMS`."""
+def multiply(
+    left: Left, right: Right, out: NDArray, *, accumulate: bool = False, sums: str = "float32", promote: int = 0
+) -> NDArray:
+    """left right^T into `out` (M, N), or added to it; both operands of one kind.
+
+    `sums`: one of `recipe.SUMS`; `promote`: of FP8 operands, products whose sum is added in float32.
+    """
     if isinstance(left, np.ndarray):
         if not accumulate:
             return matmul_arrays(left, right.T, out)
         return np.add(out, matmul_arrays(left, right.T), out=out)
+    if isinstance(left, Fp8Operand):
+        return fp8.matmul_fp8(left, right, out, sums=sums, promote=promote, accumulate=accumulate)
     if not isinstance(right, RowScaled):
         return _MATMULS[sums](left, right, out, accumulate=accumulate)
     product = _MATMULS[sums](left, right.right, np.empty(out.shape, np.float32))

@@ -106,6 +106,7 @@ class Fp4Products:
         self.panels = panels
         self.ways = ways
         self.share = share
+        self.sums = {"sums": recipe.accumulate, "promote": recipe.promote}
 
     def _slot(self, name: str) -> Slot:
         """The slot of a product that is computed now."""
@@ -133,7 +134,7 @@ class Fp4Products:
         else:
             make = lambda x: operands.left_operand(x, slot.left, slot.kind)  # noqa: E731
             left = self._activation(x, ("left", slot.left, slot.kind), make)
-        return operands.multiply(left, self.panels.forward, empty((rows, width)), sums=self.recipe.accumulate)
+        return operands.multiply(left, self.panels.forward, empty((rows, width)), **self.sums)
 
     def to_x(self, g: NDArray, out: NDArray | None = None) -> NDArray:
         """g W: g (N, out), to (N, in)"""
@@ -145,7 +146,7 @@ class Fp4Products:
             return matmul_arrays(g, codec.decode(self.panels.packed), out)
         slot = self._slot("gradient")
         left = operands.left_operand(g, slot.left, slot.kind, self._key(how))
-        return operands.multiply(left, self.panels.backward, out, sums=self.recipe.accumulate)
+        return operands.multiply(left, self.panels.backward, out, **self.sums)
 
     def to_weight(self, g: NDArray, x: NDArray, out: NDArray | None = None) -> NDArray:
         """g^T x: g (N, out), x (..., in), to (out, in); added to `out` if that is given"""
@@ -165,7 +166,7 @@ class Fp4Products:
             ("right", slot.right, slot.kind, how.hadamard),
             lambda x: operands.right_operand(x, slot.right, slot.kind, **options),
         )
-        return operands.multiply(left, right, out, accumulate=add, sums=self.recipe.accumulate)
+        return operands.multiply(left, right, out, accumulate=add, **self.sums)
 
 
 def rows_of(x: NDArray) -> NDArray:

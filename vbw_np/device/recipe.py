@@ -14,9 +14,10 @@ Select = str | Sequence[str] | Callable[[str, Parameter], bool]
 
 FINE_CHOICES = ("never", "budget", "always")
 GRADIENT_RULES = ("straight-through", "row-max")
-SUMS = ("float32", "blackwell")
-"""How products of two FP4 operands are added up: `float32`: exact dots of blocks, added one after the other in float32,
-each rounded to nearest; `blackwell`: as Blackwell's tensor cores add (`vbw_np.formats.accumulate`)."""
+SUMS = ("float32", "blackwell", "hopper")
+"""How products of two quantized operands are added up: `float32`: of FP4, exact dots of blocks, added one after the
+other in float32, each rounded to nearest, of all else the product of the decoded operands; `blackwell`, `hopper`: as
+these tensor cores add (`vbw_np.formats.accumulate`), FP4 and FP8 the one, FP8 the other."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,8 +78,11 @@ class Recipe:
     gradient_rule : {"straight-through", "row-max"}
         Where the weight's gradient goes: to every weight, or, as in the system behind the seed report, only to the
         one weight of each row that sets the row's scale.
-    accumulate : {"float32", "blackwell"}
-        How products of two FP4 operands are added up, one of `SUMS`. Products with a float32 operand are float32's.
+    accumulate : {"float32", "blackwell", "hopper"}
+        How products of two quantized operands are added up, one of `SUMS`. With a float32 operand it is float32.
+    promote : int
+        Of FP8 operands: partial sums of so many products leave the tensor core and are added up in float32
+        (DeepSeek-V3, arXiv:2412.19437, section 3.3: 128); 0: none do.
     summary : str
         One line for people.
     """
@@ -94,6 +98,7 @@ class Recipe:
     keep: tuple[str, ...] = ()
     gradient_rule: str = "straight-through"
     accumulate: str = "float32"
+    promote: int = 0
 
     def __post_init__(self) -> None:
         if self.weight is not None:
@@ -160,6 +165,26 @@ RECIPES: dict[str, Recipe] = {
             "all three products of a layer on NVFP4 operands (arXiv 2509.25149)",
             gradient="nvfp4-row-headroom",
             right="nvfp4",
+        ),
+        Recipe(
+            "fp8-train",
+            "fp8-row",
+            "all three products on E4M3 operands, a scale a row, summed as Hopper sums, promoted every 128",
+            activation=Operands("fp8-row"),
+            gradient=Operands("fp8-row"),
+            weight_gradient=Operands("fp8-row"),
+            accumulate="hopper",
+            promote=128,
+        ),
+        Recipe(
+            "fp8-block-train",
+            "fp8-128x128",
+            "DeepSeek-V3's: E4M3, weights in 128 x 128 tiles, all else per 1 x 128, promoted every 128",
+            activation=Operands("fp8-1x128"),
+            gradient=Operands("fp8-1x128"),
+            weight_gradient=Operands("fp8-1x128"),
+            accumulate="hopper",
+            promote=128,
         ),
     )
 }

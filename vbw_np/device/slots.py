@@ -8,6 +8,7 @@ import numpy as np
 
 from ..formats import FORMATS, BlockFormat, ElementFormat, FormatError, get_format, quantize
 from ..kernels.fp4 import support
+from ..kernels.fp8.definitions import why_not_promote
 from . import operands
 from .recipe import Operands, Recipe
 
@@ -36,18 +37,19 @@ class Slot:
     kind: str | None
 
     @classmethod
-    def of(cls, left: BlockFormat, right: BlockFormat) -> Slot:
-        return cls(left, right, operands.family(left, right))
+    def of(cls, left: BlockFormat, right: BlockFormat, sums: str = "float32") -> Slot:
+        return cls(left, right, operands.family(left, right, sums))
 
 
 def slots_of(recipe: Recipe, weight: BlockFormat) -> dict[str, Slot]:
     """The products that the recipe quantizes, by slot; `weight`: the format of those tiers that are used."""
-    slots = {"activation": Slot.of(get_format(activation_of(recipe).format), weight)}
+    sums = recipe.accumulate
+    slots = {"activation": Slot.of(get_format(activation_of(recipe).format), weight, sums)}
     if recipe.gradient is not None:
-        slots["gradient"] = Slot.of(get_format(recipe.gradient.format), weight)
+        slots["gradient"] = Slot.of(get_format(recipe.gradient.format), weight, sums)
     if recipe.weight_gradient is not None:
         both = recipe.weight_gradient
-        slots["weight_gradient"] = Slot.of(get_format(both.format), get_format(both.right or both.format))
+        slots["weight_gradient"] = Slot.of(get_format(both.format), get_format(both.right or both.format), sums)
     return slots
 
 
@@ -82,21 +84,38 @@ def check_slots(recipe: Recipe, quantizes: bool) -> None:
             )
 
 
+_KNOWN_SUMS = {
+    "blackwell": "of NVFP4 with NVFP4, of MXFP4 with MXFP4, of FP8 with FP8 under float32 scales, one tier each",
+    "hopper": "of FP8 with FP8 under float32 scales",
+}
+
+
 def _check_sums(recipe: Recipe, quantizes: bool) -> None:
-    """Blackwell's sums are those of products with two FP4 operands of one family; any other product is refused."""
+    """A tensor core's sums are those of products with two operands that it multiplies; any other is refused."""
     if recipe.accumulate == "float32":
+        if recipe.promote:
+            what = f"promote={recipe.promote} is about a tensor core's sums"
+            raise ValueError(f"recipe {recipe.name}: {what}; give accumulate='hopper' or 'blackwell' with it")
         return
     if not quantizes:
         raise ValueError(
-            f"recipe {recipe.name}: accumulate={recipe.accumulate!r} is about products of two FP4 operands, and none "
-            "is made here: take a recipe that quantizes activations (nvfp4-train, mxfp4-train), or compute='fp4'"
+            f"recipe {recipe.name}: accumulate={recipe.accumulate!r} is about products of two quantized operands, and "
+            "none is made here: take a recipe that quantizes activations (nvfp4-train, mxfp4-train, fp8-train), or "
+            "compute='fp4'"
         )
     for name, slot in slots_of(recipe, get_format(recipe.weight)).items():
         if slot.kind is None:
             raise ValueError(
-                f"recipe {recipe.name}: accumulate={recipe.accumulate!r} knows the sums of NVFP4 with NVFP4 and of "
-                f"MXFP4 with MXFP4, one tier each; {name} multiplies {slot.left.name} with {slot.right.name}"
+                f"recipe {recipe.name}: accumulate={recipe.accumulate!r} knows the sums "
+                f"{_KNOWN_SUMS[recipe.accumulate]}; {name} multiplies {slot.left.name} with {slot.right.name}"
             )
+        why = why_not_promote(recipe.promote, slot.left.block is not None or slot.right.block is not None)
+        if slot.kind != operands.FP8 and recipe.promote:
+            why = f"promote={recipe.promote} is for FP8's sums; FP4's are not promoted"
+        elif slot.kind != operands.FP8:
+            why = ""
+        if why:
+            raise ValueError(f"recipe {recipe.name}, {name}: {why}")
 
 
 def _check_format(recipe: str, slot: str, fmt: str | BlockFormat, ties: str | None) -> None:
