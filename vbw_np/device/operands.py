@@ -23,7 +23,7 @@ from ..formats.hadamard import hadamard_rotate
 from ..kernels.fp4 import definitions, support
 from ..kernels.fp4.definitions import quantize
 from ..kernels.fp4.panels import FORMATS as FP4_FAMILIES
-from ..kernels.fp4.panels import LeftOperand, RightOperand, right_from_packed
+from ..kernels.fp4.panels import LeftOperand, RightOperand, left_from_packed, right_from_packed
 from ..kernels.fp8 import definitions as fp8
 from ..kernels.fp8 import operands as fp8_operands
 from ..kernels.fp8.operands import Fp8Operand
@@ -111,6 +111,16 @@ def left_operand(
         return definitions.quantize_left(x, fmt, transpose=transpose, hadamard=hadamard, seed=key)
     packed = _packed(x, fmt, key, transpose, hadamard)
     return fp8_operands.from_packed(packed) if kind == FP8 else codec.decode(packed)
+
+
+def left_laid_out(packed: PackedTensor, kind: str | None) -> Left:
+    """A packed matrix (M, K) as a left operand of the family `kind`, or decoded."""
+    if kind == FP8:
+        return fp8_operands.from_packed(packed)
+    if not kind:
+        return codec.decode(packed)
+    factor = 1.0 if packed.tensor_scale is None else packed.tensor_scale
+    return left_from_packed(packed.codes, packed.scales, kind, factor, length=packed.shape[1])
 
 
 def right_operand(

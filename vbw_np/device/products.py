@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ..engine import F, autograd
 from ..formats import PackedTensor
 from ..layers import fused_loss
-from . import codec, operands
+from . import codec, operands, pairs
 from .recipe import Operands, Recipe
 from .slots import Slot, activation_of, slots_of
 from .unit import ComputeUnit
@@ -69,7 +69,7 @@ def weight_panels(
     """
     slots = slots_of(recipe, packed.format)
     backward = None
-    if recipe.gradient is not None and master is not None:
+    if recipe.gradient is not None and master is not None and not pairs.quantizes_anew(recipe.gradient):
         kind = slots["gradient"].kind
         if packed.format.block_rows == packed.format.block:
             backward = operands.transposed(packed, kind)
@@ -142,9 +142,12 @@ class Fp4Products:
         out = empty((len(g), self.panels.forward.shape[1])) if out is None else out
         if not len(g):
             return out
-        if how is None or self.panels.backward is None:
+        if how is None:
             return matmul_arrays(g, codec.decode(self.panels.packed), out)
         slot = self._slot("gradient")
+        if self.panels.backward is None:  # the weight is quantized anew, for this product alone
+            weight = np.ascontiguousarray(codec.decode(self.panels.packed).T)
+            return self._pair(g, weight, how, slot, out)
         left = operands.left_operand(g, slot.left, slot.kind, self._key(how))
         return operands.multiply(left, self.panels.backward, out, **self.sums)
 
@@ -159,6 +162,9 @@ class Fp4Products:
             x = rows_of(x)
             return np.add(out, matmul_arrays(g.T, x), out=out) if add else matmul_arrays(g.T, x, out)
         slot = self._slot("weight_gradient")
+        if pairs.together(how):
+            left, right = (np.ascontiguousarray(side.T) for side in (g, rows_of(x)))
+            return self._pair(left, right, how, slot, out, accumulate=add)
         options = {"transpose": True, "hadamard": bool(how.hadamard)}
         left = operands.left_operand(g, slot.left, slot.kind, self._key(how), **options)
         right = self._activation(
@@ -167,6 +173,13 @@ class Fp4Products:
             lambda x: operands.right_operand(x, slot.right, slot.kind, **options),
         )
         return operands.multiply(left, right, out, accumulate=add, **self.sums)
+
+
+    def _pair(
+        self, left: NDArray, right: NDArray, how: Operands, slot: Slot, out: NDArray, accumulate: bool = False
+    ) -> NDArray:
+        formats, options = (slot.left, slot.right, slot.kind), {"accumulate": accumulate, **self.sums}
+        return pairs.product(left, right, how, formats, self.unit.next_key, out, **options)
 
 
 def rows_of(x: NDArray) -> NDArray:

@@ -20,9 +20,14 @@ other in float32, each rounded to nearest, of all else the product of the decode
 these tensor cores add (`vbw_np.formats.accumulate`), FP4 and FP8 the one, FP8 the other."""
 
 
+ROTATIONS = (0, 16, 32, 64, 128)
+"""Points of a Hadamard rotation; 0: none."""
+SIGNS = ("fixed", "random")
+
+
 @dataclasses.dataclass(frozen=True)
 class Operands:
-    """How the two operands of one FP4 product are made from float32.
+    """How the two operands of one product are made from float32.
 
     Attributes
     ----------
@@ -31,24 +36,51 @@ class Operands:
     stochastic : bool
         Stochastic rounding instead of round-to-nearest-even.
     hadamard : int
-        Size of the random Hadamard rotation along the summed axis before quantizing; 0 for none. In `weight_gradient`
-        only: both of its operands are rotated, so that the rotation cancels.
+        Size of the Hadamard rotation along the summed axis before quantizing, one of `ROTATIONS`; 0 for none. Both
+        operands are rotated, so that the rotation cancels: in `weight_gradient`, and in `gradient`, where the weight is
+        then quantized anew from what the card has decoded.
+    signs : {"fixed", "random"}
+        Of the rotation: the same always (of 16 points TransformerEngine's), or drawn anew for every product.
+    eden : bool
+        MS-EDEN (`formats.eden`) on both operands: rounded to nearest, their length mended by way of the block scales.
+        With a rotation of 128 points under random signs, in the format `nvfp4-eden`.
+    split_mean : bool
+        The mean over the summed axis is split off both operands and multiplied in float32 (Averis, arXiv:2603.10444).
     right : str or BlockFormat, optional
-        In `weight_gradient`: the format of its right operand, x^T, where that is another. (The right operand of the
-        other products is the weight.)
+        In `weight_gradient`: the format of its right operand, x^T, where that is another. In `gradient` that of the
+        weight, where it is quantized anew because it is rotated or its mean is split off; else it is the weight's own.
     """
 
     format: str | BlockFormat
     stochastic: bool = False
     hadamard: int = 0
     right: str | BlockFormat | None = None
+    signs: str = "fixed"
+    eden: bool = False
+    split_mean: bool = False
 
     def __post_init__(self) -> None:
         get_format(self.format)
         if self.right is not None:
             get_format(self.right)
-        if self.hadamard not in (0, 16):
-            raise ValueError(f"a Hadamard rotation has 16 points or none (0), not {self.hadamard}")
+        if self.hadamard not in ROTATIONS:
+            known = ", ".join(map(str, ROTATIONS[1:]))
+            raise ValueError(f"a Hadamard rotation has {known} points or none (0), not {self.hadamard}")
+        if self.signs not in SIGNS:
+            raise ValueError(f"the signs of a rotation are one of {', '.join(SIGNS)}, not {self.signs!r}")
+        if self.signs == "random" and not self.hadamard:
+            raise ValueError("random signs are those of a Hadamard rotation, and there is none: give hadamard= as well")
+        if self.eden:
+            self._check_eden()
+
+    def _check_eden(self) -> None:
+        names = {get_format(fmt).name for fmt in (self.format, self.right or self.format)}
+        rotated = self.hadamard == 128 and self.signs == "random"
+        if names != {"nvfp4-eden"} or not rotated or self.stochastic:
+            raise ValueError(
+                "MS-EDEN rounds nvfp4-eden to nearest after a rotation of 128 points under random signs: give "
+                "Operands('nvfp4-eden', eden=True, hadamard=128, signs='random')"
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,7 @@ from ..formats import FORMATS, BlockFormat, ElementFormat, FormatError, get_form
 from ..kernels.fp4 import support
 from ..kernels.fp8.definitions import why_not_promote
 from . import operands
+from .pairs import quantizes_anew
 from .recipe import Operands, Recipe
 
 ACTIVATIONS = {"nvfp4": Operands("nvfp4-row-scaled"), "mxfp4": Operands("mxfp4")}
@@ -46,7 +47,9 @@ def slots_of(recipe: Recipe, weight: BlockFormat) -> dict[str, Slot]:
     sums = recipe.accumulate
     slots = {"activation": Slot.of(get_format(activation_of(recipe).format), weight, sums)}
     if recipe.gradient is not None:
-        slots["gradient"] = Slot.of(get_format(recipe.gradient.format), weight, sums)
+        how = recipe.gradient
+        again = get_format(how.right or how.format) if quantizes_anew(how) else weight
+        slots["gradient"] = Slot.of(get_format(how.format), again, sums)
     if recipe.weight_gradient is not None:
         both = recipe.weight_gradient
         slots["weight_gradient"] = Slot.of(get_format(both.format), get_format(both.right or both.format), sums)
@@ -76,12 +79,24 @@ def check_slots(recipe: Recipe, quantizes: bool) -> None:
             continue
         for fmt, ties in ((how.format, "stochastic" if how.stochastic else None), (how.right or how.format, None)):
             _check_format(recipe.name, slot, fmt, ties)
-        if slot != "weight_gradient" and (how.hadamard or how.right):
-            what = "a Hadamard rotation" if how.hadamard else "a format of the right operand"
-            raise ValueError(
-                f"recipe {recipe.name}: {what} in {slot}: the right operand there is the weight, which is quantized as "
-                "`weight` says and not rotated; only weight_gradient rotates and quantizes both of its operands"
-            )
+        _check_partner(recipe.name, slot, how)
+
+
+def _check_partner(recipe: str, slot: str, how: Operands) -> None:
+    """Raise if the slot asks something of its right operand that this operand cannot give."""
+    if slot == "activation" and how.split_mean:
+        raise ValueError(
+            f"recipe {recipe}: split_mean in activation: the mean over tokens would let a later token change what an "
+            "earlier one sees; split it off in gradient and weight_gradient"
+        )
+    changed = [name for name in ("hadamard", "right") if getattr(how, name)]
+    again = slot == "weight_gradient" or (slot == "gradient" and (how.hadamard or how.split_mean))
+    if changed and not again:
+        what = "a Hadamard rotation" if how.hadamard else "a format of the right operand"
+        raise ValueError(
+            f"recipe {recipe}: {what} in {slot}: the right operand there is the weight, which is quantized as `weight` "
+            "says; weight_gradient, and gradient where it rotates or splits a mean off, quantize both of their operands"
+        )
 
 
 _KNOWN_SUMS = {

@@ -245,6 +245,22 @@ _READ_ONLY = (
 )
 """Formats that files hold and whose encoders are searches of their producers', not reproduced here."""
 
+def _four_over_six(name: str, kind: str, caps: tuple[int, ...] = (256,), **fields: object) -> tuple[BlockFormat, ...]:
+    """Each block mapped to 6 or to 4: by squared or absolute error, under scales up to 256 or 448."""
+    return tuple(
+        BlockFormat(
+            f"{name}-4over6" + ("-mae" if error == "mae" else "") + ("-448" if cap == 448 else ""),
+            f"{kind}, each mapped to 6 or 4 by {word} error, scales up to {cap}",
+            rule=te_rule(f"te-cap-{cap}", cap=cap),
+            four_over_six=error,
+            **{**_NV, "source": "arXiv:2512.02010; TransformerEngine #2972"},
+            **fields,
+        )
+        for cap in caps
+        for error, word in (("mse", "squared"), ("mae", "absolute"))
+    )
+
+
 _RECORDS = (
     BlockFormat("mxfp4", "E2M1, E8M0 scale per 32, floor rule", rule=MX_FLOOR, **_MX),
     BlockFormat("mxfp4-even", "MXFP4 with the even scale rule", rule=MX_EVEN, **_MX),
@@ -257,23 +273,9 @@ _RECORDS = (
         "nvfp4-16x16", "NVFP4 with one scale per 16 x 16 tile", rule=TE, tensor_level="tensor", block_rows=16, **_NV
     ),
     BlockFormat("nvfp4-16x16-1level", "16 x 16 tiles, no tensor scale", rule=TE_ONE_LEVEL, block_rows=16, **_NV),
-    BlockFormat(
-        "nvfp4-4over6",
-        "NVFP4, each block mapped to 6 or 4 by squared error",
-        rule=te_rule("te-cap-256", cap=256),
-        tensor_level="tensor",
-        four_over_six="mse",
-        **{**_NV, "source": "arXiv:2512.02010"},
-    ),
-    BlockFormat(
-        "nvfp4-16x16-4over6",
-        "NVFP4 16 x 16 tiles, each mapped to 6 or 4",
-        rule=te_rule("te-cap-256", cap=256),
-        tensor_level="tensor",
-        block_rows=16,
-        four_over_six="mse",
-        **{**_NV, "source": "arXiv:2512.02010"},
-    ),
+    *_four_over_six("nvfp4", "NVFP4", tensor_level="tensor"),
+    *_four_over_six("nvfp4-16x16", "NVFP4 16 x 16 tiles", tensor_level="tensor", block_rows=16),
+    *_four_over_six("nvfp4-row", "NVFP4 with one fp32 scale a row", (256, 448), tensor_level="row"),
     BlockFormat(
         "nvfp4-headroom",
         "NVFP4 with 16/17 headroom, for unbiased stochastic rounding",
@@ -286,6 +288,13 @@ _RECORDS = (
         "NVFP4 with 16/17 headroom and one fp32 scale a row, for unbiased stochastic rounding",
         rule=te_rule("te-headroom", headroom=16 / 17),
         tensor_level="row",
+        **{**_NV, "source": "arXiv:2601.22813"},
+    ),
+    BlockFormat(
+        "nvfp4-eden",
+        "NVFP4 with room for MS-EDEN's correction: scales up to 255.99, amax at 6 * 16/17 / 0.93",
+        rule=te_rule("te-eden", cap=255.99, headroom=16 / 17 / 0.93),
+        tensor_level="tensor",
         **{**_NV, "source": "arXiv:2601.22813"},
     ),
     BlockFormat(

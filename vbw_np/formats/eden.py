@@ -28,15 +28,11 @@ from .errors import ShapeError
 from .hadamard import hadamard_rotate, random_signs
 from .packed import PackedTensor
 from .random_bits import random_bits
-from .scales import te_rule
 
 POINTS = 128
 """Elements that are rotated, and corrected, together."""
 
-HEADROOM = 16 / 17 / 0.93
-"""Where a block's amax lies, as a fraction of 6."""
-
-EDEN = replace(FORMATS["nvfp4"], name="nvfp4-eden", rule=te_rule("te-eden", cap=255.99, headroom=HEADROOM))
+EDEN = FORMATS["nvfp4-eden"]
 """NVFP4 under MS-EDEN's scales, before the correction."""
 
 
