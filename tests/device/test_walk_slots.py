@@ -146,7 +146,11 @@ def test_rotated_operands(fmt: str) -> None:
     check(recipe_with("weight_gradient.right", fmt, hadamard=16))
 
 
-@pytest.mark.parametrize("name", [name for name, recipe in RECIPES.items() if recipe.activation])
+WALKED = [name for name, recipe in RECIPES.items() if recipe.activation and recipe.accumulate != "hopper"]
+"""Sums of 13 bits are beyond the bound of a float32 sum: `test_sums` holds those recipes to their own definition."""
+
+
+@pytest.mark.parametrize("name", WALKED)
 def test_the_named_recipes(name: str) -> None:
     assert set(check(RECIPES[name]).values()) == {operands.TENSOR_CORE}
 
