@@ -174,7 +174,6 @@ class Fp4Products:
         )
         return operands.multiply(left, right, out, accumulate=add, **self.sums)
 
-
     def _pair(
         self, left: NDArray, right: NDArray, how: Operands, slot: Slot, out: NDArray, accumulate: bool = False
     ) -> NDArray:

@@ -245,6 +245,7 @@ _READ_ONLY = (
 )
 """Formats that files hold and whose encoders are searches of their producers', not reproduced here."""
 
+
 def _four_over_six(name: str, kind: str, caps: tuple[int, ...] = (256,), **fields: object) -> tuple[BlockFormat, ...]:
     """Each block mapped to 6 or to 4: by squared or absolute error, under scales up to 256 or 448."""
     return tuple(

@@ -47,8 +47,7 @@ def operands(pair: tuple[str, str], shape: tuple[int, int, int], case: str, bloc
     blocks = -(-k // 128) if blocked else 1
     scales = [np.exp(rng.standard_normal((rows, blocks))).astype(np.float32) for rows in (m, n)]
     return [
-        Fp8Operand(np.ascontiguousarray(c), s, e, blocked)
-        for c, s, e in zip((left, right), scales, pair, strict=True)
+        Fp8Operand(np.ascontiguousarray(c), s, e, blocked) for c, s, e in zip((left, right), scales, pair, strict=True)
     ]
 
 
