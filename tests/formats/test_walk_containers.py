@@ -74,7 +74,7 @@ def read(arrays: dict[str, np.ndarray], container: str, fmt) -> np.ndarray:
     if names[2] in arrays:
         level = arrays[names[2]][0]
         if container == "te":  # cap 256 is a flag of its quantizer
-            cap = np.float32(1536 if "4over6" in fmt.name else 2688)
+            cap = np.float32(1536 if fmt.rule.range == 1536 else 2688)
             scales = (scales * level) * (np.float32(1) / cap)
         else:
             scales = scales / level if container == "compressed-tensors" else scales * level

@@ -293,8 +293,8 @@ _RECORDS = (
     ),
     BlockFormat(
         "nvfp4-eden",
-        "NVFP4 with room for MS-EDEN's correction: scales up to 255.99, amax at 6 * 16/17 / 0.93",
-        rule=te_rule("te-eden", cap=255.99, headroom=16 / 17 / 0.93),
+        "NVFP4 with room for MS-EDEN's correction: scales up to 256, amax at 6 * 16/17 / 0.93",
+        rule=te_rule("te-eden", cap=256, headroom=16 / 17 / 0.93),
         tensor_level="tensor",
         **{**_NV, "source": "arXiv:2601.22813"},
     ),
