@@ -24,6 +24,8 @@ def coarse_bytes(recipe: str, out: int, width: int) -> int:
         "nvfp4": codes + out * math.ceil(width / 16) + 4,
         "nvfp4-boh": codes + out * math.ceil(width / 16) + 4,
         "nvfp4-train": codes + out * math.ceil(width / 16) + 4,
+        "fp8-train": out * width + 4 * out,
+        "fp8-block-train": math.ceil(int(out * width * (8 + 32 / 128**2)) / 8),
     }[recipe]
 
 
