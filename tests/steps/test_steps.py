@@ -16,7 +16,6 @@ from vbw_np.steps import SmallModel, TrainingSteps, batch
 from vbw_np.steps.saying import fill
 from vbw_np.steps.values import LISTED, Value, along, number
 
-
 SHOWN = [name for name, recipe in RECIPES.items() if not recipe.promote]
 """What a recorded step shows; it refuses the others by name."""
 
