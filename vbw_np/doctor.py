@@ -45,7 +45,7 @@ def _numpy() -> dict[str, Any]:
 
 
 def _threading_layer() -> str:
-    """The layer that `numba.prange` loops will run on; started here, for numba chooses at the start."""
+    """The layer that kernels' threads will run on; started here, for numba chooses at the start."""
     import numba
     from numba.np.ufunc import parallel
 

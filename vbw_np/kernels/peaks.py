@@ -20,7 +20,7 @@ from .fp4.intrinsics_amx import configure, release
 from .fp4.intrinsics_tile import ISAS
 from .simd import cpu
 from .simd.intrinsics import F32, I32, Emitter, vec
-from .simd.jit import jit, pjit
+from .simd.jit import jit, pjit, share
 from .simd.variant import Variant, variant_intrinsic
 
 _CHAINS = 12
@@ -67,20 +67,20 @@ _tile_loop = variant_intrinsic(1, _emit_tile_products)
 
 
 @pjit
-def _run_fma(mode, count, out):  # type: ignore[no-untyped-def]
-    for t in numba.prange(out.shape[0]):
+def _run_fma(team, mode, count, out):  # type: ignore[no-untyped-def]
+    for t in share(team, out.shape[0]):
         _fma_loop(mode, count, out[t].ctypes.data)
 
 
 @pjit
-def _run_dots(mode, count, out):  # type: ignore[no-untyped-def]
-    for t in numba.prange(out.shape[0]):
+def _run_dots(team, mode, count, out):  # type: ignore[no-untyped-def]
+    for t in share(team, out.shape[0]):
         _dot_loop(mode, count, out[t].ctypes.data)
 
 
 @pjit
-def _run_tiles(mode, count, out):  # type: ignore[no-untyped-def]
-    for t in numba.prange(out.shape[0]):
+def _run_tiles(team, mode, count, out):  # type: ignore[no-untyped-def]
+    for t in share(team, out.shape[0]):
         configure(mode, out[t].ctypes.data)
         _tile_loop(mode, count)
         release()
@@ -95,9 +95,9 @@ def _sum_piece(x):  # type: ignore[no-untyped-def]
 
 
 @pjit
-def _run_read(x, totals):  # type: ignore[no-untyped-def]
+def _run_read(team, x, totals):  # type: ignore[no-untyped-def]
     parts = totals.size
-    for t in numba.prange(parts):
+    for t in share(team, parts):
         totals[t] = _sum_piece(x[t * x.size // parts : (t + 1) * x.size // parts])
 
 
@@ -108,8 +108,8 @@ def _copy_piece(x, y):  # type: ignore[no-untyped-def]
 
 
 @pjit
-def _run_copy(x, y, parts):  # type: ignore[no-untyped-def]
-    for t in numba.prange(parts):
+def _run_copy(team, x, y, parts):  # type: ignore[no-untyped-def]
+    for t in share(team, parts):
         first, last = t * x.size // parts, (t + 1) * x.size // parts
         _copy_piece(x[first:last], y[first:last])
 

@@ -86,7 +86,8 @@ def test_the_slow_way_names_no_instruction_of_avx2() -> None:
     names, new = set(), {"_plain_product"}
     while new:
         names |= new
-        functions = [getattr(getattr(blackwell, name, None), "py_func", None) for name in new]
+        kernels = [getattr(blackwell, name, None) for name in new]
+        functions = [getattr(kernel, "function", getattr(kernel, "py_func", None)) for kernel in kernels]
         new = {name for f in functions if f is not None for name in f.__code__.co_names} - names
     assert "_exact_step" in names
     assert not names & {"step_tile", "decode"}

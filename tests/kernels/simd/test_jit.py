@@ -64,28 +64,6 @@ def test_threads_are_calmed_unless_told_otherwise():
     assert python(code, OMP_WAIT_POLICY="active").split()[0] == "active"
 
 
-@pytest.mark.skipif(not jit.enabled(), reason="numba is switched off")
-def test_only_prange_becomes_a_parallel_loop_and_division_is_numpys():
-    """In a process of its own, where nothing comes from the disk: loaded code has no diagnostics."""
-    code = """
-import numba, numpy as np
-from vbw_np.kernels.simd import jit
-
-def fill(n):
-    made, total = np.zeros(n), np.ones(n)
-    for i in numba.prange(n):
-        made[i] = i
-    total[:] = made + 1
-    return total[2] / (total[0] - 1)
-
-kernel = jit.pjit(fill)
-found = kernel(3)
-(compiled,) = kernel.overloads.values()
-print(compiled.metadata["parfor_diagnostics"].count_parfors(), found)
-"""
-    assert python(code).split() == ["1", "inf"]
-
-
 @pytest.mark.skipif(os.name != "posix", reason="needs folders that cannot be written")
 def test_read_only_package_without_a_cache_folder(tmp_path):
     """The package on a read-only disk, and a home that cannot be written: compiled in memory, and it says why."""
@@ -182,7 +160,7 @@ def test_warmup_names_what_it_runs(capsys):
 def test_warmup_runs_every_kernel():
     names = {entry.name for entry in warmup()}
     assert {"twin of gelu", "quantize to nvfp4", "dequantize seed-v6", "product of mxfp4 operands"} <= names
-    assert not [k for k in jit.KERNELS if k.targetoptions.get("parallel") and not k.signatures and own(k)]
+    assert not [k for k in jit.KERNELS if not k.signatures and own(k)]
 
 
 def own(kernel) -> bool:

@@ -25,7 +25,7 @@ from ...engine import autograd
 from ...machine import blas_info
 from ..simd import cpu
 from ..simd.intrinsics import fence, fetch_add
-from ..simd.jit import block, jit, pjit
+from ..simd.jit import block, jit, pjit, share
 from ..simd.memory import kept
 from ..simd.variant import Variant
 from .intrinsics_fp32 import (
@@ -174,11 +174,11 @@ def _one_task(variant, x, z, out, x_transposed, z_transposed, length, row, rows,
 
 
 @pjit
-def _product(variant, x, z, out, x_transposed, z_transposed, rows, group, first, scratch, ticket):  # type: ignore[no-untyped-def]
+def _product(team, variant, x, z, out, x_transposed, z_transposed, rows, group, first, scratch, ticket):  # type: ignore[no-untyped-def]
     """Every thread takes the next (group of panels, chunk of rows) until none is left."""
     length = x.shape[0] if x_transposed else x.shape[1]
     chunks, groups = -(-out.shape[0] // rows), -(-out.shape[1] // (16 * group))
-    for thread in numba.prange(scratch.shape[0]):
+    for thread in share(team, scratch.shape[0]):
         task = fetch_add(ticket.ctypes.data)
         while task < chunks * groups:
             row, column = (task % chunks) * rows, (task // chunks) * 16 * group

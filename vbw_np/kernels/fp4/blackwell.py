@@ -14,11 +14,10 @@ from __future__ import annotations
 
 import math
 
-import numba
 import numpy as np
 
 from ..simd import cpu
-from ..simd.jit import jit, pjit
+from ..simd.jit import jit, pjit, share
 from ..simd.memory import aligned_empty
 from ..simd.variant import Variant
 from .intrinsics_steps import GROUP, ROWS, STEP, step_tile
@@ -50,10 +49,10 @@ def _exponent(half, is_e4m3):  # type: ignore[no-untyped-def]
 
 
 @pjit
-def _ready_left(values, scales, is_e4m3, block, ready, words, exponents, nonzero, limits, nan):  # type: ignore[no-untyped-def]
+def _ready_left(team, values, scales, is_e4m3, block, ready, words, exponents, nonzero, limits, nan):  # type: ignore[no-untyped-def]
     """Rows of the left operand, filled up to whole steps: group by group its start, scale, exponent, nonzero places."""
     length, groups = values.shape[1], exponents.shape[1]
-    for m in numba.prange(values.shape[0]):
+    for m in share(team, values.shape[0]):
         row = words[m].view(np.float32)
         for k in range(length):
             ready[m, k] = values[m, k]
@@ -89,10 +88,10 @@ def _limits_of(exponents, nonzero, limits):  # type: ignore[no-untyped-def]
 
 
 @pjit
-def _ready_right(codes, scales, table, is_e4m3, block, halves, exponents, nonzero, limits, nan):  # type: ignore[no-untyped-def]
+def _ready_right(team, codes, scales, table, is_e4m3, block, halves, exponents, nonzero, limits, nan):  # type: ignore[no-untyped-def]
     """Panels of the right operand: half scales, exponents, nonzero places [groups][16], limits [steps][2][16]."""
     panels, eights = codes.shape[0], codes.shape[1]
-    for p in numba.prange(panels):
+    for p in share(team, panels):
         for g in range(halves.shape[1]):
             for c in range(16):
                 places = 0
@@ -220,12 +219,12 @@ def _redo(bits, m, s, old, new, decoded, left, right, values):  # type: ignore[n
 
 
 @pjit
-def _fast_product(variant, left, right, codes, factors, add, out):  # type: ignore[no-untyped-def]
+def _fast_product(team, variant, left, right, codes, factors, add, out):  # type: ignore[no-untyped-def]
     ready, words, left_exponents, left_nonzero, limits = left
     halves, right_exponents, right_nonzero, right_limits = right
     steps, panels, rows = limits.shape[1], codes.shape[0], ready.shape[0]
     chunks = -(-rows // _ROWS_AT_ONCE)
-    for task in numba.prange(panels * chunks):
+    for task in share(team, panels * chunks):
         p, chunk = task // chunks, task % chunks
         decoded = np.full(steps * STEP * 16, OFFSET, np.uint8)
         decode(variant, codes[p].ctypes.data, decoded.ctypes.data, codes.shape[1])
@@ -264,12 +263,12 @@ def _fast_product(variant, left, right, codes, factors, add, out):  # type: igno
 
 
 @pjit
-def _plain_product(left, right, codes, factors, add, out):  # type: ignore[no-untyped-def]
+def _plain_product(team, left, right, codes, factors, add, out):  # type: ignore[no-untyped-def]
     """Every step as the definition has it: for machines without AVX2, and for scales far from 1."""
     ready, words, left_exponents, left_nonzero = left
     halves, right_exponents, right_nonzero = right
     groups = halves.shape[1]
-    for p in numba.prange(codes.shape[0]):
+    for p in share(team, codes.shape[0]):
         decoded = np.full((16, groups * GROUP), OFFSET, np.uint8)
         _decode_plain(codes[p], decoded)
         for m in range(out.shape[0]):

@@ -10,13 +10,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import prange
 from numpy.typing import NDArray
 
 from ... import formats
 from ...engine import autograd
 from ...formats.packed import nested_table
-from ..simd.jit import enabled, jit, leaf, pjit
+from ..simd.jit import enabled, jit, leaf, pjit, share
 from ..simd.jit import row as jit_row
 from ..simd.lanes import PIECE, bits, floats, lookup, select, splat, to_float, usplat
 from ..simd.lanes_memory import at, fence, keep, load, load_bits, load_nibbles, pointer, put, store, stream
@@ -105,10 +104,10 @@ def _decode_rows(source, factor, out, row, length, count, past, own, own_out):
 
 @pjit
 def _decode(
-    codes, fine, scales, wide, values, table, step, coded, planes, block, per_scale, factors, out, length, past
+    team, codes, fine, scales, wide, values, table, step, coded, planes, block, per_scale, factors, out, length, past
 ):  # fmt: skip
     """Rows of `length` elements, the last maybe shorter; `factors` holds the second level's scale, one or one a row."""
-    for index in prange((len(out) + length - 1) // length):
+    for index in share(team, (len(out) + length - 1) // length):
         row = np.int64(index)
         source = Source(
             pointer(codes), pointer(fine), pointer(scales), pointer(wide), pointer(values), pointer(table),
@@ -143,9 +142,9 @@ def _quantile_lanes(source, signs, codes, c, codebook, scale, fine_on, int4):
 
 
 @pjit
-def _decode_quantiles(codes, signs, fine, row_scales, codebook, int4, fine_on, out, length):
+def _decode_quantiles(team, codes, signs, fine, row_scales, codebook, int4, fine_on, out, length):
     """Rows of `length` elements, a multiple of 16."""
-    for index in prange(len(out) // length):
+    for index in share(team, len(out) // length):
         row = np.int64(index)
         levels, residuals = load(codebook, 0), load(int4, 0)
         scale = splat(row_scales[row])

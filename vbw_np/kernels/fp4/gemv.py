@@ -18,8 +18,7 @@ import numpy as np
 from ...formats.scales import TE
 from ..simd import cpu
 from ..simd.intrinsics import fetch_add
-from ..simd.jit import block, jit, pjit
-from ..simd.lanes_memory import keep
+from ..simd.jit import block, jit, pjit, share
 from ..simd.variant import Variant
 from .intrinsics_matvec import matvec_panels, pass_panels, pass_rows
 from .intrinsics_tile import ISAS
@@ -84,11 +83,12 @@ def matvec(
             matmul(left, right, result, isa=isa)
         return out
     quantizer, two_level = _quantizer(activations, right.fmt)
-    weight = right.codes, right.scales, right.factor, ISAS[isa].offset, numba.get_num_threads()
+    weight, threads = (right.codes, right.scales, right.factor, ISAS[isa].offset), numba.get_num_threads()
     for first in range(0, rows.shape[0], FEW_ROWS):
         some = rows[first : first + FEW_ROWS]
         mode = _mode(isa, right.fmt, FEW_ROWS if some.shape[0] > 1 else 1)  # two loops to compile, not eight
-        _few_rows(mode, quantizer, two_level, some, *weight, result[first : first + FEW_ROWS])
+        tickets = np.zeros((threads, 8), np.int64)  # a cache line each
+        _few_rows(mode, quantizer, two_level, some, *weight, tickets, result[first : first + FEW_ROWS])
     return out
 
 
@@ -147,7 +147,7 @@ def _one_pass(mode, values, scales, starts, factors, codes, scale_bytes, task, t
 
 
 @pjit
-def _few_rows(mode, quantizer, two_level, x, codes, scale_bytes, factor, shift, threads, out):  # type: ignore[no-untyped-def]
+def _few_rows(team, mode, quantizer, two_level, x, codes, scale_bytes, factor, shift, tickets, out):  # type: ignore[no-untyped-def]
     """Every thread quantizes the rows of x for itself, multiplies its part of W, then helps with the others'.
 
     Threads that share no cache wait long for what another has written; and a part of W that a thread reads at every
@@ -155,17 +155,14 @@ def _few_rows(mode, quantizer, two_level, x, codes, scale_bytes, factor, shift, 
     """
     (panels, blocks), at_once = scale_bytes.shape[:2], pass_panels(mode)
     passes, block = (panels + at_once - 1) // at_once, codes.shape[1] * 8 // blocks
-    tickets = np.empty((threads, 8), np.int64)  # a cache line each
-    for thread in range(threads):
-        tickets[thread, 0] = thread * passes // threads
-    for thread in numba.prange(threads):
+    threads = tickets.shape[0]
+    for thread in share(team, threads):
         left = _quantized(mode, quantizer, two_level, x, blocks, block, factor, shift)
         totals = np.empty((pass_rows(mode), at_once * 16), np.float32)
         for step in range(threads):
             other = (thread + step) % threads
-            stop = (other + 1) * passes // threads
-            task = fetch_add(tickets.ctypes.data + other * 64)
+            start, stop = other * passes // threads, (other + 1) * passes // threads
+            task = start + fetch_add(tickets.ctypes.data + other * 64)
             while task < stop:
                 _one_pass(mode, *left, codes, scale_bytes, task, totals, out)
-                task = fetch_add(tickets.ctypes.data + other * 64)
-    keep(tickets)  # named after the last plain addresses into it were used
+                task = start + fetch_add(tickets.ctypes.data + other * 64)

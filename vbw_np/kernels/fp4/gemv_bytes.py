@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from functools import cache
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numpy.typing import NDArray
 
 from ..simd import cpu
 from ..simd.intrinsics import F32, I8, I16, I32, Emitter, vec
-from ..simd.jit import block, pjit
+from ..simd.jit import block, pjit, share
 from ..simd.variant import Variant, variant_intrinsic
 from .byte_rows import BLOCK, LANES, LEFT, ByteRows, matvec_reference
 from .gemv import matvec
@@ -81,10 +80,10 @@ _rows_lanes = variant_intrinsic(6, _emit_rows)
 
 
 @pjit
-def _products(mode, values, left_scales, rows, codes, scales, out):  # type: ignore[no-untyped-def]
+def _products(team, mode, values, left_scales, rows, codes, scales, out):  # type: ignore[no-untyped-def]
     blocks, count = scales.shape[1], codes.shape[0]
     whole = count // ROWS * ROWS
-    for task in numba.prange((count + TASK - 1) // TASK):
+    for task in share(team, (count + TASK - 1) // TASK):
         lanes = np.empty((ROWS, LANES), np.float32)
         tail_codes, tail_scales = np.zeros((ROWS, blocks * BLOCK), np.int8), np.zeros((ROWS, blocks), np.float32)
         for n in range(task * TASK, min((task + 1) * TASK, count), ROWS):

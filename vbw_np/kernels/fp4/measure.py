@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import prange
 from numpy.typing import NDArray
 
-from ..simd.jit import pjit
+from ..simd.jit import pjit, share
 
 PIECE = 8192
 """Elements whose sums are made by one thread; the pieces are added in order, whatever the number of threads."""
@@ -15,9 +14,9 @@ _LANES = 8
 
 
 @pjit
-def _sums(exact: NDArray, approximate: NDArray, norms: NDArray, errors: NDArray) -> None:
+def _sums(team, exact: NDArray, approximate: NDArray, norms: NDArray, errors: NDArray) -> None:
     """Per piece, the sums of exact ** 2 and (exact - approximate) ** 2, in float64."""
-    for piece in prange(len(norms)):
+    for piece in share(team, len(norms)):
         start = piece * PIECE
         stop = min(start + PIECE, len(exact))
         norm, error = np.zeros(_LANES), np.zeros(_LANES)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import numba
 import numpy as np
 
 from ... import formats
@@ -17,7 +16,7 @@ from ...formats.hadamard import POINTS, SIGNS, hadamard_rotate
 from ...formats.random_bits import hash_keys
 from ...formats.scales import RuleNumbers
 from ..simd import cpu
-from ..simd.jit import jit, pjit
+from ..simd.jit import jit, pjit, share
 from ..simd.lanes_memory import keep
 from ..simd.variant import Variant
 from . import support
@@ -143,17 +142,17 @@ def left_rows(mode, x, first, stop, length, block, two_level, span, given, key1,
 
 
 @pjit
-def rows_left(mode, x, rows, length, block, two_level, span, given, key1, key2, values, scales, row_factors, sums):  # type: ignore[no-untyped-def]
-    for task in numba.prange((rows + _ROWS_AT_ONCE - 1) // _ROWS_AT_ONCE):
+def rows_left(team, mode, x, rows, length, block, two_level, span, given, key1, key2, values, scales, row_factors, sums):  # type: ignore[no-untyped-def]  # noqa: E501
+    for task in share(team, (rows + _ROWS_AT_ONCE - 1) // _ROWS_AT_ONCE):
         first, stop = task * _ROWS_AT_ONCE, min((task + 1) * _ROWS_AT_ONCE, rows)
         left_rows(mode, x, first, stop, length, block, two_level, span, given, key1, key2, values, scales, row_factors, sums)  # noqa: E501
 
 
 @pjit
-def _rows_right(mode, x, rows, length, block, two_level, span, given, key1, key2, panel_codes, panel_scales):  # type: ignore[no-untyped-def]
+def _rows_right(team, mode, x, rows, length, block, two_level, span, given, key1, key2, panel_codes, panel_scales):  # type: ignore[no-untyped-def]
     panels, blocks = panel_scales.shape[:2]
     padded = (blocks + 15) // 16 * 16
-    for panel in numba.prange(panels):
+    for panel in share(team, panels):
         amax, codes = np.zeros(padded, np.int32), np.empty(padded, np.uint8)
         factors, halves = np.empty(padded, np.float32), np.empty(padded, np.float32)
         tail, pair = np.empty(block, np.float32), np.ones(2, np.float32)
@@ -247,10 +246,10 @@ def _strip_levels(span, given, amax, encode, decode):  # type: ignore[no-untyped
 
 
 @pjit
-def _columns_left(mode, x, width, length, block, two_level, span, given, signs, index_length, key1, key2, values, scales, row_factors, sums):  # type: ignore[no-untyped-def]  # noqa: E501
+def _columns_left(team, mode, x, width, length, block, two_level, span, given, signs, index_length, key1, key2, values, scales, row_factors, sums):  # type: ignore[no-untyped-def]  # noqa: E501
     blocks = scales.shape[1]
     padded, whole, run = blocks * block, length // block, RUN // block
-    for task in numba.prange((width + 16 * _STRIPS - 1) // (16 * _STRIPS)):
+    for task in share(team, (width + 16 * _STRIPS - 1) // (16 * _STRIPS)):
         first = task * 16 * _STRIPS
         amax = np.zeros(16 * _STRIPS, np.int32)
         encode, decode = np.full(16 * _STRIPS, span[INVERSE]), np.ones(16 * _STRIPS, np.float32)
@@ -280,10 +279,10 @@ def _columns_left(mode, x, width, length, block, two_level, span, given, signs, 
 
 
 @pjit
-def _columns_right(mode, x, width, length, block, two_level, span, given, signs, index_length, key1, key2, codes, scales):  # type: ignore[no-untyped-def]  # noqa: E501
+def _columns_right(team, mode, x, width, length, block, two_level, span, given, signs, index_length, key1, key2, codes, scales):  # type: ignore[no-untyped-def]  # noqa: E501
     blocks = scales.shape[1]
     padded, whole, run = blocks * block, length // block, RUN // block
-    for task in numba.prange((width + 16 * _STRIPS - 1) // (16 * _STRIPS)):
+    for task in share(team, (width + 16 * _STRIPS - 1) // (16 * _STRIPS)):
         first = task * 16 * _STRIPS
         amax = np.zeros(16 * _STRIPS, np.int32)
         encode, decode = np.full(16 * _STRIPS, span[INVERSE]), np.ones(16 * _STRIPS, np.float32)
@@ -308,8 +307,8 @@ def _columns_right(mode, x, width, length, block, two_level, span, given, signs,
 
 
 @pjit
-def _columns_amax(mode, x, width, length, block, signs, tops):  # type: ignore[no-untyped-def]
-    for task in numba.prange((width + 16 * _STRIPS - 1) // (16 * _STRIPS)):
+def _columns_amax(team, mode, x, width, length, block, signs, tops):  # type: ignore[no-untyped-def]
+    for task in share(team, (width + 16 * _STRIPS - 1) // (16 * _STRIPS)):
         first = task * 16 * _STRIPS
         amax = np.zeros(16 * _STRIPS, np.int32)
         sources, strides = np.zeros(_STRIPS, np.int64), np.zeros(_STRIPS, np.int64)
@@ -323,9 +322,9 @@ def _columns_amax(mode, x, width, length, block, signs, tops):  # type: ignore[n
 
 
 @pjit
-def _flat_amax(bits, tops):  # type: ignore[no-untyped-def]
+def _flat_amax(team, bits, tops):  # type: ignore[no-untyped-def]
     parts = tops.size
-    for part in numba.prange(parts):
+    for part in share(team, parts):
         tops[part] = _piece_amax(bits[part * bits.size // parts : (part + 1) * bits.size // parts])
 
 

@@ -6,13 +6,12 @@ a training step that read it, y = x W^T and dx = g W, see one and the same quant
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from ...formats import PackedTensor, pack_nibbles
 from ..simd import cpu
-from ..simd.jit import leaf, pjit
+from ..simd.jit import leaf, pjit, share
 from . import support
 from .intrinsics_relayout import to_panel, to_transposed_panel
 from .panels import RightOperand, empty_right, right_from_packed
@@ -64,10 +63,10 @@ def _spread(nibbles: np.uint32) -> np.uint32:
 
 
 @pjit
-def _to_panels(words: NDArray, panels: NDArray) -> None:
+def _to_panels(team, words: NDArray, panels: NDArray) -> None:
     """Words of packed rows (N, K/8) to (N/16, K/8, 16)."""
     rows, groups = words.shape
-    for p in numba.prange(panels.shape[0]):
+    for p in share(team, panels.shape[0]):
         first = np.int64(16 * p)
         done = 0
         if first + 16 <= rows:
@@ -82,10 +81,10 @@ def _to_panels(words: NDArray, panels: NDArray) -> None:
 
 
 @pjit
-def _to_transposed_panels(words: NDArray, panels: NDArray) -> None:
+def _to_transposed_panels(team, words: NDArray, panels: NDArray) -> None:
     """Words of packed rows (N, K/8), N a multiple of 8, to the panels (K/16, N/8, 16) of the transpose."""
     rows, groups = words.shape
-    for p in numba.prange(panels.shape[0]):
+    for p in share(team, panels.shape[0]):
         done = 0
         if 2 * p + 2 <= groups:
             done = rows // 8
@@ -114,9 +113,9 @@ def _words(codes: NDArray, rows: int) -> NDArray:
 
 
 @pjit
-def _scales_to_panels(scales: NDArray, panels: NDArray) -> None:
+def _scales_to_panels(team, scales: NDArray, panels: NDArray) -> None:
     """(N, blocks) to (N/16, blocks, 16); rows beyond N get scale byte 0."""
-    for p in numba.prange(panels.shape[0]):
+    for p in share(team, panels.shape[0]):
         for b in range(panels.shape[1]):
             for c in range(16):
                 n = 16 * p + c

@@ -10,10 +10,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from numba import prange
 from numpy.typing import NDArray
 
-from ..simd.jit import jit, leaf, pjit
+from ..simd.jit import jit, leaf, pjit, share
 from ..simd.lanes import (
     absolute,
     bits,
@@ -355,12 +354,12 @@ def _quantize_group(arrays, first, tile, step, length, factor, s_dec, settings):
 
 
 @pjit
-def quantize_strips(x, codes, fine, scales, wide, tables, rows, length, tile, factors, s_decs, settings, tops):
+def quantize_strips(team, x, codes, fine, scales, wide, tables, rows, length, tile, factors, s_decs, settings, tops):
     """Rows of `length` elements, in groups of `tile` rows that share scales; `tops` gets each group's amax bits.
 
     The last row may be shorter. `factors` and `s_decs` hold one number for all rows, or one for each.
     """
-    for group in prange((rows + tile - 1) // tile):
+    for group in share(team, (rows + tile - 1) // tile):
         arrays = Arrays(
             pointer(x), pointer(codes), pointer(fine), pointer(scales), pointer(wide), pointer(tables)
         )
@@ -382,7 +381,7 @@ def _amax_piece(x, start, stop):
 
 
 @pjit
-def amax_rows(x, length, tops):
+def amax_rows(team, x, length, tops):
     """Bit patterns of the largest magnitude of each stretch of `length` elements."""
-    for i in prange(len(tops)):
+    for i in share(team, len(tops)):
         tops[i] = _amax_piece(x, i * length, min((i + 1) * length, len(x)))

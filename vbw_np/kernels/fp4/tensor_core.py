@@ -33,7 +33,7 @@ import numpy as np
 
 from ..simd import cpu
 from ..simd.intrinsics import fence, fetch_add, stream_scaled
-from ..simd.jit import jit, pjit
+from ..simd.jit import jit, pjit, share
 from ..simd.memory import aligned_empty, kept
 from ..simd.variant import Variant
 from .intrinsics_amx import (
@@ -233,9 +233,9 @@ def _left_fits(values: np.ndarray, scales: np.ndarray, block: int) -> bool:
 
 
 @pjit
-def _fill_left_words(variant, sums, scales, factors, words):  # type: ignore[no-untyped-def]
+def _fill_left_words(team, variant, sums, scales, factors, words):  # type: ignore[no-untyped-def]
     rows, blocks = tile_rows(variant), scales.shape[1]
-    for m in numba.prange(scales.shape[0]):
+    for m in share(team, scales.shape[0]):
         at = words.ctypes.data + (m // rows * rows * blocks * 2 + m % rows) * 4
         sums_at, scales_at = sums.ctypes.data + m * blocks * 2, scales.ctypes.data + m * blocks * 4
         if fill_left_words(variant, sums_at, scales_at, blocks, at) != 0:
@@ -318,11 +318,11 @@ def _one_task(variant, values, words, factors, codes, scale_bytes, out, finish, 
 
 
 @pjit
-def _product(variant, values, words, factors, codes, scale_bytes, out, finish, rows, scratch, ticket):  # type: ignore[no-untyped-def]
+def _product(team, variant, values, words, factors, codes, scale_bytes, out, finish, rows, scratch, ticket):  # type: ignore[no-untyped-def]
     """Every thread takes the next (group of panels, chunk of rows) until none is left."""
     chunks = -(-out.shape[0] // rows)
     tasks = chunks * -(-codes.shape[0] // GROUP)
-    for thread in numba.prange(scratch.shape[0]):
+    for thread in share(team, scratch.shape[0]):
         task = fetch_add(ticket.ctypes.data)
         while task < tasks:
             row, panel = (task % chunks) * rows, (task // chunks) * GROUP
@@ -337,10 +337,10 @@ def _product(variant, values, words, factors, codes, scale_bytes, out, finish, r
 
 
 @pjit
-def _scale_rows(variant, values, scales, tiles, scaled):  # type: ignore[no-untyped-def]
+def _scale_rows(team, variant, values, scales, tiles, scaled):  # type: ignore[no-untyped-def]
     """int8 values to scaled bfloat16 in row tiles [M/16][blocks][16][block]."""
     length, blocks = values.shape[1], scales.shape[1]
-    for t in numba.prange(tiles):
+    for t in share(team, tiles):
         scale_left(
             variant,
             values.ctypes.data + t * 16 * length,
@@ -390,10 +390,10 @@ def _one_task_amx(variant, scaled, length, factors, codes, scale_bytes, out, fin
 
 
 @pjit
-def _product_amx(variant, scaled, length, factors, codes, scale_bytes, out, finish, rows, scratch, ticket):  # type: ignore[no-untyped-def]
+def _product_amx(team, variant, scaled, length, factors, codes, scale_bytes, out, finish, rows, scratch, ticket):  # type: ignore[no-untyped-def]
     chunks = -(-out.shape[0] // rows)
     tasks = chunks * -(-codes.shape[0] // GROUP)
-    for thread in numba.prange(scratch.shape[0]):
+    for thread in share(team, scratch.shape[0]):
         configure(variant, scratch[thread].ctypes.data)
         task = fetch_add(ticket.ctypes.data)
         while task < tasks:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import prange
 from numpy.typing import NDArray
 
-from ..simd.jit import leaf, pjit
+from ..simd.jit import leaf, pjit, share
 from ..simd.jit import row as jit_row
 from ..simd.lanes import absolute, bits, larger, lookup, max_lanes, select, smaller, splat, usplat
 from ..simd.lanes_memory import at, load, load_part, pointer, store_bits, store_nibbles
@@ -17,20 +16,20 @@ PARTS = 4
 
 
 @pjit
-def _count_upper(x, counts):
+def _count_upper(team, x, counts):
     """Histograms, one a part, of the upper halves of the bit patterns of magnitudes."""
     step = (len(x) + PARTS - 1) // PARTS
-    for index in prange(PARTS):
+    for index in share(team, PARTS):
         part = np.int64(index)
         for i in range(part * step, min((part + 1) * step, len(x))):
             counts[part, (x[i] >> np.uint32(16)) & np.uint32(0x7FFF)] += 1
 
 
 @pjit
-def _count_lower(x, wanted, counts):
+def _count_lower(team, x, wanted, counts):
     """Histograms of the lower halves, one for each upper half h with ``wanted[h] >= 0``."""
     step = (len(x) + PARTS - 1) // PARTS
-    for index in prange(PARTS):
+    for index in share(team, PARTS):
         part = np.int64(index)
         for i in range(part * step, min((part + 1) * step, len(x))):
             which = wanted[(x[i] >> np.uint32(16)) & np.uint32(0x7FFF)]
@@ -97,9 +96,9 @@ def _quantile_row(x, start, count, codebook, scale, codes, c, fine, signs, s):
 
 
 @pjit
-def quantize_quantile_rows(x, length, codebook, fresh, scales, codes, fine, signs):
+def quantize_quantile_rows(team, x, length, codebook, fresh, scales, codes, fine, signs):
     """Rows of `length` elements, a multiple of 16."""
-    for index in prange(len(scales)):
+    for index in share(team, len(scales)):
         row = np.int64(index)
         if fresh:
             top = _quantile_residual_max(pointer(x), row * length, length, pointer(codebook))

@@ -17,6 +17,7 @@ so that measurements can report it apart.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import re
@@ -27,13 +28,13 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-import numba
 import numpy as np
 from numba import config
 from numba.core import event
 from numpy.typing import NDArray
 
 from .cache import KernelCache, note_problem, problem
+from .compiling import Kernel, part, team_kernel
 
 _ROOM = __package__.rpartition(".")[0]
 
@@ -95,10 +96,8 @@ _OPTIONS = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
 """For all kernels: x / 0 is what it is in NumPy; no entry for callers in C, which would only take time to compile."""
 
 
-def _njit(function: Callable, **options: object) -> Callable:
-    if config.DISABLE_JIT:
-        return function
-    kernel = numba.njit(**_OPTIONS, **options)(function)
+def _kept(kernel: Kernel, function: Callable) -> Kernel:
+    """The kernel, with its place on disk."""
     try:
         kernel._cache = KernelCache(function, lambda: source_stamp(function))
     except (RuntimeError, OSError) as error:  # "cannot cache function ...: no locator available for file ..."
@@ -109,27 +108,32 @@ def _njit(function: Callable, **options: object) -> Callable:
 
 def jit(function: Callable) -> Callable:
     """Compile `function` for one thread, at its first call. No fastmath: results must equal NumPy's bit for bit."""
-    return _njit(function)
+    return function if config.DISABLE_JIT else _kept(Kernel(function, **_OPTIONS), function)
 
 
 def leaf(function: Callable) -> Callable:
     """Compile `function` into its callers: for the small functions that a kernel is made of.
 
-    It is not cached by itself, and LLVM must inline it: vectors then stay in registers, and arrays that are handed on
-    cost no reference counts.
+    LLVM must inline it: vectors then stay in registers, and arrays that are handed on cost no reference counts.
     """
-    if config.DISABLE_JIT:
-        return function
-    return numba.njit(forceinline=True, no_cpython_wrapper=True, **_OPTIONS)(function)
+    return function if config.DISABLE_JIT else part(function, forceinline=True, **_OPTIONS)
 
 
 def pjit(function: Callable) -> Callable:
-    """Compile `function` with its `numba.prange` loops spread over threads, at its first call, and nothing else.
+    """Compile `function(team, ...)`, which every thread runs, at its first call; it is called without the team.
 
-    Left to itself, numba also makes a parallel loop of every `np.zeros`, each of which starts all threads.
+    Loops that threads share run over ``share(team, count)``. What stands before them is done by every thread.
     """
-    others = "comprehension", "reduction", "inplace_binop", "setitem", "numpy", "stencil", "fusion"
-    return _njit(function, parallel=dict.fromkeys(others, False))
+    if config.DISABLE_JIT:
+        return functools.partial(function, (0, 1))
+    return _kept(team_kernel(function, **_OPTIONS), function)
+
+
+@leaf
+def share(team: tuple[int, int], count: int) -> range:
+    """A thread's share of 0 ... count - 1: `team` is its number and how many there are."""
+    thread, threads = team
+    return range(count * thread // threads, count * (thread + 1) // threads)
 
 
 def enabled() -> bool:

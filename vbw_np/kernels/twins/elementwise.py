@@ -10,11 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numba import prange
 from numpy.typing import NDArray
 
 from ...engine import autograd
-from ..simd.jit import jit, leaf, pjit
+from ..simd.jit import jit, leaf, pjit, share
 from ..simd.jit import row as jit_row
 from ..simd.lanes import PIECE, absolute, bits, floats, mix, places, select, splat
 from ..simd.lanes_memory import load, load_part, store, store_part
@@ -94,8 +93,8 @@ def _gelu_piece(x, y, start, stop):
 
 
 @pjit
-def _gelu(x, y):
-    for piece in prange((len(x) + PIECE - 1) // PIECE):
+def _gelu(team, x, y):
+    for piece in share(team, (len(x) + PIECE - 1) // PIECE):
         _gelu_piece(x, y, piece * PIECE, min((piece + 1) * PIECE, len(x)))
 
 
@@ -110,8 +109,8 @@ def _gelu_vjp_piece(x, g, gradient, start, stop):
 
 
 @pjit
-def _gelu_vjp(x, g, gradient):
-    for piece in prange((len(x) + PIECE - 1) // PIECE):
+def _gelu_vjp(team, x, g, gradient):
+    for piece in share(team, (len(x) + PIECE - 1) // PIECE):
         _gelu_vjp_piece(x, g, gradient, piece * PIECE, min((piece + 1) * PIECE, len(x)))
 
 
@@ -153,8 +152,8 @@ def _sigmoid_piece(x, y, start, stop):
 
 
 @pjit
-def _sigmoid(x, y):
-    for piece in prange((len(x) + PIECE - 1) // PIECE):
+def _sigmoid(team, x, y):
+    for piece in share(team, (len(x) + PIECE - 1) // PIECE):
         _sigmoid_piece(x, y, piece * PIECE, min((piece + 1) * PIECE, len(x)))
 
 
@@ -171,8 +170,8 @@ def _sigmoid_vjp_piece(y, g, gradient, start, stop):
 
 
 @pjit
-def _sigmoid_vjp(y, g, gradient):
-    for piece in prange((len(y) + PIECE - 1) // PIECE):
+def _sigmoid_vjp(team, y, g, gradient):
+    for piece in share(team, (len(y) + PIECE - 1) // PIECE):
         _sigmoid_vjp_piece(y, g, gradient, piece * PIECE, min((piece + 1) * PIECE, len(y)))
 
 
@@ -192,8 +191,8 @@ def _dropout_piece(x, y, start, stop, first_key, second_key, least, scale):
 
 
 @pjit
-def _dropout(x, y, first_key, second_key, least, scale):
-    for piece in prange((len(x) + PIECE - 1) // PIECE):
+def _dropout(team, x, y, first_key, second_key, least, scale):
+    for piece in share(team, (len(x) + PIECE - 1) // PIECE):
         stop = min((piece + 1) * PIECE, len(x))
         _dropout_piece(x, y, piece * PIECE, stop, first_key, second_key, least, scale)
 
@@ -238,8 +237,8 @@ def _gru_row(from_input, from_state, state, gates, new, row, width):
 
 
 @pjit
-def _gru(from_input, from_state, state, gates, new, width):
-    for row in prange(len(state) // width):
+def _gru(team, from_input, from_state, state, gates, new, width):
+    for row in share(team, len(state) // width):
         _gru_row(from_input, from_state, state, gates, new, row, width)
 
 
@@ -270,8 +269,8 @@ def _gru_vjp_row(g, gates, from_state, state, to_input, to_state, to_old, row, w
 
 
 @pjit
-def _gru_vjp(g, gates, from_state, state, to_input, to_state, to_old, width):
-    for row in prange(len(state) // width):
+def _gru_vjp(team, g, gates, from_state, state, to_input, to_state, to_old, width):
+    for row in share(team, len(state) // width):
         _gru_vjp_row(g, gates, from_state, state, to_input, to_state, to_old, row, width)
 
 

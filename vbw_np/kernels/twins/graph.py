@@ -8,10 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import prange
 from numpy.typing import NDArray
 
-from ..simd.jit import block, jit, leaf, pjit
+from ..simd.jit import block, jit, leaf, pjit, share
 from ..simd.lanes import select, splat
 from ..simd.lanes_memory import load, load_part, store, store_part
 from ..simd.wide import WIDTH
@@ -61,10 +60,10 @@ def _search(edges, start, visited, component, stack):
 
 
 @pjit
-def _component_sizes(attention, threshold, sizes):
+def _component_sizes(team, attention, threshold, sizes):
     size = attention.shape[1]
     words = (size + WORD - 1) // WORD
-    for graph in prange(len(attention)):
+    for graph in share(team, len(attention)):
         edges = np.empty((size, words), np.uint64)
         _edges(attention[graph], threshold, edges)
         visited, component = np.zeros(words, np.uint64), np.zeros(words, np.uint64)
@@ -81,10 +80,10 @@ def _component_sizes(attention, threshold, sizes):
 
 
 @pjit
-def _past_reach(attention, threshold, counts):
+def _past_reach(team, attention, threshold, counts):
     size = attention.shape[1]
     words = (size + WORD - 1) // WORD
-    for graph in prange(len(attention)):
+    for graph in share(team, len(attention)):
         reach = np.zeros((size, words), np.uint64)
         for node in range(size):
             reach[node, node // WORD] |= _ONE << np.uint64(node % WORD)
@@ -122,10 +121,10 @@ def _relax(paths, size, column, pivot):
 
 
 @pjit
-def _close(paths):
+def _close(team, paths):
     """Floyd and Warshall. Row k and column k are copied first: the definition adds them before it changes them."""
     size = paths.shape[1]
-    for graph in prange(len(paths)):
+    for graph in share(team, len(paths)):
         column, pivot = np.empty(size, np.float32), np.empty(size, np.float32)
         flat = paths[graph].reshape(-1)
         for k in range(size):
@@ -141,8 +140,8 @@ def _comes_before(a, b):
 
 
 @pjit
-def _nearest(distances, count, nearest):
-    for row in prange(len(distances)):
+def _nearest(team, distances, count, nearest):
+    for row in share(team, len(distances)):
         line, best = distances[row], nearest[row]
         kept = 0
         for node in range(len(line)):

@@ -9,12 +9,11 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import prange
 from numpy.typing import NDArray
 
 from ...engine import autograd
 from ..fp32.product import add_product
-from ..simd.jit import leaf, pjit
+from ..simd.jit import leaf, pjit, share
 from ..simd.jit import rows as jit_rows
 from ..simd.lanes import splat, sum_lanes
 from ..simd.lanes_memory import load, load_part, store, store_part
@@ -83,8 +82,8 @@ def _exp_scaled(x, y, top, factor):
 
 
 @pjit
-def _losses(logits, targets, losses, tops, totals):
-    for i in prange(len(logits)):
+def _losses(team, logits, targets, losses, tops, totals):
+    for i in share(team, len(logits)):
         top = row_max(logits[i])
         total = _exp_sum(logits[i], top)
         losses[i] = math.log(total) - (np.float64(logits[i, targets[i]]) - np.float64(top))
@@ -93,24 +92,24 @@ def _losses(logits, targets, losses, tops, totals):
 
 
 @pjit
-def _loss_gradient(logits, targets, tops, totals, share, gradient):
-    """gradient = (softmax(logits) - one-hot(targets)) * share"""
-    for i in prange(len(logits)):
-        _exp_scaled(logits[i], gradient[i], tops[i], np.float32(share / totals[i]))
-        gradient[i, targets[i]] -= np.float32(share)
+def _loss_gradient(team, logits, targets, tops, totals, scale, gradient):
+    """gradient = (softmax(logits) - one-hot(targets)) * scale"""
+    for i in share(team, len(logits)):
+        _exp_scaled(logits[i], gradient[i], tops[i], np.float32(scale / totals[i]))
+        gradient[i, targets[i]] -= np.float32(scale)
 
 
 @pjit
-def losses_and_gradient(logits, targets, losses, share):
-    """Per row -log softmax(logits)[target]; logits become (softmax(logits) - one-hot(target)) * share, in place."""
-    for i in prange(len(logits)):
+def losses_and_gradient(team, logits, targets, losses, scale):
+    """Per row -log softmax(logits)[target]; logits become (softmax(logits) - one-hot(target)) * scale, in place."""
+    for i in share(team, len(logits)):
         row = logits[i]
         top = row_max(row)
         hit = np.float64(row[targets[i]]) - np.float64(top)
         total = _exp_in_place(row, top)
         losses[i] = math.log(total) - hit
-        _scale_row(row, np.float32(share / total))
-        row[targets[i]] -= np.float32(share)
+        _scale_row(row, np.float32(scale / total))
+        row[targets[i]] -= np.float32(scale)
 
 
 def cross_entropy(logits: NDArray, *, targets: NDArray) -> Any:

@@ -6,10 +6,9 @@ import math
 from typing import Any
 
 import numpy as np
-from numba import prange
 from numpy.typing import NDArray
 
-from ..simd.jit import jit, pjit
+from ..simd.jit import jit, pjit, share
 from ..simd.jit import row as jit_row
 from ..simd.lanes import PIECE, sqrt
 from ..simd.lanes_memory import load, load_part, store, store_part
@@ -41,8 +40,8 @@ def _adam_piece(w, g, m, v, start, stop, shrink, decay, take_m, keep_v, take_v, 
 
 
 @pjit
-def _adam(w, g, m, v, shrink, decay, take_m, keep_v, take_v, step_size, correction, eps):
-    for piece in prange((len(w) + PIECE - 1) // PIECE):
+def _adam(team, w, g, m, v, shrink, decay, take_m, keep_v, take_v, step_size, correction, eps):
+    for piece in share(team, (len(w) + PIECE - 1) // PIECE):
         stop = min((piece + 1) * PIECE, len(w))
         _adam_piece(w, g, m, v, piece * PIECE, stop, shrink, decay, take_m, keep_v, take_v, step_size, correction, eps)
 

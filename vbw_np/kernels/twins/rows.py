@@ -10,11 +10,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import prange
 from numpy.typing import NDArray
 
 from ...engine import autograd
-from ..simd.jit import jit, leaf, pjit
+from ..simd.jit import jit, leaf, pjit, share
 from ..simd.jit import row as jit_row
 from ..simd.jit import rows as jit_rows
 from ..simd.lanes import PIECE, larger, max_lanes, splat, sum_lanes
@@ -77,8 +76,8 @@ def _softmax_row(x, y):
 
 
 @pjit
-def _softmax(x, y, step):
-    for piece in prange((len(x) + step - 1) // step):
+def _softmax(team, x, y, step):
+    for piece in share(team, (len(x) + step - 1) // step):
         for i in range(piece * step, min((piece + 1) * step, len(x))):
             _softmax_row(x[i], y[i])
 
@@ -96,8 +95,8 @@ def _softmax_vjp_row(y, g, gradient):
 
 
 @pjit
-def _softmax_vjp(y, g, gradient, step):
-    for piece in prange((len(y) + step - 1) // step):
+def _softmax_vjp(team, y, g, gradient, step):
+    for piece in share(team, (len(y) + step - 1) // step):
         for i in range(piece * step, min((piece + 1) * step, len(y))):
             _softmax_vjp_row(y[i], g[i], gradient[i])
 
@@ -142,8 +141,8 @@ def _layer_norm_row(x, weight, bias, y, eps):
 
 
 @pjit
-def _layer_norm(x, weight, bias, y, mean, rstd, eps, step):
-    for piece in prange((len(x) + step - 1) // step):
+def _layer_norm(team, x, weight, bias, y, mean, rstd, eps, step):
+    for piece in share(team, (len(x) + step - 1) // step):
         for i in range(piece * step, min((piece + 1) * step, len(x))):
             mean[i], rstd[i] = _layer_norm_row(x[i], weight, bias, y[i], eps)
 
@@ -170,8 +169,8 @@ def _layer_norm_vjp_row(x, weight, mean, rstd, g, gradient, to_weight, to_bias):
 
 
 @pjit
-def _layer_norm_vjp(x, weight, mean, rstd, g, gradient, to_weight, to_bias, step):
-    for piece in prange((len(x) + step - 1) // step):
+def _layer_norm_vjp(team, x, weight, mean, rstd, g, gradient, to_weight, to_bias, step):
+    for piece in share(team, (len(x) + step - 1) // step):
         to_weight[piece] = 0
         to_bias[piece] = 0
         for i in range(piece * step, min((piece + 1) * step, len(x))):
@@ -215,19 +214,19 @@ def _add_row(source, target):
 
 
 @pjit
-def _take(x, rows, y, step):
-    for piece in prange((len(rows) + step - 1) // step):
+def _take(team, x, rows, y, step):
+    for piece in share(team, (len(rows) + step - 1) // step):
         for i in range(piece * step, min((piece + 1) * step, len(rows))):
             _copy_row(x[rows[i]], y[i])
 
 
 @pjit
-def _scatter(g, rows, order, starts, total, step):
+def _scatter(team, g, rows, order, starts, total, step):
     """Each piece of the output is zeroed and filled by one thread, in the order in which its rows stand in `g`.
 
     `order` sorts `rows` stably; the rows of piece p stand in ``order[starts[p] : starts[p + 1]]``.
     """
-    for piece in prange(len(starts) - 1):
+    for piece in share(team, len(starts) - 1):
         total[piece * step : min((piece + 1) * step, len(total))] = 0
         for k in range(starts[piece], starts[piece + 1]):
             _add_row(g[order[k]], total[rows[order[k]]])
@@ -286,9 +285,9 @@ def _weighted_row(gate, x, y, add):
 
 
 @pjit
-def _mix_expert(gates, expert, output, mixed, step):
+def _mix_expert(team, gates, expert, output, mixed, step):
     """mixed += gates[:, expert] * output, or = for the first expert."""
-    for piece in prange((len(mixed) + step - 1) // step):
+    for piece in share(team, (len(mixed) + step - 1) // step):
         for i in range(piece * step, min((piece + 1) * step, len(mixed))):
             _weighted_row(gates[i, expert], output[i], mixed[i], expert > 0)
 
@@ -305,8 +304,8 @@ def _weighted_vjp_row(gate, x, g, gradient):
 
 
 @pjit
-def _mix_expert_vjp(gates, expert, output, g, to_gates, gradient, step):
-    for piece in prange((len(g) + step - 1) // step):
+def _mix_expert_vjp(team, gates, expert, output, g, to_gates, gradient, step):
+    for piece in share(team, (len(g) + step - 1) // step):
         for i in range(piece * step, min((piece + 1) * step, len(g))):
             to_gates[i, expert] = _weighted_vjp_row(gates[i, expert], output[i], g[i], gradient[i])
 
@@ -350,9 +349,9 @@ def _add_to_rows(y, bias, start, stop):
 
 
 @pjit
-def _add_bias(y, bias):
+def _add_bias(team, y, bias):
     rows = len(y) // len(bias)
-    for part in prange((rows + ROWS - 1) // ROWS):
+    for part in share(team, (rows + ROWS - 1) // ROWS):
         _add_to_rows(y, bias, part * ROWS, min((part + 1) * ROWS, rows))
 
 
@@ -380,9 +379,9 @@ def _sum_columns(g, total, width, first, rows):
 
 
 @pjit
-def _sum_rows(g, total, rows):
+def _sum_rows(team, g, total, rows):
     width = len(total)
-    for part in prange((width + 4 * WIDTH - 1) // (4 * WIDTH)):
+    for part in share(team, (width + 4 * WIDTH - 1) // (4 * WIDTH)):
         _sum_columns(g, total, width, part * 4 * WIDTH, rows)
 
 
