@@ -115,11 +115,11 @@ class Kernel(CPUDispatcher):
     def __init__(self, function: Callable, **options: object) -> None:
         targetoptions = {"nopython": True, **options}
         super().__init__(function, targetoptions=targetoptions, pipeline_class=KernelCompiler)
-        self._part = part(function, **options)
+        self.part = part(function, **options)
 
     @property
     def _numba_type_(self) -> types.Type:
-        return self._part._numba_type_
+        return self.part._numba_type_
 
 
 # ------------------------------------------------------------------------------------------- loops that threads share
