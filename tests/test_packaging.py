@@ -152,7 +152,7 @@ def test_the_wheel_has_the_command_and_asks_for_two_packages(wheel: zipfile.ZipF
     assert "vbw = vbw_np.cli:main" in wheel.read(f"{info}/entry_points.txt").decode()
     metadata = wheel.read(f"{info}/METADATA").decode()
     needed = [line for line in metadata.splitlines() if line.startswith("Requires-Dist:") and "extra ==" not in line]
-    assert sorted(needed) == ["Requires-Dist: numba>=0.61", "Requires-Dist: numpy>=1.26"]
+    assert sorted(needed) == ["Requires-Dist: numba>=0.63", "Requires-Dist: numpy>=1.26"]
     assert "Requires-Python: >=3.11" in metadata
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import numba
 import numpy as np
 import pytest
 
 from vbw_np.engine import nn
-from vbw_np.kernels.simd.jit import numba
 from vbw_np.models.claude4 import Claude4, Claude4Config
 
 SMALL = Claude4Config(vocab_size=53, d_model=16, heads=4, hidden=32)
