@@ -146,12 +146,10 @@ def measure(only: str | None = None, rounds: int = 9, quick: bool = False) -> di
 
 def machine_limits(quick: bool) -> dict[str, float]:
     """What this machine can do, measured now by small kernels of ours; see `LIMITS` for the names and units."""
-    import numba
-
     from ..kernels import peaks
     from ..kernels.simd import cpu
 
-    found = peaks.measure_peaks(numba.get_num_threads(), quick)
+    found = peaks.measure_peaks(sys.modules["numba"].get_num_threads(), quick)
     found["product"] = found["tile_gflops"] if cpu.choose() == "amx" else found["byte_dot_gops"]
     return {name: found[key] for name, (key, _) in LIMITS.items() if found[key] is not None}
 

@@ -7,11 +7,10 @@ NaN or Inf are left to the definition.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from ..simd.jit import pjit
+from ..simd.jit import pjit, share
 from ..simd.memory import aligned_empty
 from .definitions import STEP, check
 from .intrinsics_fp8 import COLUMNS, ROWS, step_blackwell, step_hopper
@@ -30,10 +29,10 @@ def tables(element: str) -> NDArray[np.float32]:
 
 
 @pjit
-def _lay_out(codes, table, width, laid_out):  # type: ignore[no-untyped-def]
+def _lay_out(team, codes, table, width, laid_out):  # type: ignore[no-untyped-def]
     """Rows to values and powers, [rows / width][2][K, filled up][width]."""
     rows, length = codes.shape
-    for p in numba.prange(laid_out.shape[0]):
+    for p in share(team, laid_out.shape[0]):
         laid_out[p] = 0
         for r in range(p * width, min(rows, (p + 1) * width)):
             for k in range(length):
@@ -51,12 +50,12 @@ def _laid_out(operand: Fp8Operand, width: int, multiple: int) -> NDArray[np.floa
 
 
 @pjit
-def _product(wide, left, right, promote, blocked, left_scales, right_scales, add, out):  # type: ignore[no-untyped-def]
+def _product(team, wide, left, right, promote, blocked, left_scales, right_scales, add, out):  # type: ignore[no-untyped-def]
     """left [M, filled up to two][2][K][1], right [panels][2][K][16]; `promote`, `blocked`: steps, 0 where none are."""
     rows, columns = out.shape
     length = right.shape[2]
     steps, chunks = length // STEP, -(-rows // _ROWS_AT_ONCE)
-    for task in numba.prange(right.shape[0] * chunks):
+    for task in share(team, right.shape[0] * chunks):
         p, chunk = task // chunks, task % chunks
         sums, total = np.zeros((ROWS, COLUMNS), np.float32), np.zeros((ROWS, COLUMNS), np.float32)
         sums_at, left_at, right_at = sums.ctypes.data, left.ctypes.data, right[p].ctypes.data
