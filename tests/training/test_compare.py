@@ -104,7 +104,7 @@ def test_each_ablation_changes_one_thing() -> None:
     both = get_training_recipe("nvfp4-train:1d-scales+four-over-six")
     assert both.weight == "nvfp4-4over6"
     assert get_training_recipe("nvfp4-boh:fine-always").fine == "always"  # nvfp4-train has no fine tier
-    assert set(CHANGES) - {name.partition(":")[2] for name in ABLATIONS} == {"fine-always"}
+    assert set(CHANGES) - {name.partition(":")[2] for name in ABLATIONS} == {"fine-always", "no-promotion"}
 
 
 @pytest.mark.parametrize(

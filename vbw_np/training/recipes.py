@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 from collections.abc import Callable
 
-from ..device import RECIPES, Recipe
+from ..device import RECIPES, Operands, Recipe
 from ..errors import UserError
 
 Operation = Callable[[Recipe], Recipe]
@@ -28,6 +28,45 @@ def _operands(recipe: Recipe, **changes: dict[str, object]) -> Recipe:
             )
         changed[name] = dataclasses.replace(operands, **fields)
     return dataclasses.replace(recipe, **changed)
+
+
+def _format_of(recipe: Recipe, slot: str, formats: dict[str, str], change: str) -> Recipe:
+    """The recipe with the format of one of its operands replaced by another."""
+    operands = getattr(recipe, slot)
+    if operands is None or operands.format not in formats:
+        found = "float32" if operands is None else operands.format
+        raise UserError(f"recipe {recipe.name}: {change!r} is for {slot} in {', '.join(formats)}, not {found}")
+    return _operands(recipe, **{slot: {"format": formats[operands.format]}})
+
+
+def _four_over_six_activations(error: str, cap: int) -> tuple[str, Operation]:
+    change = "four-over-six-activations" + ("-mae" if error == "absolute" else "") + ("-448" if cap == 448 else "")
+    fmt = "nvfp4-row-4over6" + ("-mae" if error == "absolute" else "") + ("-448" if cap == 448 else "")
+    return (
+        f"each activation block's largest value on 6 or on 4, by {error} error, scales up to {cap}",
+        lambda recipe: _format_of(recipe, "activation", {"nvfp4-row-scaled": fmt}, change),
+    )
+
+
+def _rotation(points: int) -> tuple[str, Operation]:
+    return (
+        f"the weight gradient's operands rotated {points} at a time under signs drawn anew for every product",
+        lambda recipe: _operands(recipe, weight_gradient={"hadamard": points, "signs": "random"}),
+    )
+
+
+def _ms_eden(recipe: Recipe) -> Recipe:
+    _operands(recipe, gradient={}, weight_gradient={})  # refuses a recipe that keeps them in float32
+    if recipe.accumulate == "hopper" or not str(recipe.gradient.format).startswith("nvfp4"):
+        raise UserError(f"recipe {recipe.name}: 'ms-eden' is for gradients in NVFP4, not {recipe.gradient.format}")
+    both = Operands("nvfp4-eden", hadamard=128, signs="random", eden=True)
+    return dataclasses.replace(recipe, gradient=both, weight_gradient=both)
+
+
+def _no_promotion(recipe: Recipe) -> Recipe:
+    if not recipe.promote:
+        raise UserError(f"recipe {recipe.name} promotes no partial sums: 'no-promotion' is for fp8-train")
+    return dataclasses.replace(recipe, promote=0)
 
 
 def _weight_format(recipe: Recipe, formats: dict[str, str], change: str) -> Recipe:
@@ -68,6 +107,20 @@ CHANGES: dict[str, tuple[str, Operation]] = {
         "products added up as Blackwell's tensor cores add, to the last bit",
         lambda recipe: dataclasses.replace(recipe, accumulate="blackwell"),
     ),
+    "no-promotion": ("FP8's sums stay inside the tensor core, none is promoted to float32", _no_promotion),
+    "hadamard-16": _rotation(16),
+    "hadamard-32": _rotation(32),
+    "hadamard-64": _rotation(64),
+    "hadamard-128": _rotation(128),
+    "ms-eden": ("both gradients by MS-EDEN: to nearest, lengths mended by way of the scales (arXiv 2601.22813)", _ms_eden),
+    "split-mean": (
+        "the mean over the tokens split off the weight gradient's operands (arXiv 2603.10444)",
+        lambda recipe: _operands(recipe, weight_gradient={"split_mean": True}),
+    ),
+    "four-over-six-activations": _four_over_six_activations("squared", 256),
+    "four-over-six-activations-mae": _four_over_six_activations("absolute", 256),
+    "four-over-six-activations-448": _four_over_six_activations("squared", 448),
+    "four-over-six-activations-mae-448": _four_over_six_activations("absolute", 448),
     "keep-head": (
         "the output head in full precision",
         lambda recipe: dataclasses.replace(recipe, keep=(*recipe.keep, "output_head")),
@@ -86,7 +139,7 @@ CHANGES: dict[str, tuple[str, Operation]] = {
     ),
 }
 
-ABLATIONS = tuple(f"nvfp4-train:{change}" for change in CHANGES if change != "fine-always")
+ABLATIONS = tuple(f"nvfp4-train:{change}" for change in CHANGES if change not in ("fine-always", "no-promotion"))
 """The all-FP4 recipe with one change at a time."""
 
 
