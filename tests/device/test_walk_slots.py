@@ -193,7 +193,8 @@ def test_ways_that_cannot_be_are_refused(fmt: str) -> None:
 
     Weights of eight bits are no operands of the tensor core, but have a product of packed bytes of their own.
     """
-    known = get_format(fmt).element is FORMATS["nvfp4"].element and get_format(fmt).rule.scale_element is not None
+    scales = {FORMATS[name].rule.scale_element for name in ("nvfp4", "mxfp4")}
+    known = get_format(fmt).element is FORMATS["nvfp4"].element and get_format(fmt).rule.scale_element in scales
     recipe = Recipe("mine", fmt, "")
     for compute in ("fp4", "packed"):
         if (known and get_format(fmt).tensor_level != "row") or (fmt, compute) == ("q8_0", "packed"):

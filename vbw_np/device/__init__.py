@@ -9,9 +9,10 @@ print(device.report())
 
 from .cache import DecodeCache
 from .card import Card, StaleWeightError
+from .codec import decode
 from .device import Device, place, release
 from .link import Handshake, Link
-from .recipe import RECIPES, Operands, Recipe, get_recipe
+from .recipe import RECIPES, Operands, Recipe, Schedule, get_recipe
 from .report import DeviceReport
 from .statistics import Statistics
 from .trace import Event, Recorder, Sample, Steps
@@ -33,9 +34,11 @@ __all__ = [
     "Recipe",
     "Recorder",
     "Sample",
+    "Schedule",
     "StaleWeightError",
     "Statistics",
     "Steps",
+    "decode",
     "get_recipe",
     "place",
     "release",

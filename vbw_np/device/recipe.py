@@ -83,6 +83,50 @@ class Operands:
             )
 
 
+OSCILLATION = ("off", "count", "reset")
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """What a recipe does as training goes on. A training loop keeps to it (`training.habits`); a device alone does not.
+
+    Attributes
+    ----------
+    oscillation : {"off", "count", "reset"}
+        Count the weights that oscillate: whose code, times its scale, moved `ratio` times as far in a window as the
+        master weight did. `reset`: at the window's end their master becomes the decoded weight (TetraJet-v2,
+        arXiv:2510.27527; AMD's ALTO #25, whose defaults these numbers are).
+    window : int
+        Steps of a window.
+    ratio : float
+    last : float
+        Share of the last steps in which all products are float32 (arXiv:2509.25149, section on the last steps).
+    stop_below : float
+        All products are float32 from the step on after which the gradient is shorter than so many times its error from
+        quantization; the square root of 3 in arXiv:2505.19115. 0: never.
+    every : int
+        Steps between two measurements of that error; each computes a gradient a second time, in float32.
+    """
+
+    oscillation: str = "off"
+    window: int = 25
+    ratio: float = 16.0
+    last: float = 0.0
+    stop_below: float = 0.0
+    every: int = 25
+
+    def __post_init__(self) -> None:
+        if self.oscillation not in OSCILLATION:
+            raise ValueError(f"oscillation is one of {', '.join(OSCILLATION)}, not {self.oscillation!r}")
+        for name in ("window", "every"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise ValueError(f"{name} is a number of steps, at least 1, not {getattr(self, name)!r}")
+        if not 0 <= self.last <= 1:
+            raise ValueError(f"last is a share of the steps, 0 to 1, not {self.last!r}")
+        if not self.ratio > 0 or not self.stop_below >= 0:
+            raise ValueError(f"ratio={self.ratio!r} must be above 0 and stop_below={self.stop_below!r} not below")
+
+
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """What a card does with its weight.
@@ -115,6 +159,8 @@ class Recipe:
     promote : int
         Of FP8 operands: partial sums of so many products leave the tensor core and are added up in float32
         (DeepSeek-V3, arXiv:2412.19437, section 3.3: 128); 0: none do.
+    schedule : Schedule or None
+        What changes as training goes on.
     summary : str
         One line for people.
     """
@@ -131,6 +177,7 @@ class Recipe:
     gradient_rule: str = "straight-through"
     accumulate: str = "float32"
     promote: int = 0
+    schedule: Schedule | None = None
 
     def __post_init__(self) -> None:
         if self.weight is not None:

@@ -13,7 +13,22 @@ from dataclasses import dataclass, replace
 
 from .affine import OFFSET_8, Q4_0, Q4_1, Q8_0, ZERO_POINT, decode_only
 from .codebooks import BNB_FP4, IQ4_NL, NF4
-from .elements import E2M1, E2M3, E3M2, E4M3, E5M2, INT4, INT4_OFFSET, INT8, UINT4, Codebook, ElementFormat
+from .elements import (
+    E2M1,
+    E2M3,
+    E3M2,
+    E4M3,
+    E5M2,
+    FLAGGED_E4M3,
+    INT4,
+    INT4_OFFSET,
+    INT4_TO_6,
+    INT8,
+    UE5M3,
+    UINT4,
+    Codebook,
+    ElementFormat,
+)
 from .errors import FormatError, unknown_name
 from .scales import (
     MX_CEIL,
@@ -97,6 +112,9 @@ class BlockFormat:
         Codes of -0 decode to +0.
     offset : {"none", "zero", "minimum"}
         `zero`: a zero point a block, (element - z) * s. `minimum`: element * s + m.
+    second : Codebook, optional
+        A second grid for the elements of a block, taken where its squared error is the smaller one; the highest bit of
+        the block's scale says so (IF4).
     stored_bits : float, optional
         Bits a value of the container, where scales are kept wider in memory than in it.
     """
@@ -122,6 +140,7 @@ class BlockFormat:
     source: str = ""
     offset: str = "none"
     stored_bits: float | None = None
+    second: Codebook | None = None
 
     def block_length(self, length: int) -> int:
         """Elements a scale along a last axis of that length."""
@@ -262,6 +281,19 @@ def _four_over_six(name: str, kind: str, caps: tuple[int, ...] = (256,), **field
     )
 
 
+def _ue5m3(name: str, words: str, headroom: float = 1.0, **fields: object) -> BlockFormat:
+    """E2M1 under UE5M3 scales, whose range makes a tensor scale needless."""
+    rule = te_rule(f"te-{name}", headroom=headroom, two_level=False, element=UE5M3)
+    return BlockFormat(name, f"E2M1, UE5M3 scale {words}", rule=rule, **{**_NV, "source": "arXiv:2509.17791"}, **fields)
+
+
+def _if4(name: str, words: str, **fields: object) -> BlockFormat:
+    """E2M1 or INT4, whichever errs less in a block, told by the scale's sign bit."""
+    rule, source = te_rule("te-if4", element=FLAGGED_E4M3), "arXiv:2603.28765; mit-han-lab/fouroversix dadfad6"
+    kind = f"IF4: E2M1 or INT4, whichever errs less, {words}"
+    return BlockFormat(name, kind, rule=rule, second=INT4_TO_6, **{**_NV, "source": source}, **fields)
+
+
 _RECORDS = (
     BlockFormat("mxfp4", "E2M1, E8M0 scale per 32, floor rule", rule=MX_FLOOR, **_MX),
     BlockFormat("mxfp4-even", "MXFP4 with the even scale rule", rule=MX_EVEN, **_MX),
@@ -298,6 +330,12 @@ _RECORDS = (
         tensor_level="tensor",
         **{**_NV, "source": "arXiv:2601.22813"},
     ),
+    _ue5m3("fp4-ue5m3", "per 16, no tensor scale"),
+    _ue5m3("fp4-ue5m3-16x16", "per 16 x 16 tile, no tensor scale", block_rows=16),
+    _ue5m3("fp4-ue5m3-headroom", "per 16, no tensor scale, 16/17 headroom for stochastic rounding", 16 / 17),
+    _if4("if4", "E4M3 scale per 16, fp32 scale a tensor", tensor_level="tensor"),
+    _if4("if4-16x16", "E4M3 scale per 16 x 16 tile, fp32 scale a tensor", tensor_level="tensor", block_rows=16),
+    _if4("if4-row", "E4M3 scale per 16, fp32 scale a row", tensor_level="row"),
     BlockFormat(
         "nvfp4-nested",
         "NVFP4 and 4 bits more inside each code's interval",

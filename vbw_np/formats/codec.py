@@ -21,14 +21,16 @@ import numpy as np
 
 from .blocks import BlockFormat, apply_options, get_format
 from .codebooks import quantile_codebook, quantile_codes
-from .elements import E4M3, as_float32, first_index
+from .elements import E4M3, Codebook, ElementFormat, as_float32, first_index
 from .errors import DtypeError, FormatError, NonFiniteError, ScaleError, ShapeError, unknown_name
 from .measure import sqnr_db
 from .packed import (
+    FLAG,
     PLANES,
     PackedTensor,
     check_shape,
     from_blocks,
+    in_second_grid,
     layout_shape,
     nested_edges,
     scale_shape,
@@ -179,6 +181,8 @@ def _fit_block_scales(x: np.ndarray, fmt: BlockFormat, nonfinite: str, given: ob
         amax_b = np.where(np.isfinite(amax_b), amax_b, np.float32(np.nan))
     if fmt.four_over_six != "off":
         block, _ = four_over_six(x, amax_b, stored, fmt)
+    elif fmt.second is not None:
+        block = two_grids(x, amax_b, stored, fmt)
     else:
         block = rule.block(amax_b, stored)
     if nonfinite == "raise":
@@ -235,13 +239,35 @@ def four_over_six(
     return np.where(took_four, candidates[1], candidates[0]), took_four
 
 
-def _candidate_error(
-    blocks: np.ndarray, codes: np.ndarray, stored: np.ndarray | np.float32 | None, fmt: BlockFormat
+def two_grids(
+    x: np.ndarray, amax_b: np.ndarray, stored: np.ndarray | np.float32 | None, fmt: BlockFormat
 ) -> np.ndarray:
-    """The error of each block (or tile) under one candidate scale, float32, in the stated order."""
-    scale = E4M3.table[codes]
+    """Choose each block's grid, the format's element or its `second`, by squared error (IF4, arXiv:2603.28765).
+
+    Both take the same scale; errors are those of `four_over_six`, and a tie keeps the first. The choice is made by
+    rounding to nearest, so that stochastic rounding stays unbiased in either grid.
+
+    Returns
+    -------
+    uint8 (..., blocks)
+        Scale codes, the highest bit set where the second grid is taken.
+    """
+    codes, blocks = fmt.rule.block(amax_b, stored), to_blocks(x, fmt)
+    errors = [_candidate_error(blocks, codes, stored, fmt, grid) for grid in (fmt.element, fmt.second)]
+    return np.where(errors[1] < errors[0], codes | FLAG, codes).astype(np.uint8)
+
+
+def _candidate_error(
+    blocks: np.ndarray,
+    codes: np.ndarray,
+    stored: np.ndarray | np.float32 | None,
+    fmt: BlockFormat,
+    element: ElementFormat | Codebook | None = None,
+) -> np.ndarray:
+    """The error of each block (or tile) under one candidate, float32, in the stated order."""
+    scale, element = fmt.rule.scale_element.table[codes], element or fmt.element
     quotients = fmt.rule.quotient(blocks, scale[..., None], _level(stored))
-    elements = fmt.element.table[fmt.element.encode(quotients, "even", nan_code=0)]
+    elements = element.table[element.encode(quotients, "even", nan_code=0)]
     error = np.zeros(codes.shape, np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
         for i in range(blocks.shape[-1]):
@@ -249,7 +275,7 @@ def _candidate_error(
             if stored is not None:
                 decoded = (decoded * stored) / np.float32(fmt.rule.range)
             difference = decoded - blocks[..., i]
-            error = error + (difference * difference if fmt.four_over_six == "mse" else np.abs(difference))
+            error = error + (np.abs(difference) if fmt.four_over_six == "mae" else difference * difference)
         return error if fmt.block_rows == 1 else _tile_sum(error, fmt.block_rows)
 
 
@@ -345,7 +371,10 @@ def _encode_blocks(
         allow_nan = nonfinite != "raise"
         return PackedTensor(_pack(codes, fmt), scales.block, x.shape, fmt, offsets=scales.offsets, allow_nan=allow_nan)
     q = quotients(x, fmt, scales)
-    codes = fmt.element.encode(q, fmt.ties, random=random, signed_zero=fmt.signed_zero, nan_code=fmt.nan_code)
+    options = {"random": random, "signed_zero": fmt.signed_zero, "nan_code": fmt.nan_code}
+    codes = fmt.element.encode(q, fmt.ties, **options)
+    if fmt.second is not None:
+        codes = np.where(in_second_grid(scales.block, x.shape, fmt), fmt.second.encode(q, fmt.ties, **options), codes)
     packed = PackedTensor(
         codes=_pack(codes, fmt),
         scales=scales.block,

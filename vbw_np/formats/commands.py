@@ -247,6 +247,7 @@ def run_quantize(args: argparse.Namespace) -> int:
         rows = []
         for code, count in enumerate(histogram):
             value = number(fmt.element.table[code]) if fmt.element else f"level {code}"
+            value += f" or {number(fmt.second.table[code])}" if fmt.second else ""
             rows.append((f"0x{code:x}", value, f"{count / x.size:7.2%}", "#" * round(40 * count / most)))
         print(table(rows, right=(1,)))
     return 0

@@ -15,7 +15,7 @@ from .codec import FittedScales, quantize, quotients
 from .elements import ElementFormat, as_float32
 from .errors import FormatError, ShapeError
 from .measure import relative_mse
-from .packed import PackedTensor, from_blocks, layout_shape, to_blocks
+from .packed import PackedTensor, from_blocks, in_second_grid, layout_shape, to_blocks
 from .packing import pack_nibbles, swizzle_scales, unpack_nibbles
 from .profiles import PROFILES
 
@@ -258,7 +258,12 @@ def _scales(a: PackedTensor, b: PackedTensor) -> list[Finding]:
 def _values(tensor: PackedTensor) -> np.ndarray:
     """Every element's level, in units of its scale; seed-v6: the magnitude."""
     table = tensor.codebook if tensor.format.element is None else tensor.format.element.table
-    return table[tensor.unpacked_codes()]
+    values, second = table[tensor.unpacked_codes()], tensor.format.second
+    if second is None:
+        return values
+    return np.where(
+        in_second_grid(tensor.scales, tensor.shape, tensor.format), second.table[tensor.unpacked_codes()], values
+    )
 
 
 def _ranks(levels: np.ndarray, table: np.ndarray) -> np.ndarray:
@@ -308,6 +313,9 @@ def _codes(a: PackedTensor, b: PackedTensor, x: np.ndarray | None) -> list[Findi
         np.concatenate([left.reshape(-1), right.reshape(-1)]) if a.format.element is None else a.format.element.table
     )
     neighbours = np.abs(_ranks(left, table) - _ranks(right, table)) == 1
+    if a.format.second is not None:
+        apart = np.abs(_ranks(left, a.format.second.table) - _ranks(right, a.format.second.table))
+        neighbours = np.where(in_second_grid(a.scales, a.shape, a.format), apart == 1, neighbours)
     if not (rest & same_scale).any():
         findings.append(
             Finding(

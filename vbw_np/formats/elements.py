@@ -360,6 +360,19 @@ class ElementFormat:
         return f"<{self.name}: {self.bits} bits, largest {self.max:g}, smallest {self.smallest:g}>"
 
 
+@dataclass(frozen=True, repr=False)
+class FlaggedFormat(ElementFormat):
+    """A format of numbers that are never negative, whose highest bit says something else and not the sign."""
+
+    @cached_property
+    def table(self) -> np.ndarray:
+        """The value of every code, float32: the same with and without the flag."""
+        half = super().table[: 1 << (self.bits - 1)]
+        table = np.concatenate([half, half])
+        table.setflags(write=False)
+        return table
+
+
 @dataclass(frozen=True)
 class Codebook:
     """An explicit list of levels: `table[code]` is the value.
@@ -509,11 +522,19 @@ E2M3 = ElementFormat("e2m3", 2, 3, bias=1)
 E3M2 = ElementFormat("e3m2", 3, 2, bias=3)
 E4M3 = ElementFormat("e4m3", 4, 3, bias=7, specials="last")
 UE4M3 = ElementFormat("ue4m3", 4, 3, bias=7, signed=False, specials="last")
+UE5M3 = ElementFormat("ue5m3", 5, 3, bias=15, signed=False, specials="last")
+"""E4M3's precision over E5M2's range: 0xFE is 114,688, 0xFF NaN (arXiv:2509.17791; AMD's ALTO, `ue5m3_ops.py`)."""
 E5M2 = ElementFormat("e5m2", 5, 2, bias=15, specials="ieee")
 E8M0 = ElementFormat("e8m0", 8, 0, bias=127, signed=False, specials="e8m0")
 
 INT4 = Codebook("int4", tuple(range(8)) + tuple(range(-8, 0)))
 """Two's complement, -8 to 7. Symmetric quantizers use a scale of amax/7, so that -8 never appears."""
+
+INT4_TO_6 = Codebook("int4-to-6", tuple(k * 6 / 7 for k in INT4.levels), write_order=(*range(9, 16), *range(8)))
+"""INT4 in -7..7, times 6/7, so that it reaches as far as E2M1 does; -8 is never written (IF4, arXiv:2603.28765)."""
+
+FLAGGED_E4M3 = FlaggedFormat("e4m3-flagged", 4, 3, bias=7, specials="last")
+"""E4M3 whose sign bit tells which grid the block's elements are of (IF4)."""
 
 INT8 = Codebook("int8", tuple(range(128)) + tuple(range(-128, 0)), bits=8)
 """Two's complement, -128 to 127."""
@@ -528,7 +549,7 @@ BF16 = ElementFormat("bf16", 8, 7, bias=127, specials="ieee")
 FP16 = ElementFormat("fp16", 5, 10, bias=15, specials="ieee")
 
 ELEMENTS: dict[str, ElementFormat | Codebook] = {
-    e.name: e for e in (E2M1, E2M3, E3M2, E4M3, UE4M3, E5M2, E8M0, INT4, UINT4, INT4_OFFSET, INT8, BF16, FP16)
+    e.name: e for e in (E2M1, E2M3, E3M2, E4M3, UE4M3, UE5M3, E5M2, E8M0, INT4, UINT4, INT4_OFFSET, INT8, BF16, FP16)
 }
 
 

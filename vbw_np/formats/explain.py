@@ -11,7 +11,7 @@ from .blocks import BlockFormat, get_format
 from .codec import FittedScales, block_amax, quantize, quotients
 from .elements import Codebook, ElementFormat, as_float32
 from .errors import FormatError, ShapeError
-from .packed import PackedTensor, explainer, layout_shape, nested_edges, nested_table
+from .packed import FLAG, PackedTensor, explainer, layout_shape, nested_edges, nested_table
 from .scalar import Rounding, round_scalar
 
 
@@ -267,17 +267,27 @@ def _encoding_steps(
     q = float(quotients(x, fmt, FittedScales.of(packed))[index])
     data["quotient"] = q
     steps.append(Step("quotient", number(q), "x in units of its scale, float32"))
-    if np.isfinite(q) and not fmt.ties.startswith("stochastic") and not getattr(fmt.element, "write_order", ()):
-        r = round_scalar(q, fmt.element, fmt.ties, signed_zero=fmt.signed_zero)
+    grid = _grid(packed, place)
+    if fmt.second is not None:
+        data["grid"] = grid.name
+        steps.append(Step("grid", grid.name, f"{fmt.element.name} or {fmt.second.name}, by squared error of the block"))
+    if np.isfinite(q) and not fmt.ties.startswith("stochastic") and not getattr(grid, "write_order", ()):
+        r = round_scalar(q, grid, fmt.ties, signed_zero=fmt.signed_zero)
         steps.append(neighbours(r))
         steps.append(Step("rounding", fmt.ties, r.reason))
         data |= {"low": r.low, "high": r.high, "midpoint": r.midpoint, "is_tie": r.is_tie, "reason": r.reason}
     return steps
 
 
+def _grid(packed: PackedTensor, place: _Place) -> ElementFormat | Codebook | None:
+    """What the element is a code of: the format's element, or its second grid where the block's scale says so."""
+    fmt = packed.format
+    return fmt.second if fmt.second is not None and packed.scales[place.scale] & FLAG else fmt.element
+
+
 def _storage_steps(packed: PackedTensor, index: tuple[int, ...], place: _Place, data: dict[str, object]) -> list[Step]:
     """From the bytes to the decoded value."""
-    fmt = packed.format
+    fmt, grid = packed.format, _grid(packed, place)
     code = int(packed.unpacked_codes()[index])
     byte = int(packed.codes.reshape(-1)[place.byte])
     part = f"bits from {place.bit} on are this element's"
@@ -287,9 +297,7 @@ def _storage_steps(packed: PackedTensor, index: tuple[int, ...], place: _Place, 
         part = "the element's own"
     steps = [
         Step("byte", f"codes[{place.byte}] = 0x{byte:02x}", f"flat byte address; {part}"),
-        Step(
-            "code", f"{code} (0x{code:x})", f"bits {bit_fields(code, fmt.element)}" if fmt.element else "codebook index"
-        ),
+        Step("code", f"{code} (0x{code:x})", f"bits {bit_fields(code, grid)}" if grid else "codebook index"),
     ]
     data |= {"code": code, "byte_address": place.byte, "byte": byte, "bit": place.bit, "bits": fmt.code_bits}
     if fmt.code_bits == 4:
@@ -298,7 +306,7 @@ def _storage_steps(packed: PackedTensor, index: tuple[int, ...], place: _Place, 
         sign = "-" if np.signbit(packed.dequantize(0)[index]) else "+"
         steps += [Step("sign bit", sign), Step("level", number(packed.codebook[code]), f"codebook[{code}]")]
     else:
-        element = float(fmt.element.table[code])
+        element = float(grid.table[code])
         drops_sign = fmt.positive_zero and element == 0 and np.signbit(element)
         element = 0.0 if drops_sign else element
         steps.append(Step("element", number(element), "-0 counts as +0 there" if drops_sign else ""))

@@ -29,6 +29,9 @@ from .packing import unpack_bits, unpack_codes, unpack_nibbles
 PLANES = 4
 """Bits of a fine tier."""
 
+FLAG = np.uint8(128)
+"""The bit of a block scale's code that says that the block is of the format's second grid."""
+
 
 def layout_shape(shape: tuple[int, ...], fmt: BlockFormat) -> tuple[int, ...]:
     """The shape that blocks and bytes follow: the logical shape, or one long row for a flat format."""
@@ -275,6 +278,9 @@ class PackedTensor:
         if planes and fine is not None and fine.kind == "nested":
             return nested_table(fine.top, planes)[codes, self.unpacked_fine() >> np.uint8(PLANES - planes)]
         values = self.format.element.table[codes]
+        if self.format.second is not None:
+            second = in_second_grid(self.scales, self.shape, self.format)
+            values = np.where(second, self.format.second.table[codes], values)
         if self.format.positive_zero:
             values = values + np.float32(0)
         if planes and fine is not None and fine.kind == "tied":
@@ -415,6 +421,12 @@ def to_blocks(x: np.ndarray, fmt: BlockFormat) -> np.ndarray:
         padded[..., :length] = rows
         rows = padded
     return rows.reshape(*rows.shape[:-1], count, block)
+
+
+def in_second_grid(scales: np.ndarray, shape: tuple[int, ...], fmt: BlockFormat) -> np.ndarray:
+    """Which elements are of the second grid, as their blocks' scale codes (..., blocks) say: bool of `shape`."""
+    flags = (scales & FLAG).astype(bool)[..., None]
+    return from_blocks(np.broadcast_to(flags, (*flags.shape[:-1], fmt.block)), shape, fmt)
 
 
 def from_blocks(blocks: np.ndarray, shape: tuple[int, ...], fmt: BlockFormat) -> np.ndarray:

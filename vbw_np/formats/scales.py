@@ -262,6 +262,7 @@ def te_rule(
     headroom: float = 1.0,
     two_level: bool = True,
     least: float = LEAST_MULTIPLIER,
+    element: ElementFormat = E4M3,
 ) -> ScaleRule:
     """TransformerEngine's NVFP4 (and arXiv:2509.25149 appendix B), operation by operation.
 
@@ -272,14 +273,13 @@ def te_rule(
         e_b  = min(1 / (s_b * (1 / S)), FLT_MAX)
         q    = clip(x * e_b, -largest, largest)
 
-    `cap` is 256 when four-over-six may enlarge a scale by 1.5; `largest` is 7 for INT4 elements. `headroom`
-    (16/17 in Quartet II's unbiased stochastic rounding) shrinks the range that amax_b is mapped to, so that an
-    E4M3 scale which rounded down cannot push an element past the largest code: 1/largest becomes
-    1/(largest * headroom). Without a tensor level, S is 1.
+    `cap` is 256 when four-over-six may enlarge a scale by 1.5; `largest` is 7 for INT4 elements. `headroom` (16/17 in
+    Quartet II's unbiased stochastic rounding) shrinks the range that amax_b is mapped to, so that a scale which rounded
+    down cannot push an element past the largest code: 1/largest becomes 1/(largest * headroom). One level: S is 1.
 
     Decoding multiplies with ``amax / (cap * largest)``. Where S stopped at FLT_MAX (amax below 7.9e-36), that is not
     what was encoded with; `least`, 1/FLT_MAX, is then what decoding multiplies with (0: as the producers do, whose
-    decoded values are then too small by as much as S had to stop short).
+    values are then too small). `element`: of block scales; 448 is its largest number, where it is not E4M3.
     """
     numbers = RuleNumbers("te", "", largest, cap, headroom, least, two_level)
 
@@ -289,7 +289,7 @@ def te_rule(
     def block(amax_b: np.ndarray, g: np.ndarray | None) -> np.ndarray:
         with np.errstate(over="ignore"):
             scale = np.minimum(amax_b * (encode_scale(g) * numbers.inverse), FLOAT32_MAX)
-        return E4M3.encode(np.minimum(scale, np.float32(448)), "even")
+        return element.encode(np.minimum(scale, np.float32(element.max)), "even")
 
     def base(amax_b: np.ndarray, g: np.ndarray | None) -> np.ndarray:
         return (amax_b / np.float32(largest)) * encode_scale(g)
@@ -302,16 +302,17 @@ def te_rule(
 
     stored = partial(np.asarray, dtype=np.float32)
     multiplier = partial(te_multiplier, numbers=numbers)
-    _made_of(numbers, block, quotient, stored, multiplier)
+    if element is E4M3:  # what computes by numbers alone knows no other scales
+        _made_of(numbers, block, quotient, stored, multiplier)
     return ScaleRule(
         name,
-        "E4M3 block scale under one float32 scale a tensor" if two_level else "E4M3 block scale alone",
-        E4M3,
+        f"{element.name.upper()} block scale {'under one float32 scale a tensor' if two_level else 'alone'}",
+        element,
         block,
         quotient,
         stored=stored if two_level else None,
         multiplier=multiplier,
-        four_over_six_base=base,
+        four_over_six_base=base if element is E4M3 else None,
         range=cap * largest,
     )
 

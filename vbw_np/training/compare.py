@@ -125,8 +125,12 @@ def _step_seconds(log: RunLog) -> float | None:
 
 def _weight_bytes(trainer: Trainer) -> int:
     """Bytes of the linear layers' weights as the recipe stores them: codes, scales, agreed planes of the fine tier."""
-    cards = trainer.device.cards.values()
-    return sum(card.parameter.data.nbytes if card.packed is None else card.packed.nbytes for card in cards)
+    cards = trainer.habits.cards
+    on_them = [card.parameter.host is card and card.packed is not None for card in cards]
+    return sum(
+        card.packed.nbytes if packed else card.parameter.data.nbytes
+        for card, packed in zip(cards, on_them, strict=True)
+    )
 
 
 def _finished(run: Run, folder: Path) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from ..device import Operands, Recipe, get_recipe
+from ..device import Operands, Recipe, Schedule, get_recipe
 from ..errors import UserError
 from ..models.claude4 import Claude4Config
 from .schedules import warmup_cosine, warmup_linear
@@ -122,7 +122,7 @@ def recipe_from_dict(saved: dict[str, Any]) -> Recipe:
     for field in dataclasses.fields(Recipe):
         value = fields.get(field.name)
         if isinstance(value, dict):
-            fields[field.name] = Operands(**value)
+            fields[field.name] = (Schedule if field.name == "schedule" else Operands)(**value)
         elif isinstance(value, list):
             fields[field.name] = tuple(value)
     return Recipe(**fields)

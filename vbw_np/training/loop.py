@@ -39,6 +39,7 @@ from . import checkpoint, diagnose
 from .clipping import clip_grad_norm_
 from .config import TrainConfig
 from .folder import BEST, KIND, LAST, LOG, FolderInUse, RunFolder, run_id
+from .habits import Habits
 from .log import RunLog
 from .threads import steady_blas
 from .trained import TrainedModel, check_shapes, config_of, load_model, vocabulary_array
@@ -148,6 +149,7 @@ class Trainer:
         self.optimizer = optim.AdamW(
             self.parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
         )
+        self.habits = Habits(config.recipe.schedule, self.device, config.steps)
         self.factor = config.factor()
         self.data_rng = np.random.default_rng([config.seed, 1])  # not the stream that the weights were drawn from
         self.batches = batches(self.train_stream, config.batch_size, config.seq_len, self.data_rng)
@@ -236,10 +238,9 @@ class Trainer:
             )
         self.model.load_state_dict(kept.below("model/"))
         self.optimizer.load_state_dict(checkpoint.unflatten(kept.arrays, meta["optimizer"]))
+        self.habits.restore(meta.get("habits"), kept.below("habits/"))
         self._set_random_states(meta["random"])
-        for name, module in self.model.named_modules():
-            if name in meta["steady_calls"]:
-                module.steady_calls = meta["steady_calls"][name]
+        self._set_steady_calls(meta["steady_calls"])
         self.step, self.seconds = int(meta["step"]), float(meta["seconds"])
         self.best_loss, self.best_step = float(meta["best"]["loss"]), int(meta["best"]["step"])
         self.saved = _worth(self.step, meta.get("validation"))
@@ -271,6 +272,16 @@ class Trainer:
         self.device.generator.load_state_dict(states["device"])
         self.data_rng.bit_generator.state = states["data"]
 
+    def _steady_calls(self) -> dict[str, int]:
+        """What attentions without a mask have counted."""
+        modules = self.model.named_modules()
+        return {name: module.steady_calls for name, module in modules if hasattr(module, "steady_calls")}
+
+    def _set_steady_calls(self, calls: dict[str, int]) -> None:
+        for name, module in self.model.named_modules():
+            if name in calls:
+                module.steady_calls = calls[name]
+
     def save(self, validation: float | None = None) -> None:
         """Write ``last.vbw``, whole or not at all; `validation` is the validation loss of these weights, if known.
 
@@ -286,7 +297,7 @@ class Trainer:
             raise self._stopped("its weights are not finite", broken)
         arrays = {f"model/{name}": array for name, array in self.model.state_dict().items()}
         moments, optimizer = checkpoint.flatten("optimizer", self.optimizer.state_dict())
-        arrays |= moments | vocabulary_array(self.train_stream)
+        arrays |= moments | vocabulary_array(self.train_stream) | self.habits.arrays()
         stream = self.train_stream
         meta = {
             "kind": KIND,
@@ -299,10 +310,8 @@ class Trainer:
             "validation": validation,
             "optimizer": optimizer,
             "random": self._random_states(),
-            "steady_calls": {
-                name: module.steady_calls for name, module in self.model.named_modules()
-                if hasattr(module, "steady_calls")
-            },
+            "habits": self.habits.state(),
+            "steady_calls": self._steady_calls(),
             "data": {"name": stream.name, "sha256": stream.sha256, "tokens": len(stream),
                      "tokenizer": stream.tokenizer, "vocab_size": stream.vocab_size},
         }  # fmt: skip
@@ -356,7 +365,7 @@ class Trainer:
                 loss, norm = self.train_step()
                 self.seconds += time.perf_counter() - started
                 self.log.append(self.step, loss=loss, lr=self.optimizer.lr, grad_norm=norm,
-                                seconds=round(self.seconds, 3))  # fmt: skip
+                                seconds=round(self.seconds, 3), **self.habits.seen)  # fmt: skip
                 shown.step(f"loss {loss:.3f}{note}")
                 ended = self.step == config.steps
                 wants_stop = not ended and stop()
@@ -390,12 +399,15 @@ class Trainer:
 
     def train_step(self) -> tuple[float, float]:
         """One optimizer step on the next batches; the loss before it, and the gradients' length before clipping."""
+        self.habits.before_step(self.step)
         before = self._random_states()
         drawn = [next(self.batches) for _ in range(self.config.accumulate)]
         self.optimizer.lr = self.config.lr * self.factor(self.step)
         try:
             with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # judged below, and in words
                 loss = self._gradients(drawn)
+                if self.habits.wants_exact(self.step):
+                    self._compare_with_exact(drawn, before)
                 norm = math.nan
                 if math.isfinite(loss):
                     norm = clip_grad_norm_(self.parameters, self.config.clip or math.inf)
@@ -409,7 +421,22 @@ class Trainer:
         with np.errstate(over="ignore", invalid="ignore"):  # a weight that overflows is found before it is written
             self.optimizer.step()
         self.step += 1
+        self.habits.after_step()
         return loss, norm
+
+    def _compare_with_exact(self, drawn: list[NDArray[np.int64]], before: dict[str, Any]) -> None:
+        """The same gradients once more in float32, from the same random states; the parameters keep those of before."""
+        after, ours, calls = self._random_states(), [p.grad for p in self.parameters], self._steady_calls()
+        for p in self.parameters:
+            p.grad = None
+        self._set_random_states(before)
+        with self.habits.in_float32():
+            self._gradients(drawn)
+        self.habits.note_error(ours, [p.grad for p in self.parameters])
+        for p, grad in zip(self.parameters, ours, strict=True):
+            p.grad = grad
+        self._set_random_states(after)
+        self._set_steady_calls(calls)
 
     def _gradients(self, drawn: list[NDArray[np.int64]]) -> float:
         """Gradients of the mean loss over the batches, in the parameters; the mean loss."""

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Callable
 
-from ..device import RECIPES, Operands, Recipe
+from ..device import RECIPES, Operands, Recipe, Schedule
 from ..errors import UserError
 
 Operation = Callable[[Recipe], Recipe]
@@ -69,6 +70,34 @@ def _no_promotion(recipe: Recipe) -> Recipe:
     return dataclasses.replace(recipe, promote=0)
 
 
+def _all_formats(recipe: Recipe, names: dict[str, str], change: str) -> Recipe:
+    """The recipe with the formats of its weight and of all its operands replaced by others."""
+    recipe = _weight_format(recipe, names, change)
+    for slot in ("activation", "gradient", "weight_gradient"):
+        recipe = _format_of(recipe, slot, names, change)
+    right = recipe.weight_gradient.right
+    return recipe if right is None else _operands(recipe, weight_gradient={"right": names[right]})
+
+
+UE5M3 = {
+    "nvfp4": "fp4-ue5m3", "nvfp4-16x16": "fp4-ue5m3-16x16", "nvfp4-row-scaled": "fp4-ue5m3",
+    "nvfp4-row-headroom": "fp4-ue5m3-headroom",
+}  # fmt: skip
+IF4 = {"nvfp4": "if4", "nvfp4-16x16": "if4-16x16", "nvfp4-row-scaled": "if4-row", "nvfp4-row-headroom": "if4-row"}
+"""NVFP4's formats, and what stands in their place under other scales or with two grids."""
+
+
+def _over_time(**fields: object) -> Operation:
+    """Fields of the recipe's schedule set; those that are set already stay."""
+
+    def change(recipe: Recipe) -> Recipe:
+        if recipe.weight is None:
+            raise UserError(f"recipe {recipe.name} quantizes nothing, so nothing is counted, reset or switched over")
+        return dataclasses.replace(recipe, schedule=dataclasses.replace(recipe.schedule or Schedule(), **fields))
+
+    return change
+
+
 def _weight_format(recipe: Recipe, formats: dict[str, str], change: str) -> Recipe:
     if recipe.weight not in formats:
         raise UserError(f"recipe {recipe.name}: {change!r} is for weights in {', '.join(formats)}, not {recipe.weight}")
@@ -112,7 +141,7 @@ CHANGES: dict[str, tuple[str, Operation]] = {
     "hadamard-32": _rotation(32),
     "hadamard-64": _rotation(64),
     "hadamard-128": _rotation(128),
-    "ms-eden": ("both gradients by MS-EDEN: to nearest, lengths mended by way of the scales (arXiv 2601.22813)", _ms_eden),
+    "ms-eden": ("both gradients to nearest, lengths mended by way of the scales (arXiv 2601.22813)", _ms_eden),
     "split-mean": (
         "the mean over the tokens split off the weight gradient's operands (arXiv 2603.10444)",
         lambda recipe: _operands(recipe, weight_gradient={"split_mean": True}),
@@ -121,6 +150,30 @@ CHANGES: dict[str, tuple[str, Operation]] = {
     "four-over-six-activations-mae": _four_over_six_activations("absolute", 256),
     "four-over-six-activations-448": _four_over_six_activations("squared", 448),
     "four-over-six-activations-mae-448": _four_over_six_activations("absolute", 448),
+    "ue5m3": (
+        "block scales in UE5M3, which need no scale a tensor or row (arXiv 2509.17791)",
+        lambda recipe: _all_formats(recipe, UE5M3, "ue5m3"),
+    ),
+    "if4": (
+        "IF4 everywhere: E2M1 or INT4 a block, whichever errs less (arXiv 2603.28765)",
+        lambda recipe: _all_formats(recipe, IF4, "if4"),
+    ),
+    "count-oscillation": (
+        "count the weights whose code moves 16 times as far as they do, every 25 steps: the same bits",
+        _over_time(oscillation="count"),
+    ),
+    "reset-oscillation": (
+        "such weights become the decoded ones (arXiv 2510.27527)",
+        _over_time(oscillation="reset"),
+    ),
+    "last-steps": (
+        "all products in float32 in the last tenth of the steps (arXiv 2509.25149)",
+        _over_time(last=0.1),
+    ),
+    "stop-sign": (
+        "all products in float32 once the gradient is below sqrt(3) times its error (arXiv 2505.19115)",
+        _over_time(stop_below=math.sqrt(3)),
+    ),
     "keep-head": (
         "the output head in full precision",
         lambda recipe: dataclasses.replace(recipe, keep=(*recipe.keep, "output_head")),
@@ -139,7 +192,10 @@ CHANGES: dict[str, tuple[str, Operation]] = {
     ),
 }
 
-ABLATIONS = tuple(f"nvfp4-train:{change}" for change in CHANGES if change not in ("fine-always", "no-promotion"))
+NOT_OF_NVFP4_TRAIN = ("fine-always", "no-promotion", "count-oscillation")
+"""What that recipe has nothing for, and what changes no bit."""
+
+ABLATIONS = tuple(f"nvfp4-train:{change}" for change in CHANGES if change not in NOT_OF_NVFP4_TRAIN)
 """The all-FP4 recipe with one change at a time."""
 
 

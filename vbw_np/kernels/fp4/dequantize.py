@@ -164,6 +164,7 @@ def _is_known(fmt: formats.BlockFormat, planes: int) -> bool:
         and isinstance(fmt.element, formats.ElementFormat | formats.Codebook)
         and len(fmt.element.table) == WIDTH
         and not fmt.flat
+        and fmt.second is None
         and fmt.decode_order == "multiply"
         and fmt.offset == "none"
         and (fmt.block is None or (fmt.block % WIDTH == 0 and fmt.block <= 32))
