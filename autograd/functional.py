@@ -184,14 +184,14 @@ def dropout(x: Tensor, p: float, key: tuple[int, int] | None) -> Tensor:
 
 
 def check_ids(name: str, ids: NDArray, count: int) -> NDArray:
-    """`ids` as an integer array with 0 <= id < `count`, or a clear error."""
+    """`ids` as an array of integers that NumPy indexes with, 0 <= id < `count`, or a clear error."""
     ids = np.asarray(ids)
     if ids.dtype.kind not in "iu":
         raise TypeError(f"{name}: ids are integers, not {ids.dtype}")
     if ids.size and (ids.min() < 0 or ids.max() >= count):
         bad = ids[(ids < 0) | (ids >= count)].flat[0]
         raise IndexError(f"{name}: id {bad} is outside 0 ... {count - 1}")
-    return ids
+    return ids.astype(np.intp, copy=False)  # where addresses have 32 bits, NumPy takes no int64
 
 
 def embedding(weight: Tensor, ids: NDArray) -> Tensor:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
 from vbw_np.data import batches, load_stream, load_text
+from vbw_np.data.corpus import stdlib_text
 from vbw_np.errors import DataError, UserError
 
 
@@ -37,6 +39,22 @@ def test_a_folder_is_read_in_sorted_order_without_hidden_or_binary_files(tmp_pat
     assert text.contents == (b"z", b"x", b"b")
     assert text.skipped == ("picture.png",)
     assert text.name == tmp_path.name
+
+
+def test_a_folder_inside_a_zip_file_is_read_as_the_folder_is(tmp_path: Path) -> None:
+    """Where Python runs in a browser, its own library is a zip file."""
+    for name in ("lib/b.py", "lib/a/z.py", "lib/a-b/x.py", "lib/.git/x.py", "lib/a/__pycache__/m.py", "other/c.py"):
+        (tmp_path / "plain" / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / "plain" / name).write_text(name)
+    (tmp_path / "plain" / "lib" / "no.bin").write_bytes(b"\0")
+    packed = Path(shutil.make_archive(str(tmp_path / "packed"), "zip", tmp_path / "plain"))
+    assert load_text(packed / "lib") == load_text(tmp_path / "plain" / "lib")
+    assert load_text(packed / "lib").files == ("a/z.py", "a-b/x.py", "b.py")
+    assert stdlib_text(packed / "lib") == stdlib_text(tmp_path / "plain" / "lib")
+    with pytest.raises(DataError, match="nothing to read in the folder"):
+        load_text(packed / "nowhere")
+    with pytest.raises(DataError, match="does not exist"):
+        load_text(tmp_path / "nowhere" / "lib")
 
 
 def make(tmp_path: Path, content: bytes) -> Path:

@@ -72,3 +72,13 @@ def test_answers_of_the_open_notebook_are_judged_too():
 def test_the_folder_can_be_named(solved, monkeypatch):
     monkeypatch.setitem(os.environ, "VBW_NOTEBOOKS", str(solved))
     assert own_parts(["02.1"])["02.1"].yours
+
+
+def test_where_there_are_no_processes_the_same_answers_are_right(solved, monkeypatch):
+    """As in a browser: the answers run in this process."""
+    monkeypatch.setattr("vbw_np.teach.isolation.has_processes", lambda: False)
+    monkeypatch.setattr("subprocess.Popen", None)
+    parts = own_parts(CHAIN, folder=solved)
+    assert all(part.yours for part in parts.values())
+    shipped = own_parts(CHAIN, folder=ROOT / "notebooks")
+    assert not any(part.yours for part in shipped.values()) and "not attempted" in shipped["05.2"].why

@@ -80,6 +80,7 @@ summary { cursor: pointer; color: var(--link); padding: 0.1rem 0; }
 .index span, .index a { font: 1rem/1.5 system-ui, "DejaVu Sans", sans-serif; }
 .index span { color: var(--soft); }
 .index q { grid-column: 2 / 4; quotes: none; }
+.index a.run { grid-column: 2 / 4; justify-self: start; font-size: 0.9rem; }
 footer { font: 0.85rem/1.5 system-ui, "DejaVu Sans", sans-serif; color: var(--soft); margin-top: 2rem; }
 @media (max-width: 30rem) { body { font-size: 1rem; } main { padding: 0.6rem 0.9rem 3rem; } h1 { font-size: 1.5rem; }
   pre { font-size: 0.75rem; padding: 0.6rem 0.7rem; } .out { border-left: 0; padding-left: 0; } }
@@ -115,7 +116,7 @@ def page(title: str, body: str, made_from: str = "") -> str:
 
 def markdown(text: str) -> str:
     """A text cell as HTML; links to the glossary and to other notebooks lead to pages."""
-    text = text.replace("](../docs/glossary.md)", "](glossary.html)")
+    text = text.replace("](../docs/glossary.md)", "](glossary.html)").replace("](../docs/", "](../")
     rendered = mistune.create_markdown(plugins=["table"])(text)
     return re.sub(r"<table>", '<div class="scroll"><table>', rendered).replace("</table>", "</table></div>")
 
@@ -179,16 +180,22 @@ def code_cell(cell: Cell) -> str:
     elif cell.value is not None:
         outputs.append(_lines(repr(cell.value)))
     if outputs:
-        parts.append(f'<div class="out">{"".join(outputs)}</div>')
-    name = cell.exercise
-    if name is None:
+        out = "".join(outputs)
+        if cell.unguessed:
+            out = f"<details><summary>Guess first, then look</summary>{out}</details>"
+        parts.append(f'<div class="out">{out}</div>')
+    if cell.exercise is None:
         return "".join(parts)
-    hints = "".join(f"<li>{_with_code(h)}</li>" for h in exercises()[name].hints)
-    answer = highlight(exercises()[name].solution, PythonLexer(), HtmlFormatter())
+    return f'<div class="exercise">{"".join(parts)}{help_for(cell.exercise)}</div>'
+
+
+def help_for(exercise: str) -> str:
+    """Its hints and an answer, folded."""
+    hints = "".join(f"<li>{_with_code(h)}</li>" for h in exercises()[exercise].hints)
+    answer = highlight(exercises()[exercise].solution, PythonLexer(), HtmlFormatter())
     return (
-        f'<div class="exercise">{"".join(parts)}'
-        f"<details><summary>Hints to exercise {name}</summary><ol>{hints}</ol></details>"
-        f"<details><summary>An answer to exercise {name}</summary>{_code(answer)}</details></div>"
+        f"<details><summary>Hints to exercise {exercise}</summary><ol>{hints}</ol></details>"
+        f"<details><summary>An answer to exercise {exercise}</summary>{_code(answer)}</details>"
     )
 
 
@@ -251,21 +258,27 @@ def digest(source: build.Source) -> str:
     return hashlib.sha256(build.rendered(source).encode()).hexdigest()
 
 
-def index_page(all_sources: list[build.Source]) -> str:
-    """The list of notebooks in order."""
+def index_page(
+    all_sources: list[build.Source], runs: dict[str, str] | None = None, steps: dict[str, str] | None = None
+) -> str:
+    """The list of notebooks in order; on a site, with the pages that run (by name) and play a step (by recipe)."""
     rows = "".join(
         f'<li><span>{s.number}</span><a href="{s.name}.html">{html.escape(s.front["title"])}</a>'
-        f"<span>{s.front['minutes']} minutes</span><q>{html.escape(s.front['question'])}</q></li>"
+        f"<span>{s.front['minutes']} minutes</span><q>{html.escape(s.front['question'])}</q>"
+        + (f'<a class="run" href="{runs[s.name]}">Run it in your browser</a></li>' if runs else "</li>")
         for s in all_sources
     )
+    players = "".join(f'<li><a href="{file}">{html.escape(recipe)}</a></li>' for recipe, file in (steps or {}).items())
+    after = f"<h2>One training step, to walk through</h2><ul>{players}</ul>" if players else ""
+    where = "here in the browser, or " if runs else ""
     minutes = sum(int(s.front["minutes"]) for s in all_sources)
     body = (
         "<h1>From one bit to a trained model, step by step</h1>"
         "<p>For readers who know Python and matrices, and nothing of quantization. Read them in order; run them "
-        "in JupyterLab, VS Code or Colab from <code>notebooks/</code> to change things and to do the exercises, "
-        f"which check themselves. All in all about {minutes} minutes. Words are explained where they first appear, "
-        'and in the <a href="glossary.html">glossary</a>.</p>'
-        f'<ol class="index">{rows}</ol>'
+        f"{where}in JupyterLab, VS Code or Colab from <code>notebooks/</code> to change things and to do the "
+        f"exercises, which check themselves. All in all about {minutes} minutes. Words are explained where they first "
+        'appear, and in the <a href="glossary.html">glossary</a>.</p>'
+        f'<ol class="index">{rows}</ol>{after}'
     )
     return page("vbw-np: the notebooks", body)
 

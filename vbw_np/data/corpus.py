@@ -8,6 +8,7 @@ import hashlib
 import os
 import platform
 import sysconfig
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -66,14 +67,48 @@ def _read(path: str) -> bytes:
         ) from error
 
 
-def _walk(root: Path, wanted: Callable[[str], bool], skip_folders: Callable[[str], bool]) -> list[tuple[str, ...]]:
-    """Regular files below `root` as tuples of path parts, sorted by them: the same order on every system."""
-    found = []
+Found = list[tuple[tuple[str, ...], Callable[[], bytes]]]
+"""Files as their path's parts, sorted by them (the same order on every system), each with what reads it."""
+
+
+def _walk(root: Path, wanted: Callable[[str], bool], skip_folders: Callable[[str], bool]) -> Found:
+    """Regular files below `root`, which may lie in a zip file, as Python's own library does where it is packed."""
+    archive = _archive_of(root)
+    if archive is not None:
+        return _walk_archive(archive, root.relative_to(archive).parts, wanted, skip_folders)
+    found: Found = []
     for folder, folders, names in os.walk(root):
         folders[:] = [name for name in folders if not skip_folders(name)]
         parts = Path(folder).relative_to(root).parts
-        found += [(*parts, name) for name in names if wanted(name) and os.path.isfile(os.path.join(folder, name))]
-    return sorted(found)
+        for name in names:
+            path = os.path.join(folder, name)
+            if wanted(name) and os.path.isfile(path):
+                found.append(((*parts, name), functools.partial(_read, path)))
+    return sorted(found, key=lambda one: one[0])
+
+
+def _archive_of(path: Path) -> Path | None:
+    """The zip file that a path leads into, if it does."""
+    return next((place for place in (path, *path.parents) if place.is_file() and zipfile.is_zipfile(place)), None)
+
+
+def _walk_archive(
+    archive: Path, inside: tuple[str, ...], wanted: Callable[[str], bool], skip_folders: Callable[[str], bool]
+) -> Found:
+    def read(name: str) -> bytes:
+        with zipfile.ZipFile(archive) as packed:
+            return packed.read(name)
+
+    found: Found = []
+    with zipfile.ZipFile(archive) as packed:
+        for name in packed.namelist():
+            parts = tuple(name.split("/"))
+            below = parts[len(inside) :]
+            if parts[: len(inside)] != inside or not below or not below[-1]:
+                continue
+            if wanted(below[-1]) and not any(map(skip_folders, below[:-1])):
+                found.append((below, functools.partial(read, name)))
+    return sorted(found, key=lambda one: one[0])
 
 
 def stdlib_text(root: str | os.PathLike[str] | None = None) -> Corpus:
@@ -92,20 +127,27 @@ def stdlib_text(root: str | os.PathLike[str] | None = None) -> Corpus:
     Raises
     ------
     DataError
-        If there are none: some systems ship the library compiled or zipped.
+        If there are none: some systems ship the library compiled.
     """
-    folder = Path(root if root is not None else sysconfig.get_path("stdlib"))
+    folder = Path(root) if root is not None else _home()
     files = _walk(folder, lambda name: name.endswith(".py"), lambda name: name in _NOT_STDLIB)
     if not files:
         raise DataError(
-            f"data: no sources of the standard library in {folder}: this Python keeps them compiled or zipped. "
+            f"data: no sources of the standard library in {folder}: this Python keeps them compiled. "
             "Use your own text (--data FILE or --data DIR) or --data random."
         )
     return Corpus(
         name=f"Python {platform.python_version()} standard library",
-        files=tuple("/".join(parts) for parts in files),
-        contents=tuple(_read(os.path.join(folder, *parts)) for parts in files),
+        files=tuple("/".join(parts) for parts, _ in files),
+        contents=tuple(read() for _, read in files),
     )
+
+
+def _home() -> Path:
+    """Where this Python has its library: a folder, or a zip file (in a browser)."""
+    folder = Path(sysconfig.get_path("stdlib"))
+    packed = Path(os.__file__).parent
+    return packed if not (folder / "os.py").is_file() and _archive_of(packed) else folder
 
 
 def load_text(path: str | os.PathLike[str]) -> Corpus:
@@ -120,7 +162,7 @@ def load_text(path: str | os.PathLike[str]) -> Corpus:
         If the path is missing, is neither file nor folder, cannot be read, is binary, or holds no text.
     """
     path = Path(path).expanduser()
-    if path.is_dir():
+    if path.is_dir() or (not path.exists() and _archive_of(path)):
         return _load_folder(path)
     if not path.exists():
         raise DataError(
@@ -147,8 +189,8 @@ def _load_folder(folder: Path) -> Corpus:
         skip_folders=lambda name: name.startswith(".") or name == "__pycache__",
     )
     names, contents, skipped = [], [], []
-    for parts in files:
-        content = _read(os.path.join(folder, *parts))
+    for parts, read in files:
+        content = read()
         if b"\0" in content:
             skipped.append("/".join(parts))
         elif content.strip():

@@ -202,7 +202,7 @@ def _tell(run: _Run) -> Story:
 def _forward(story: Story, cards: dict[str, CardStory], run: _Run, phase: str) -> dict[str, NDArray]:
     witness, weights = (run.first, run.before) if phase == "forward" else (run.second, run.after)
     table = weights["embedding"]
-    x = np.take(table, run.ids, axis=0)
+    x = table[run.ids]
     story.at(phase).add(
         "tokens",
         "Token {token} is the letter {letter@names}, number {letter}; its row of the embedding table goes in: {x} at "

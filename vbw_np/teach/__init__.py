@@ -23,6 +23,7 @@ plain         values as plain data, without running a method of the learner's
 asking, rules what an answer gives for each case; what it uses that it should not
 worker        the process that a learner's code runs in; isolation: the grader's end of it
 grading       a whole notebook; needed: which of its cells an answer needs; runner: notebooks without Jupyter
+browser       one cell at a time, for a page in which Python itself runs
 own           `own_parts`: the reader's right answers, for a later notebook to use
 texts         `first_texts`: what three trained models wrote
 commands      `vbw learn`, `vbw grade`

@@ -1,12 +1,14 @@
 """Ask a learner's answer without sharing a process with it.
 
 The code runs in a process of its own (`worker`), and what comes back is read as untrusted plain data: it may be cut
-short, made up, or absent, and the worst that follows is a wrong answer.
+short, made up, or absent, and the worst that follows is a wrong answer. Python in a browser has no processes: there the
+code runs in this one, which is the page's own and ends with it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import select
@@ -20,7 +22,7 @@ from types import TracebackType
 from typing import Any
 
 from ..errors import UserError
-from .worker import ANSWERS, REQUEST
+from .worker import ANSWERS, REQUEST, answer_request
 
 SECONDS = 60.0
 MAX_ANSWERS = 64 << 20  # bytes
@@ -90,6 +92,8 @@ class Isolation:
             The folder whose modules the code may import.
         """
         request = {"cells": list(cells), "target": target, "cases": list(cases), "rules": rules, "folder": str(beside)}
+        if not has_processes():
+            return _answers_here(request)
         with tempfile.TemporaryDirectory(prefix="vbw-answer-", ignore_cleanup_errors=True) as name:
             folder = Path(name)
             (folder / REQUEST).write_text(json.dumps(request), "utf-8")
@@ -127,6 +131,20 @@ class Isolation:
             self._template.wait()
             self._template.stdout.close()  # type: ignore[union-attr]
             self._template = None
+
+
+def has_processes() -> bool:
+    """Whether this system can start a process: WebAssembly cannot."""
+    return sys.platform not in ("emscripten", "wasi")
+
+
+def _answers_here(request: dict[str, Any]) -> Answers:
+    """The same in this process, with no limits."""
+    printed, records = io.StringIO(), []
+    with contextlib.redirect_stdout(printed):
+        answer_request(request, records.append)
+    answers = Answers(printed=printed.getvalue())
+    return _filled(answers, json.loads(json.dumps(records)))
 
 
 def _line(template: subprocess.Popen[str], seconds: float) -> str:
@@ -171,7 +189,10 @@ def _read(path: Path, ending: dict[str, Any], seconds: float) -> Answers:
         answers.ended = f"ended the process with signal {-ending['code']}"
     else:
         answers.ended = f"ended the process (exit code {ending['code']})"
-    records = list(_records(path))
+    return _filled(answers, list(_records(path)))
+
+
+def _filled(answers: Answers, records: list[dict[str, Any]]) -> Answers:
     if records and isinstance(records[0].get("errors"), list):
         answers.found = records[0].get("found") is True
         answers.errors = [_error(e) for e in records[0]["errors"] if isinstance(e, dict)]

@@ -63,6 +63,11 @@ class Cell:
         """The exercise that is checked here, by the cell's metadata."""
         return self._marked("check")
 
+    @property
+    def unguessed(self) -> bool:
+        """Whether the cell compares a guess that nobody has made yet: a page then covers what comes out of it."""
+        return "predict(" in self.source and re.search(r"^guess\w*(, \w+)* = None\b", self.source, re.M) is not None
+
     def _marked(self, kind: str) -> str | None:
         ours, nbgrader = self.metadata.get("vbw"), self.metadata.get("nbgrader")
         if isinstance(ours, dict) and isinstance(ours.get(kind), str):
@@ -134,9 +139,9 @@ def answer_with(source: str, body: str) -> str:
     return "\n".join(lines[: begin + 1] + new + lines[end:])
 
 
-def run_cell(cell: Cell, namespace: dict[str, Any], name: str) -> None:
-    """Execute one code cell; what it printed, showed and raised is kept in it."""
-    out = io.StringIO()
+def run_cell(cell: Cell, namespace: dict[str, Any], name: str, out: io.StringIO | None = None) -> None:
+    """Execute one code cell; what it printed, showed and raised is kept in it. `out` may watch what it prints."""
+    out = io.StringIO() if out is None else out
     start = time.perf_counter()
     linecache.cache[name] = (len(cell.source), None, cell.source.splitlines(True), name)  # so inspect finds sources
     try:

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,11 @@ def answer(folder: Path) -> None:
         os.write(channel, json.dumps(record).encode() + b"\n")
 
     sys.path.insert(0, request["folder"])
+    answer_request(request, write)
+
+
+def answer_request(request: dict[str, Any], write: Callable[[dict[str, Any]], Any]) -> None:
+    """Run a request's cells, ask what they define for every case, and `write` a record about each."""
     namespace: dict[str, Any] = {"__name__": "__main__", "display": print}
     errors = []
     for cell in request["cells"]:
