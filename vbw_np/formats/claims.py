@@ -17,15 +17,14 @@ from functools import cache
 import numpy as np
 
 from .blocks import FORMATS, BlockFormat
-from .claims_2026 import figures
+from .claims_2026 import better_of_two_draws, figures
 from .codebooks import NF4_LEVELS, lloyd_max_normal, normal_float_levels, normal_mse
-from .codec import block_amax, encode, fake_quantize, fit_scales, quantize
+from .codec import fake_quantize, fit_scales, quantize
 from .double_quant import double_quantize
 from .elements import E2M1
 from .measure import Drawn, drawn, drawn_mse, relative_mse, sqnr_db
 from .packed import PackedTensor
 from .random_bits import random_bits, standard_normal
-from .scales import te_rule
 
 MILLION = (1024, 1024)
 
@@ -144,21 +143,9 @@ def gaussian_error(format: str, stochastic: bool = False) -> Drawn:
 
 
 def four_over_six_stochastic() -> Drawn:
-    """Stochastic rounding under two scales a block, amax mapped to 6 and to 4, keeping the better draw; in 1e-3.
-
-    As in the source's own kernel: 16/17 headroom, E4M3 scales up to 256, independent random bits for the two draws,
-    and the block's squared error after rounding decides, which is what biases it.
-    """
+    """Stochastic rounding under two scales a block, keeping the better draw (`better_of_two_draws`); in 1e-3."""
     x = gaussian()
-    fmt = replace(FORMATS["nvfp4-headroom"], name="sr-4over6", rule=te_rule("te", cap=256, headroom=16 / 17))
-    six = fit_scales(x, fmt)
-    four = replace(six, block=fmt.rule.block(block_amax(x, fmt) * np.float32(1.5), six.stored))
-    errors = []
-    for stream, scales in enumerate((six, four)):
-        bits = random_bits(x.shape, seed=4, stream=stream)
-        decoded = encode(x, fmt, scales, ties="stochastic", random=bits, measure=False).dequantize()
-        errors.append(np.square(x - decoded, dtype=np.float64).reshape(-1, 16).sum(axis=1))
-    noise = np.minimum(*errors).reshape(64, -1).sum(axis=1)
+    noise = np.square(x - better_of_two_draws(x, 0), dtype=np.float64).reshape(64, -1).sum(axis=1)
     return drawn(noise, np.square(x, dtype=np.float64).reshape(64, -1).sum(axis=1), lambda q: 1e3 * q)
 
 
