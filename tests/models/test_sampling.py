@@ -61,3 +61,26 @@ def test_temperatures_that_mean_nothing(temperature: float) -> None:
         Sampling(temperature=temperature)
     with pytest.raises(UserError, match="temperature"):
         sample(np.zeros(3), np.random.default_rng(0), temperature)
+
+
+def by_sorting_all(logits: np.ndarray, rng: np.random.Generator, top_p: float, top_k: int | None) -> int:
+    """As arXiv 1904.09751 says it: all tokens in order, up to the one that crosses."""
+    shifted = logits.astype(np.float64) - float(logits.max())
+    order = np.argsort(-shifted, kind="stable")[:top_k]
+    probabilities = np.exp(shifted[order]) / np.exp(shifted[order]).sum()
+    count = int(np.searchsorted(np.cumsum(probabilities), top_p)) + 1
+    kept = probabilities[:count] / probabilities[:count].sum()
+    return int(order[rng.choice(len(kept), p=kept)])
+
+
+@pytest.mark.parametrize("top_k", [None, 1, 40, 5000])
+@pytest.mark.parametrize("top_p", [0.3, 0.9, 0.999, 1.0])
+def test_sorting_a_part_draws_what_sorting_all_draws(top_p: float, top_k: int | None) -> None:
+    """Of flat and of steep logits, with many ties, and a nucleus within and beyond those that are sorted first."""
+    rng = np.random.default_rng(2)
+    for spread in (0.2, 3.0):
+        logits = np.round(spread * rng.normal(size=3000), 1).astype(np.float32)
+        for seed in range(5):
+            ours, theirs = (np.random.default_rng(seed) for _ in range(2))
+            drawn = [sample(logits, ours, 1.0, top_p, top_k) for _ in range(4)]
+            assert drawn == [by_sorting_all(logits, theirs, top_p, top_k) for _ in range(4)]

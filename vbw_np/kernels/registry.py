@@ -24,6 +24,8 @@ from .fp8 import definitions as fp8_definitions
 from .fp8 import sums as fp8_sums
 from .fp32 import product
 from .simd import jit
+from .token import definition as token_definition
+from .token import kernel as token_kernel
 from .twins import elementwise, graph, losses, optimizer, rows
 
 Arguments = list[tuple[tuple, dict]]
@@ -193,3 +195,4 @@ def install() -> None:
             function.register_twin(twin, samples)
         for function, twin in _PACKED:
             function.register_twin(twin)
+        token_definition.step.register_twin(token_kernel.step)

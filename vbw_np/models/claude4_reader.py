@@ -260,6 +260,12 @@ class Reader:
             self._length += ids.shape[1]
             return self._model.norm(x).data
 
+    def logits(self, ids: NDArray) -> NDArray:
+        """New tokens (B, n), to the logits of the last of them (B, V)."""
+        hidden = np.ascontiguousarray(self.extend(ids)[:, -1])
+        with evaluating(self._modules):
+            return self._model.output_head(Tensor(hidden)).data
+
 
 def hidden_of_whole(model: Claude4, ids: NDArray) -> NDArray:
     """What the output head sees of the last token (B, D), by reading the whole sequence.

@@ -20,7 +20,8 @@ from .claude4 import Claude4
 from .claude4_reader import Reader, hidden_of_whole
 from .evaluating import evaluating
 from .key_value_cache import Format
-from .llama import Llama, LlamaReader
+from .llama import Llama
+from .llama_token import LlamaReader
 from .sampling import Sampling, sample
 
 
@@ -43,8 +44,8 @@ class Step:
 class Reads(Protocol):
     """What reads a model's tokens as they come."""
 
-    def extend(self, ids: NDArray) -> NDArray:
-        """New tokens (B, n), to what the output head sees of them (B, n, D)."""
+    def logits(self, ids: NDArray) -> NDArray:
+        """New tokens (B, n), to the logits of the last of them (B, V)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,9 +128,12 @@ def write(
     ids = new = prompt
     ended = np.zeros(len(prompt), bool)
     for _ in range(max_new_tokens):
-        hidden = reader.extend(new)[:, -1] if incremental else kind.whole(model, ids, **cache)
-        with evaluating(modules):
-            logits = head(Tensor(np.ascontiguousarray(hidden))).data[:, :vocab_size]
+        if incremental:
+            logits = reader.logits(new)[:, :vocab_size]
+        else:
+            hidden = kind.whole(model, ids, **cache)
+            with evaluating(modules):
+                logits = head(Tensor(np.ascontiguousarray(hidden))).data[:, :vocab_size]
         tokens = np.array(
             [sample(row, rng, sampling.temperature, sampling.top_p, sampling.top_k) for row in logits], np.int64
         )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -90,6 +91,12 @@ class KeyValueCache:
     def nbytes(self) -> int:
         """Bytes that the tokens held now take."""
         return self.token_nbytes * self.batch * self.length
+
+    @property
+    def roundings(self) -> tuple[Callable[[NDArray], NDArray] | None, Callable[[NDArray], NDArray] | None]:
+        """What becomes of keys and of values before they are kept; None: nothing."""
+        keys, values = (None if fmt is None else functools.partial(_rounded, fmt=fmt) for fmt in self.formats)
+        return keys, values
 
     def remember(self, layer: int, k: NDArray, v: NDArray) -> tuple[NDArray, NDArray]:
         """Keep a layer's keys and values of new tokens (B, G, T, d); give those of all tokens so far (B, G, S, d)."""

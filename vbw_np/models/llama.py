@@ -11,10 +11,8 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from ..engine import Tensor, nn
-from ..errors import UserError
 from ..layers import GroupedQueryAttention, RMSNorm, SwiGLU, linear_cross_entropy
 from ..layers.rotary import frequencies, rotary_tables
-from .evaluating import evaluating
 from .key_value_cache import Format, KeyValueCache
 
 
@@ -199,24 +197,3 @@ class Llama(nn.Module):
         config = self.config
         sizes = config.num_hidden_layers, batch, config.num_key_value_heads, capacity, config.head_dim
         return KeyValueCache(*sizes, self.model.dtype, keys=keys, values=values)
-
-
-class LlamaReader:
-    """Reads tokens as they come, and computes only the new ones' rows; keys and values of the others are kept."""
-
-    def __init__(
-        self, model: Llama, batch: int, capacity: int, *, keys: Format = None, values: Format = None
-    ) -> None:
-        limit = model.config.max_position_embeddings
-        if capacity > limit:
-            raise UserError(
-                f"{capacity} tokens, prompt and answer together, are more than the {limit} that this model was made "
-                "for; give a shorter prompt, or ask for fewer"
-            )
-        self._model, self._modules = model.model, list(model.modules())
-        self.cache = model.cache(batch, capacity, keys=keys, values=values)
-
-    def extend(self, ids: NDArray) -> NDArray:
-        """New tokens (B, n), to what the head sees of them (B, n, D)."""
-        with evaluating(self._modules):
-            return self._model(ids, self.cache).data

@@ -68,9 +68,40 @@ def sample(
         return best
     with np.errstate(over="ignore"):  # far below the best, divided by a tiny temperature: -inf, probability 0
         scaled = (logits.astype(np.float64) - float(logits[best])) / temperature
-    order = np.argsort(-scaled, kind="stable")[:top_k]
+    order, probabilities = _nucleus(scaled, top_p) if top_k is None else _among(scaled, top_p, top_k)
+    return int(order[rng.choice(len(order), p=probabilities / probabilities.sum())])
+
+
+FIRST = 64
+"""So many tokens are sorted first: nearly always the nucleus is among them."""
+
+
+def _likeliest(scaled: NDArray, count: int) -> NDArray:
+    """The `count` tokens of the largest logits, in order; of equal ones the first is first."""
+    if count < len(scaled):
+        some = np.flatnonzero(scaled >= np.partition(scaled, -count)[-count])
+    else:
+        some = np.arange(len(scaled))
+    return some[np.argsort(-scaled[some], kind="stable")][:count]
+
+
+def _among(scaled: NDArray, top_p: float, top_k: int) -> tuple[NDArray, NDArray]:
+    """The nucleus of the `top_k` likeliest tokens, and their probabilities among these."""
+    order = _likeliest(scaled, top_k)
     probabilities = np.exp(scaled[order])
     probabilities /= probabilities.sum()
     count = int(np.searchsorted(np.cumsum(probabilities), top_p)) + 1
-    kept = probabilities[:count] / probabilities[:count].sum()
-    return int(order[: len(kept)][rng.choice(len(kept), p=kept)])
+    return order[:count], probabilities[:count]
+
+
+def _nucleus(scaled: NDArray, top_p: float) -> tuple[NDArray, NDArray]:
+    """The nucleus of all tokens, and their probabilities; no more of them are sorted than that takes."""
+    total, count = np.exp(scaled).sum(), FIRST
+    while True:
+        order = _likeliest(scaled, count)
+        probabilities = np.exp(scaled[order]) / total
+        sums = np.cumsum(probabilities)
+        if sums[-1] >= top_p or count >= len(scaled):
+            needed = int(np.searchsorted(sums, top_p)) + 1
+            return order[:needed], probabilities[:needed]
+        count *= 8

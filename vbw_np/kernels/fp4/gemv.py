@@ -82,31 +82,34 @@ def matvec(
         else:
             matmul(left, right, result, isa=isa)
         return out
-    quantizer, two_level = _quantizer(activations, right.fmt)
+    quantizer, two_level = quantizer_of(activations, right.fmt)
     weight, threads = (right.codes, right.scales, right.factor, ISAS[isa].offset), numba.get_num_threads()
     for first in range(0, rows.shape[0], FEW_ROWS):
         some = rows[first : first + FEW_ROWS]
-        mode = _mode(isa, right.fmt, FEW_ROWS if some.shape[0] > 1 else 1)  # two loops to compile, not eight
+        mode = few_rows_mode(isa, right.fmt, FEW_ROWS if some.shape[0] > 1 else 1)  # two loops to compile, not eight
         tickets = np.zeros((threads, 8), np.int64)  # a cache line each
         _few_rows(mode, quantizer, two_level, some, *weight, tickets, result[first : first + FEW_ROWS])
     return out
 
 
 @cache
-def _quantizer(activations: str, fmt: str) -> tuple[Variant, bool]:
+def quantizer_of(activations: str, fmt: str) -> tuple[Variant, bool]:
     """What quantizes the activations, by the rule `int8` or the format's first; whether rows have a second scale."""
     rule = "int8" if activations == "int8" else RULES[fmt][0]
     return Variant(rule, FORMATS[fmt]), rule == "te"
 
 
 @cache
-def _mode(isa: str, fmt: str, rows: int) -> Variant:
+def few_rows_mode(isa: str, fmt: str, rows: int) -> Variant:
     return Variant(f"{isa}+{fmt}+{rows}", FORMATS[fmt])
 
 
 @jit
-def _quantized(mode, quantizer, two_level, x, blocks, block, factor, shift):  # type: ignore[no-untyped-def]
-    """The rows of x, and where the accumulators of each block start."""
+def quantized_rows(mode, quantizer, two_level, x, blocks, block, factor, shift):  # type: ignore[no-untyped-def]
+    """The rows of x as integers: values, scales, where the accumulators of each block start, factors times `factor`.
+
+    `shift` is what is added to the weights' codes on an instruction set.
+    """
     rows = pass_rows(mode)
     values, scales = np.zeros((rows, blocks * block), np.int8), np.zeros((rows, blocks), np.float32)
     sums, starts = np.zeros((rows, blocks), np.int16), np.empty((rows, blocks), np.int32)
@@ -157,7 +160,7 @@ def _few_rows(team, mode, quantizer, two_level, x, codes, scale_bytes, factor, s
     passes, block = (panels + at_once - 1) // at_once, codes.shape[1] * 8 // blocks
     threads = tickets.shape[0]
     for thread in share(team, threads):
-        left = _quantized(mode, quantizer, two_level, x, blocks, block, factor, shift)
+        left = quantized_rows(mode, quantizer, two_level, x, blocks, block, factor, shift)
         totals = np.empty((pass_rows(mode), at_once * 16), np.float32)
         for step in range(threads):
             other = (thread + step) % threads

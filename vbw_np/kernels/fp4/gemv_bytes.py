@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..simd import cpu
 from ..simd.intrinsics import F32, I8, I16, I32, Emitter, vec
-from ..simd.jit import block, pjit, share
+from ..simd.jit import block, jit, pjit, share
 from ..simd.variant import Variant, variant_intrinsic
 from .byte_rows import BLOCK, LANES, LEFT, ByteRows, matvec_reference
 from .gemv import matvec
@@ -79,31 +79,37 @@ def _emit_rows(variant: Variant, e: Emitter, values, left_scales, codes, scales,
 _rows_lanes = variant_intrinsic(6, _emit_rows)
 
 
-@pjit
-def _products(team, mode, values, left_scales, rows, codes, scales, out):  # type: ignore[no-untyped-def]
+@jit
+def byte_rows_task(mode, values, left_scales, rows, codes, scales, task, out):  # type: ignore[no-untyped-def]
+    """`TASK` weight rows times all left rows."""
     blocks, count = scales.shape[1], codes.shape[0]
     whole = count // ROWS * ROWS
-    for task in share(team, (count + TASK - 1) // TASK):
-        lanes = np.empty((ROWS, LANES), np.float32)
-        tail_codes, tail_scales = np.zeros((ROWS, blocks * BLOCK), np.int8), np.zeros((ROWS, blocks), np.float32)
-        for n in range(task * TASK, min((task + 1) * TASK, count), ROWS):
-            if n < whole:
-                first_code, first_scale = codes.ctypes.data + n * blocks * BLOCK, scales.ctypes.data + n * blocks * 4
-            else:
-                for r in range(count - n):
-                    tail_codes[r], tail_scales[r] = codes[n + r], scales[n + r]
-                first_code, first_scale = tail_codes.ctypes.data, tail_scales.ctypes.data
-            for m in range(rows):
-                left, left_scale = values.ctypes.data + m * blocks * BLOCK, left_scales.ctypes.data + m * blocks * 4
-                _rows_lanes(mode, left, left_scale, first_code, first_scale, blocks, lanes.ctypes.data)
-                for r in range(min(ROWS, count - n)):
-                    a0, a1 = lanes[r, 0] + lanes[r, 4], lanes[r, 1] + lanes[r, 5]
-                    a2, a3 = lanes[r, 2] + lanes[r, 6], lanes[r, 3] + lanes[r, 7]
-                    out[m, n + r] = (a0 + a2) + (a1 + a3)
+    lanes = np.empty((ROWS, LANES), np.float32)
+    tail_codes, tail_scales = np.zeros((ROWS, blocks * BLOCK), np.int8), np.zeros((ROWS, blocks), np.float32)
+    for n in range(task * TASK, min((task + 1) * TASK, count), ROWS):
+        if n < whole:
+            first_code, first_scale = codes.ctypes.data + n * blocks * BLOCK, scales.ctypes.data + n * blocks * 4
+        else:
+            for r in range(count - n):
+                tail_codes[r], tail_scales[r] = codes[n + r], scales[n + r]
+            first_code, first_scale = tail_codes.ctypes.data, tail_scales.ctypes.data
+        for m in range(rows):
+            left, left_scale = values.ctypes.data + m * blocks * BLOCK, left_scales.ctypes.data + m * blocks * 4
+            _rows_lanes(mode, left, left_scale, first_code, first_scale, blocks, lanes.ctypes.data)
+            for r in range(min(ROWS, count - n)):
+                a0, a1 = lanes[r, 0] + lanes[r, 4], lanes[r, 1] + lanes[r, 5]
+                a2, a3 = lanes[r, 2] + lanes[r, 6], lanes[r, 3] + lanes[r, 7]
+                out[m, n + r] = (a0 + a2) + (a1 + a3)
+
+
+@pjit
+def _products(team, mode, values, left_scales, rows, codes, scales, out):  # type: ignore[no-untyped-def]
+    for task in share(team, (codes.shape[0] + TASK - 1) // TASK):
+        byte_rows_task(mode, values, left_scales, rows, codes, scales, task, out)
 
 
 @cache
-def _mode(isa: str) -> Variant:
+def byte_rows_mode(isa: str) -> Variant:
     return Variant("x86" if isa in ("amx", "avx512vnni", "avxvnni", "avx2") else "any", BLOCK)
 
 
@@ -114,7 +120,7 @@ def matvec_bytes(x: NDArray, right: ByteRows, out: NDArray, isa: str | None = No
         return out
     left = quantize_rows_int8(np.ascontiguousarray(x), LEFT)
     if len(x):
-        _products(_mode(cpu.choose(isa)), left.values, left.scales, len(x), right.codes, right.scales, out)
+        _products(byte_rows_mode(cpu.choose(isa)), left.values, left.scales, len(x), right.codes, right.scales, out)
     return out
 
 

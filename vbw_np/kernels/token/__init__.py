@@ -1,0 +1,1 @@
+"""One token through all layers of a Llama: the definition in NumPy, and one kernel."""
