@@ -52,16 +52,17 @@ h3 { font-size: 1.05rem; margin: 1.2rem 0 0.1rem; }
 h3 + p { margin-top: 0; }
 pre, code { font-family: "DejaVu Sans Mono", Menlo, Consolas, monospace; font-size: 0.86em; }
 p code, li code { background: var(--code); padding: 0.08em 0.3em; border-radius: 3px; overflow-wrap: anywhere; }
-pre { overflow-x: auto; margin: 0; padding: 0.75rem 0.9rem; line-height: 1.45; font-size: 0.8rem; }
+pre { margin: 0; padding: 0.75rem 0.9rem; line-height: 1.45; font-size: 0.8rem; white-space: pre-wrap;
+      overflow-wrap: anywhere; }
 .code { border: 1px solid var(--line); border-radius: 5px; margin: 1rem 0 0; overflow: hidden; }
 .exercise .code { border-left: 6px solid var(--mark); }
 /* A shade at an edge says that there is more to scroll to. */
-.code pre, .scroll { --ground: var(--paper); background: linear-gradient(to right, var(--ground) 40%, transparent)
+.scroll { --ground: var(--paper); background: linear-gradient(to right, var(--ground) 40%, transparent)
     left / 2.2rem 100% no-repeat local, linear-gradient(to left, var(--ground) 40%, transparent) right / 2.2rem 100%
     no-repeat local, linear-gradient(to right, var(--shade), transparent) left / 0.7rem 100% no-repeat scroll,
     linear-gradient(to left, var(--shade), transparent) right / 0.7rem 100% no-repeat scroll var(--ground); }
-.code pre { --ground: var(--code); }
-.scroll { overflow-x: auto; }
+.code pre { background: var(--code); }
+.scroll { overflow-x: auto; } .scroll:focus-visible { outline: 3px solid var(--link); outline-offset: 2px; }
 .out { border-left: 3px solid var(--line); margin: 0.3rem 0 1.2rem; padding: 0.2rem 0 0.2rem 0.6rem; }
 .out figure { margin: 0.4rem 0; }
 .out img { display: block; max-width: 100%; height: auto; border-radius: 4px; }
@@ -85,7 +86,7 @@ footer { font: 0.85rem/1.5 system-ui, "DejaVu Sans", sans-serif; color: var(--so
 @media (max-width: 30rem) { body { font-size: 1rem; } main { padding: 0.6rem 0.9rem 3rem; } h1 { font-size: 1.5rem; }
   pre { font-size: 0.75rem; padding: 0.6rem 0.7rem; } .out { border-left: 0; padding-left: 0; } }
 @media print { nav, details { display: none; } body { font-size: 10.5pt; } main { max-width: none; padding: 0; }
-  .code pre, .scroll { background: none; } pre { white-space: pre-wrap; overflow-wrap: anywhere; }
+  .code pre, .scroll { background: none; }
   a { color: inherit; } h1, h2, h3 { break-after: avoid; } figure, .code, .out > pre { break-inside: avoid; } }
 """
 
@@ -109,9 +110,16 @@ def page(title: str, body: str, made_from: str = "") -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<link rel="icon" href="data:,">\n'
         f'<meta name="made-from" content="{made_from}">\n'
-        f"<title>{html.escape(title)}</title>\n<style>{style()}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n"
+        f"<title>{html.escape(title)}</title>\n<style>{style()}</style>\n</head>\n<body>\n<main>\n{reachable(body)}\n"
+        "</main>\n"
         "</body>\n</html>\n"
     )
+
+
+def reachable(body: str) -> str:
+    """What scrolls sideways can be reached and moved with the keyboard."""
+    named = '<div class="scroll" role="region" aria-label="table, wider than the page" tabindex="0"'
+    return re.sub(r"<div class=([\"'])scroll\1(?! role)", named, body)
 
 
 def markdown(text: str) -> str:

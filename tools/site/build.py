@@ -214,7 +214,9 @@ def read_page(source: build.Source) -> str:
     if f'content="{pages.digest(source)}"' not in text:
         raise SiteError(f"{path} is missing or not made from this notebook; run: make docs")
     link = f'<a class="run" href="{run_name(source)}"><b>Run this in your browser</b></a>'
-    return to_documents(text).replace('<a href="glossary.html">', link + '<a href="glossary.html">', 1)
+    style, body = f"<style>{pages.style()}</style>", pages.reachable(text)
+    body = re.sub(r"<style>.*?</style>", lambda _: style, body, count=1, flags=re.S)  # the site has one style
+    return to_documents(body).replace('<a href="glossary.html">', link + '<a href="glossary.html">', 1)
 
 
 def to_documents(text: str) -> str:

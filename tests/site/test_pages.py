@@ -1,0 +1,75 @@
+"""All pages of the curriculum in a headless Chromium: wide and narrow, light and dark, by axe, and without script."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.site.looking import complaints, small_targets, wide
+from tools.notebooks import build
+from tools.site import build as site
+from tools.site import run
+
+NAMES = ["index", "glossary", *(source.name for source in build.sources())]
+pytestmark = pytest.mark.slow
+
+LOOKS = [(1280, "light"), (400, "dark")]
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The site without Python in it."""
+    folder: Path = tmp_path_factory.mktemp("pages")
+    site.write_site(folder, site.PUBLIC, players=False)
+    with run.served(folder) as address:
+        yield address
+
+
+def opened(browser: Any, address: str, width: int, scheme: str, **options: Any) -> Any:
+    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme, **options)
+    page = context.new_page()
+    page.said = []
+    page.on("console", lambda message: page.said.append(message.text))
+    page.on("pageerror", lambda error: page.said.append(str(error)))
+    page.goto(address)
+    return page
+
+
+@pytest.mark.parametrize("look", LOOKS, ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_page_to_read(name: str, look: tuple[int, str], browser: Any, pages: str) -> None:
+    page = opened(browser, f"{pages}{name}.html", *look)
+    page.evaluate("() => document.querySelectorAll('details').forEach(d => { d.open = true; })")
+    assert not wide(page), wide(page)
+    assert not small_targets(page), small_targets(page)
+    assert not (found := complaints(page)), "\n".join(found)
+    assert not page.said, page.said
+    page.context.close()
+
+
+@pytest.mark.parametrize("look", LOOKS, ids=str)
+@pytest.mark.parametrize("name", ["02_e2m1", "10_training"])
+def test_a_page_to_run(name: str, look: tuple[int, str], browser: Any, pages: str) -> None:
+    page = opened(browser, f"{pages}{name}-run.html", *look)
+    assert not wide(page), wide(page)
+    assert not small_targets(page), small_targets(page)
+    assert not (found := complaints(page)), "\n".join(found)
+    same = page.evaluate(
+        """() => [...document.querySelectorAll(".editor")].every(e => {
+        const [copy, area] = [e.querySelector("pre"), e.querySelector("textarea")];
+        return Math.abs(copy.offsetHeight - area.offsetHeight) < 1 && area.scrollHeight <= area.clientHeight; })"""
+    )
+    assert same, "a text area does not lie exactly over its colored copy"
+    assert not page.said, page.said
+    page.context.close()
+
+
+def test_a_page_to_run_can_be_read_without_script(browser: Any, pages: str) -> None:
+    page = opened(browser, f"{pages}02_e2m1-run.html", 1280, "light", java_script_enabled=False)
+    assert page.get_by_role("link", name="Read it executed").first.is_visible()
+    assert not page.get_by_role("button", name="Run all").is_visible()
+    assert "sixteen" in page.locator("main").inner_text()
+    page.context.close()

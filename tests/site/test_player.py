@@ -1,0 +1,121 @@
+"""The page that plays a training step, in a headless Chromium: it shows the recording's own numbers, by keyboard alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.site.looking import AXE, complaints, small_targets, wide
+from vbw_np.engine import autograd
+from vbw_np.steps import TrainingSteps, step
+from vbw_np.steps.page import write_page
+from vbw_np.steps.values import number, to_hex
+
+pytestmark = pytest.mark.slow
+
+RECIPES = ("nvfp4-train", "mxfp4-train", "fp32")
+PLACE = {"token": 3, "input": 11, "unit": 5, "letter": 14}
+
+SHOWN = """() => ({
+    title: player.find("title").textContent, sentence: player.find("sentence").textContent,
+    where: player.find("where").textContent,
+    rows: [...player.find("values").rows].map(row => [...row.cells].map(cell => cell.textContent)) })"""
+
+
+@pytest.fixture(scope="module", params=RECIPES)
+def recorded(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainingSteps, Path]:
+    with autograd.use_twins(False):
+        steps = step(request.param, seed=4)
+    path = tmp_path_factory.mktemp("step") / "step.html"
+    write_page(steps, path)
+    return steps, path
+
+
+def expected(event: Any) -> list[list[str]]:
+    """The table of an event's numbers at its place, from the recording."""
+    rows = []
+    for name, value in event.values.items():
+        entries = np.atleast_1d(value.at(event.place))
+        hexes = [to_hex(entry[None]) for entry in entries]
+        rows.append([name, ", ".join(map(number, entries)), ", ".join(hexes), value.data.dtype.name])
+    return rows
+
+
+def test_every_event_shows_the_recordings_numbers_by_keyboard_alone(recorded: Any, browser: Any) -> None:
+    steps, path = recorded
+    page = browser.new_page()
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(path.as_uri())
+    for label, index in PLACE.items():
+        field = page.locator(f"[data-is={label}]")
+        field.focus()
+        page.keyboard.press("Control+A")
+        page.keyboard.type(str(index))
+        page.keyboard.press("Enter")
+    steps.place = dict(PLACE)
+    page.get_by_role("button", name="Back", exact=True).focus()
+    page.locator("[data-is=next]").focus()
+    page.keyboard.press("Home")
+    for event in steps:
+        shown = page.evaluate(SHOWN)
+        assert shown["where"].endswith(f"event {event.order} of {len(steps) - 1}")
+        assert (shown["title"], shown["sentence"]) == (event.title, event.say())
+        assert shown["rows"] == expected(event), event.title
+        if event.order + 1 < len(steps):
+            page.locator("[data-phase=forward]").focus()
+            page.keyboard.press("ArrowRight")
+    page.close()
+    assert not said, said
+
+
+def test_one_weight_can_be_followed_to_the_loss_and_back(recorded: Any, browser: Any) -> None:
+    """With the box ticked, Next goes along the weight's way and nowhere else, there and back."""
+    steps, path = recorded
+    page = browser.new_page()
+    page.goto(path.as_uri())
+    page.locator("[data-is=card]").select_option("second")
+    page.locator("[data-is=only]").check()
+    page.locator("[data-phase=forward]").focus()
+    page.keyboard.press("Home")
+    visited = []
+    for _ in range(len(steps)):
+        before = page.evaluate("player.now")
+        page.keyboard.press("ArrowRight")
+        if page.evaluate("player.now") == before:
+            break
+        visited.append(page.evaluate("player.now"))
+    assert visited == [n for n in steps.way("second") if n > 0]
+    phases = [steps[n].phase for n in visited]
+    assert [p for n, p in enumerate(phases) if p not in phases[:n]][:4] == ["forward", "loss", "backward", "update"]
+    page.close()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (400, "light"), (400, "dark")])
+def test_nothing_is_cut_off_too_small_or_unreadable(recorded: Any, browser: Any, width: int, scheme: str) -> None:
+    steps, path = recorded
+    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme, has_touch=width < 500)
+    page = context.new_page()
+    page.goto(path.as_uri())
+    for kind in ("codes", "product", "gradient"):
+        found = [event.order for event in steps if event.kind == kind]
+        if found:
+            page.evaluate("order => player.goto(order)", found[0])
+            assert not wide(page), (kind, wide(page))
+    assert not small_targets(page), small_targets(page)
+    assert not complaints(page, AXE)
+    context.close()
+
+
+def test_without_script_the_whole_step_is_there_as_text(recorded: Any, browser: Any) -> None:
+    steps, path = recorded
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(path.as_uri())
+    assert page.locator("#text li").count() == len(steps) and page.locator("#text li").first.is_visible()
+    assert not page.locator("#player").is_visible()
+    context.close()
