@@ -41,10 +41,10 @@ def wide(page: Any) -> list[str]:
 def small_targets(page: Any) -> list[str]:
     """Buttons, fields and the like that are smaller than a finger needs; words in a text are not meant."""
     return page.evaluate(
-        """least => [...document.querySelectorAll("button, input, select, summary, textarea, [role=slider]")].filter(e => {
+        """least => [...document.querySelectorAll("button, input, select, summary, textarea")].filter(e => {
           const box = e.getBoundingClientRect(), label = e.closest("label");
           const at = label ? label.getBoundingClientRect() : box;
           return box.width > 0 && (Math.max(box.height, at.height) < least || Math.max(box.width, at.width) < least);
-        }).map(e => `${e.outerHTML.slice(0, 100)} ${e.getBoundingClientRect().width} x ${e.getBoundingClientRect().height}`)""",
+        }).map(e => e.outerHTML.slice(0, 100) + JSON.stringify(e.getBoundingClientRect()))""",
         TOUCH,
     )

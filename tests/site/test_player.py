@@ -1,4 +1,4 @@
-"""The page that plays a training step, in a headless Chromium: it shows the recording's own numbers, by keyboard alone."""
+"""The page that plays a training step, in a headless Chromium: the recording's own numbers, by keyboard alone."""
 
 from __future__ import annotations
 
