@@ -12,10 +12,12 @@ from .lessons import (
     own_parts,
     post_training,
     roofline_and_museum,
+    sums,
     training_steps,
 )
 
-_LESSONS = (codes_and_bytes, block_scales, cards, training_steps, roofline_and_museum, own_parts, files, post_training)
+_LESSONS = (codes_and_bytes, block_scales, cards, training_steps, roofline_and_museum, own_parts, files, post_training,
+            sums)  # fmt: skip
 EXERCISES: dict[str, Exercise] = {
     exercise.name: exercise
     for exercise in sorted((e for lesson in _LESSONS for e in lesson.EXERCISES), key=lambda e: e.name)
