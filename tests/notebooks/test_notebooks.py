@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.notebooks import build
+from tools.notebooks import build, widgets
 from vbw_np.teach import CLAIMS, NOT_ATTEMPTED, RESULTS, RIGHT, WRONG, exercises
 from vbw_np.teach.runner import Cell, answer_with, run_cells
 from vbw_np.viz import have_matplotlib
@@ -114,7 +114,9 @@ def test_the_page_is_of_this_notebook_and_stands_alone(name):
     text = (build.ROOT / "docs" / "notebooks" / f"{name}.html").read_text("utf-8")
     digest = hashlib.sha256(build.rendered(SOURCES[name]).encode()).hexdigest()
     assert f'<meta name="made-from" content="{digest}">' in text, "out of date, run: make docs"
-    assert "<script" not in text and not re.search(r'(src|href)="https?://[^"]*"[^>]*(stylesheet|>\s*</script)', text)
+    found = re.findall(r"<script.*?</script>", text, re.S)
+    assert set(found) <= set(widgets.scripts(widgets.kinds_of(name))) and text.count("<script") == len(found)
+    assert not re.search(r'(src|href)="https?://[^"]*"[^>]*(stylesheet|>\s*</script)', text)
     assert not re.search(r'<img[^>]*src="(?!data:)', text) and not re.search(r"<img(?![^>]*alt=)", text)
     assert text.count("<h1") == 1 and 'lang="en"' in text and 'name="viewport"' in text
 

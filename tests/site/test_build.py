@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.notebooks import build
+from tools.notebooks import build, widgets
 from tools.site import build as site
 from vbw_np.teach.browser import Session, save_notebook
 from vbw_np.teach.runner import read_notebook
@@ -126,3 +126,10 @@ def test_a_readers_cells_are_saved_as_a_notebook(tmp_path: Path) -> None:
     cells = read_notebook(tmp_path / "saved" / "02.ipynb")
     assert [c.source for c in cells if c.exercise].count("mine = 1\nyours = 2") == 1
     assert sum(c.source == "mine = 1\nyours = 2" for c in cells) == 1
+
+
+def test_every_widget_has_a_place_and_every_place_a_widget(folder: Path) -> None:
+    for source in SOURCES:
+        text = (folder / site.run_name(source)).read_text("utf-8")
+        assert re.findall(r'data-widget="(\w+)"', text) == [kind for _, kind in widgets.PLACES.get(source.name, ())]
+    assert {kind for places in widgets.PLACES.values() for _, kind in places} == set(widgets.TITLES)

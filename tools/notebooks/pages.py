@@ -3,7 +3,7 @@
     python tools/notebooks/pages.py [--only 02] [--out DIR]
 
 The cells run in this process, as in the tests; there is no Jupyter in it. A page stands alone: styles inside, pictures
-inside, no script, nothing fetched. Needs matplotlib, mistune and Pygments (the `notebooks` extra brings them).
+inside, no script but that of its widgets (`widgets`), nothing fetched. Needs matplotlib, mistune and Pygments (the `notebooks` extra brings them).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pygments import highlight  # noqa: E402
 from pygments.formatters import HtmlFormatter  # noqa: E402
 from pygments.lexers import PythonLexer  # noqa: E402
 
-from tools.notebooks import build  # noqa: E402
+from tools.notebooks import build, widgets  # noqa: E402
 from vbw_np.teach import CLAIMS, RESULTS, exercises  # noqa: E402
 from vbw_np.teach.runner import Cell, run_cells  # noqa: E402
 
@@ -258,7 +258,7 @@ def notebook_page(position: int, all_sources: list[build.Source]) -> str:
     body, headings = anchored("\n".join(parts))
     links = "".join(f'<li><a href="#{name}">{words}</a></li>' for name, words in headings)
     body = body.replace(_CONTENTS, f"<details><summary>On this page</summary><ul>{links}</ul></details>")
-    return page(f"{source.number} {source.front['title']}", body, digest(source))
+    return page(f"{source.number} {source.front['title']}", widgets.placed(source.name, body), digest(source))
 
 
 def digest(source: build.Source) -> str:

@@ -31,7 +31,7 @@ from pygments import highlight  # noqa: E402
 from pygments.formatters import HtmlFormatter  # noqa: E402
 from pygments.lexers import PythonLexer  # noqa: E402
 
-from tools.notebooks import build, pages  # noqa: E402
+from tools.notebooks import build, pages, widgets  # noqa: E402
 from vbw_np.engine import autograd  # noqa: E402
 from vbw_np.steps import step  # noqa: E402
 from vbw_np.steps.page import write_page  # noqa: E402
@@ -178,7 +178,7 @@ def run_page(source: build.Source, all_sources: list[build.Source], pyodide: str
         if n == 0:
             parts.append(bar(source))
     parts.append(f'<footer>Made from <code>notebooks/{source.name}.ipynb</code>.</footer>')
-    body, _ = pages.anchored("\n".join(parts))
+    body = widgets.placed(source.name, pages.anchored("\n".join(parts))[0])
     settings = {"name": source.name, "pyodide": pyodide, "packages": PACKAGES,
                 "notebooks": [s.name for s in all_sources]}  # fmt: skip
     body += f'\n<script type="application/json" id="settings">{json.dumps(settings)}</script>'

@@ -1,0 +1,180 @@
+"""Every widget of the pages, driven over a grid in a headless Chromium: what it shows is what `vbw_np` computes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.site.looking import complaints, small_targets, wide
+from tools.notebooks import pages, widgets
+from tools.notebooks.widgets import tables
+from vbw_np.formats import E2M1, ELEMENTS, quantize
+from vbw_np.steps.values import number
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def sheet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A page with every widget."""
+    kinds = list(widgets.TITLES)
+    body = "<h1>Widgets</h1><h2>All of them</h2>" + "".join(map(widgets.markup, kinds))
+    path = tmp_path_factory.mktemp("widgets") / "all.html"
+    path.write_text(pages.page("Widgets", widgets.dressed(body, kinds)), "utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def page(browser: Any, sheet: Path) -> Iterator[Any]:
+    page = browser.new_page()
+    page.said = []
+    page.on("console", lambda message: page.said.append(message.text))
+    page.on("pageerror", lambda error: page.said.append(str(error)))
+    page.goto(sheet.as_uri())
+    yield page
+    assert not page.said, page.said
+    page.close()
+
+
+def shown_numbers(rows: list[list[str]], column: int) -> np.ndarray:
+    return np.array([row[column] for row in rows])
+
+
+# ---- bits
+
+ARITHMETIC = r"(plus|minus)?;? ?exponent (\d+).*2 to the power (-?\d+)(?: times ([01]) and (\d+)/(\d+))?"
+
+GRAY = """(name) => {
+  const root = document.querySelector('[data-widget=bits]'), list = root.querySelector('select');
+  list.value = name; list.dispatchEvent(new Event('change'));
+  for (const bit of root.querySelectorAll('[aria-pressed=true]'))
+    root.querySelector(`[data-bit="${bit.dataset.bit}"]`).click();
+  const width = root.querySelectorAll('.bit').length, seen = [];
+  for (let n = 0; n < 1 << width; n++) {
+    if (n) root.querySelector(`[data-bit="${Math.log2(n & -n)}"]`).click();
+    const digits = [...root.querySelectorAll('.bit')].map(bit => bit.textContent).join('');
+    seen.push([digits, root.querySelector('.value').textContent, root.querySelector('.says').textContent]);
+  }
+  return seen; }"""
+
+
+@pytest.mark.parametrize("name", [name for name, element in ELEMENTS.items() if element.bits <= 8])
+def test_bits_say_what_every_code_of_every_format_means(name: str, page: Any) -> None:
+    element = ELEMENTS[name]
+    seen = page.evaluate(GRAY, name)
+    codes = [int(digits, 2) for digits, _, _ in seen]
+    assert sorted(codes) == list(range(1 << element.bits))  # by toggling one bit at a time
+    values = element.decode(np.array(codes, np.uint8))
+    assert [value for _, value, _ in seen] == [number(v) for v in values]
+    for (digits, value, says), code in zip(seen, codes):
+        assert says.startswith(f"Code {code} of {name.upper()}, bits {digits}: ") and f" {value}." in says
+        parts = re.search(ARITHMETIC, says)
+        if parts:  # the sentence's own arithmetic
+            sign, power = -1 if parts[1] == "minus" else 1, int(parts[3])
+            whole = int(parts[4]) + int(parts[5]) / int(parts[6]) if parts[4] else 1
+            assert np.float32(sign * whole * 2.0**power) == np.float32(float(value))
+
+
+def test_bits_by_keyboard(page: Any) -> None:
+    page.locator("[data-widget=bits] select").select_option("e2m1")
+    before = page.locator("[data-widget=bits] .value").inner_text()
+    page.locator("[data-widget=bits] [data-bit='3']").focus()
+    page.keyboard.press("Space")
+    after = page.locator("[data-widget=bits] .value").inner_text()
+    assert float(after) == -float(before)
+    assert page.evaluate("document.activeElement.dataset.bit") == "3"  # the toggled bit keeps the focus
+
+
+# ---- outlier
+
+OUTLIER = """() => {
+  const root = document.querySelector('[data-widget=outlier]'), input = root.querySelector('input'), seen = [];
+  for (let n = +input.min; n <= +input.max; n++) {
+    input.value = n; input.dispatchEvent(new Event('input'));
+    seen.push({ says: root.querySelector('.says').textContent, output: root.querySelector('output').textContent,
+      rows: [...root.querySelectorAll('tbody tr')].map(row => [...row.cells].map(cell => cell.textContent)) });
+  }
+  return seen; }"""
+
+
+def test_the_outlier_does_to_its_block_what_it_does_in_the_library(page: Any) -> None:
+    seen = page.evaluate(OUTLIER)
+    assert len(seen) == tables.STEPS
+    for position, now in enumerate(seen):
+        x = tables.outlier_block(position)
+        assert now["output"] == number(x[tables.OUTLIER]) and shown_numbers(now["rows"], 1).tolist() == tables.texts(x)
+        for column, fmt in ((2, "nvfp4"), (3, "mxfp4")):
+            packed = quantize(x[None], fmt)
+            became = packed.dequantize()[0]
+            assert shown_numbers(now["rows"], column).tolist() == [number(v) for v in became]
+            others = np.delete(np.arange(32), tables.OUTLIER)
+            zeros = int(((became == 0) & (x != 0))[others].sum())
+            whole = np.float32(1 if packed.tensor_scale is None else packed.tensor_scale)
+            scales = " and ".join(number(np.float32(s) * whole) for s in np.ravel(packed.decoded_scales()))
+            told = f"{scales}; the outlier became {number(became[tables.OUTLIER])}, and {zeros} of the 31 others"
+            assert f"{told} became zero." in now["says"]
+
+
+# ---- stairs
+
+STAIRS = """() => {
+  const root = document.querySelector('[data-widget=stairs]'), [x, die] = root.querySelectorAll('input');
+  const put = (input, value) => { input.value = value; input.dispatchEvent(new Event('input')); };
+  const seen = [];
+  for (let n = +x.min; n <= +x.max; n++) {
+    put(x, n);
+    for (let face = 1; face <= 16; face++) { put(die, face); seen.push(root.querySelector('.says').textContent); }
+  }
+  return seen; }"""
+
+
+def test_the_staircase_and_the_die_round_as_the_library_does(page: Any) -> None:
+    seen = iter(page.evaluate(STAIRS))
+    x = tables.stair_inputs()
+    nearest = E2M1.decode(E2M1.encode(x))
+    faces = np.tile(np.array([tables.face_bits(face) for face in range(1, 17)], np.uint32), (x.size, 1))
+    thrown = E2M1.decode(E2M1.encode(np.repeat(x[:, None], 16, axis=1), ties="stochastic", random=faces))
+    for n in range(x.size):
+        for face in range(1, 17):
+            says = next(seen)
+            begin = f"{number(x[n])} rounds to nearest as {number(nearest[n])}. "
+            assert says.startswith(f"{begin}The die shows {face}: {number(thrown[n, face - 1])}. "), says
+        mean = re.search(r"their mean is (-?[\d.]+)\.$", says)
+        if mean:
+            assert float(mean[1]) == pytest.approx(float(thrown[n].mean()), rel=1e-5)
+        else:
+            assert len(set(thrown[n])) == 1
+
+
+# ---- all
+
+
+def test_the_die_rolls(page: Any) -> None:
+    page.evaluate("Math.random = () => 0.999")
+    page.locator("[data-widget=stairs] button", has_text="Roll").first.click()
+    assert "The die shows 16: " in page.locator("[data-widget=stairs] .says").inner_text()
+    assert "You rolled 1 time;" in page.locator("[data-widget=stairs] .says").inner_text()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (400, "dark")])
+def test_widgets_fit_and_can_be_used_by_anybody(browser: Any, sheet: Path, width: int, scheme: str) -> None:
+    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    page = context.new_page()
+    page.goto(sheet.as_uri())
+    assert not wide(page) and not small_targets(page), (wide(page), small_targets(page))
+    assert not (found := complaints(page)), "\n".join(found)
+    assert page.locator(".widget .says").count() == len(widgets.TITLES)  # each has its text twin
+    context.close()
+
+
+def test_without_script_nothing_of_them_is_seen(browser: Any, sheet: Path) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(sheet.as_uri())
+    assert page.locator("main").inner_text().split() == ["Widgets", "All", "of", "them"]
+    context.close()

@@ -1,0 +1,193 @@
+"use strict";
+/* The widgets of a page. They compute nothing of the formats: every such number is looked up in a table that Python made. */
+
+function element(name, attributes = {}, ...children) {
+  const vector = ["svg", "path", "line", "rect", "circle", "text", "g"].includes(name);
+  const made = vector ? document.createElementNS("http://www.w3.org/2000/svg", name) : document.createElement(name);
+  for (const [key, value] of Object.entries(attributes))
+    if (key.startsWith("on")) made.addEventListener(key.slice(2), value);
+    else if (value !== false && value !== null) made.setAttribute(key, value === true ? "" : value);
+  made.append(...children);
+  return made;
+}
+
+const drawing = (width, height, ...children) =>
+  element("svg", { viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true", focusable: "false" }, ...children);
+const row = (...children) => element("div", { class: "row" }, ...children);
+
+/** A range with a label that says its value in words. */
+function slider(label, least, most, start, words, changed) {
+  const input = element("input", { type: "range", min: least, max: most, step: 1, value: start });
+  const said = element("output", {});
+  const tell = () => { said.textContent = words(+input.value); input.setAttribute("aria-valuetext", said.textContent); };
+  input.addEventListener("input", () => { tell(); changed(+input.value); });
+  tell();
+  const box = element("label", { class: "long" }, label, input, said);
+  box.set = value => { input.value = value; input.dispatchEvent(new Event("input")); };
+  return box;
+}
+
+function choice(label, names, start, changed) {
+  const list = element("select", {}, ...names.map(name => element("option", { selected: name === start }, name)));
+  list.addEventListener("change", () => changed(list.value));
+  return element("label", {}, label, list);
+}
+
+const widgets = {};
+
+// ---- the bits of any format
+
+widgets.bits = (root, table) => {
+  let name = table.first, code = 0b0101;
+  const holder = element("div", { class: "bits" }), value = element("div", { class: "value" });
+  const says = element("p", { class: "says", "aria-live": "polite" }), line = element("div");
+  const step = by => { const n = 1 << table.formats[name].width; code = (code + by + n) % n; show(); };
+
+  function fields() {
+    const f = table.formats[name];
+    if (!("exponent" in f)) return [["code", f.width]];
+    return [["sign", f.sign], ["exponent", f.exponent], ["mantissa", f.mantissa]].filter(([, width]) => width);
+  }
+
+  function show() {
+    const f = table.formats[name], digits = code.toString(2).padStart(f.width, "0");
+    const focused = root.contains(document.activeElement) && document.activeElement.dataset.bit;
+    let at = 0;
+    holder.replaceChildren(...fields().map(([what, width]) => {
+      const buttons = [...Array(width)].map(() => {
+        const place = f.width - 1 - at++;
+        return element("button", { type: "button", class: "bit", "data-bit": place, "aria-pressed": String(Boolean(code >> place & 1)),
+          "aria-label": `${what}, bit ${place}`, onclick: () => { code ^= 1 << place; show(); } }, digits[f.width - 1 - place]);
+      });
+      return element("div", { class: "field" }, element("span", {}, ...buttons), element("small", {}, what));
+    }));
+    if (focused) holder.querySelector(`[data-bit="${focused}"]`)?.focus();
+    value.textContent = f.values[code];
+    says.textContent = `Code ${code} of ${name.toUpperCase()}, bits ${digits}: ${explained(f, digits)}`;
+    line.replaceChildren(numberLine(f));
+  }
+
+  function explained(f, digits) {
+    const meant = f.values[code];
+    if (!("exponent" in f)) return `the list of this format says ${meant}.`;
+    const parts = fields().map(([, width]) => { const part = digits.slice(0, width); digits = digits.slice(width); return part; });
+    const minus = f.sign && parts.shift() === "1", exponent = parseInt(parts[0], 2), mantissa = parts[1] || "";
+    const sign = f.sign ? (minus ? "minus; " : "plus; ") : "";
+    if (!/^-?[\d.]/.test(meant)) return `${sign}the exponent is full, and this code means ${meant}.`;
+    const small = exponent === 0 && mantissa !== "", power = (small ? 1 : exponent) - f.bias;
+    const fraction = mantissa === "" ? "" : ` times ${small ? 0 : 1} and ${parseInt(mantissa, 2)}/${1 << mantissa.length}`;
+    return `${sign}exponent ${exponent}${small ? " (the smallest: no hidden one)" : ""}, so 2 to the power ${power}${fraction}: ${meant}.`;
+  }
+
+  function numberLine(f) {
+    const known = f.values.map(Number).filter(Number.isFinite);
+    const most = Math.max(...known.map(Math.abs)), least = Math.min(...known) < 0 ? -1 : 0;
+    const wide = known.length > 40, root_ = x => Math.sign(x) * Math.sqrt(Math.abs(x) / most);
+    const place = x => 20 + 660 * ((wide ? root_(x) : x / most) - least) / (1 - least);
+    const here = Number(f.values[code]), marks = known.map(x => element("line", { class: "tick", x1: place(x), x2: place(x), y1: 34, y2: 46 }));
+    const labels = [...new Set([least * most, 0, most])].map(x =>
+      element("text", { x: place(x), y: 64, "text-anchor": x === most ? "end" : x < 0 ? "start" : "middle" }, String(Number(x.toPrecision(4)))));
+    const dot = Number.isFinite(here) ? [element("circle", { class: "here", cx: place(here), cy: 28, r: 6 })] : [];
+    const note = wide ? [element("text", { x: 680, y: 14, "text-anchor": "end" }, "drawn by square root, so that small numbers can be seen")] : [];
+    return drawing(700, 70, element("line", { class: "line", x1: 14, x2: 686, y1: 40, y2: 40 }), ...marks, ...labels, ...dot, ...note);
+  }
+
+  root.append(
+    row(choice("Format", Object.keys(table.formats), name, chosen => { name = chosen; code %= 1 << table.formats[name].width; show(); }),
+      element("button", { type: "button", onclick: () => step(-1) }, "Code before"),
+      element("button", { type: "button", onclick: () => step(1) }, "Next code")),
+    holder, value, line, says);
+  show();
+};
+
+// ---- an outlier in a block
+
+widgets.outlier = (root, table) => {
+  let position = 18;
+  const says = element("p", { class: "says", "aria-live": "polite" }), picture = element("div");
+  const x = table.x.map(Number), names = { nvfp4: "NVFP4, blocks of 16", mxfp4: "MXFP4, one block of 32" };
+  const numbers = element("tbody");
+
+  function show() {
+    const now = table.positions[position], input = x.slice();
+    input[table.outlier] = Number(now.size);
+    picture.replaceChildren(...Object.keys(names).map(format => panel(format, input, now[format])));
+    says.textContent = `The outlier is ${now.size}. ` + Object.entries(names).map(([format, name]) => {
+      const zeros = now[format].became.filter((text, n) => Number(text) === 0 && x[n] !== 0 && n !== table.outlier).length;
+      return `${name}: scale${now[format].scales.length > 1 ? "s" : ""} ${now[format].scales.join(" and ")}; the outlier became ` +
+        `${now[format].became[table.outlier]}, and ${zeros} of the 31 others became zero.`;
+    }).join(" ");
+    numbers.replaceChildren(...input.map((value, n) => element("tr", {}, element("th", { scope: "row" }, String(n)),
+      element("td", {}, n === table.outlier ? now.size : table.x[n]), element("td", {}, now.nvfp4.became[n]), element("td", {}, now.mxfp4.became[n]))));
+  }
+
+  function panel(format, input, now) {
+    const size = table.blocks[format], high = 4, half = 62, clip = v => Math.max(-high, Math.min(high, v)) * half / high;
+    const bars = input.flatMap((value, n) => {
+      const left = 6 + n * 21.5 + (n >= 16 ? 6 : 0), became = Number(now.became[n]), top = half + 16;
+      const bar = (v, kind, width) => element("rect", { class: kind, x: left + (18 - width) / 2, width, y: top - Math.max(0, clip(v)), height: Math.max(0.6, Math.abs(clip(v))) });
+      return [bar(became, n === table.outlier ? "other" : "here", 10), bar(value, "was", 16)];
+    });
+    const lines = now.scales.map((scale, n) => element("text", { x: 6 + n * size * 22, y: 12 }, `scale ${scale}`));
+    return element("div", {}, element("b", {}, names[format]),
+      drawing(702, 150, element("line", { class: "line", x1: 0, x2: 702, y1: half + 16, y2: half + 16 }), ...bars, ...lines));
+  }
+
+  root.append(
+    slider("Outlier", 0, table.positions.length - 1, position, n => table.positions[n].size, n => { position = n; show(); }),
+    picture, element("p", {}, "Outlined: as it was. Filled: what it became. Bars end at 4."), says,
+    element("details", {}, element("summary", {}, "All 32 numbers"), element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "all 32 numbers" },
+      element("table", {}, element("thead", {}, element("tr", {}, ...["", "was", "NVFP4", "MXFP4"].map(t => element("th", { scope: "col" }, t)))), numbers))));
+  show();
+};
+
+// ---- a staircase and a die
+
+widgets.stairs = (root, table) => {
+  const count = table.nearest.length, middle = (count - 1) / 2, at = n => (n - middle) / table.step;
+  const value = digit => table.values[parseInt(digit, 16)];
+  let n = middle + Math.round(1.2 * table.step), face = 1, rolls = [];
+  const says = element("p", { class: "says", "aria-live": "polite" }), picture = element("div");
+
+  function show() {
+    const x = at(n), nearest = value(table.nearest[n]), thrown = value(table.faces[n][face - 1]);
+    const all = [...table.faces[n]].map(value), ups = all.filter(v => v !== all[all.length - 1]).length;
+    const mean = all.reduce((sum, v) => sum + Number(v), 0) / all.length;
+    const mine = rolls.length ? ` You rolled ${rolls.length} time${rolls.length > 1 ? "s" : ""}; the mean of what came is ` +
+      `${(rolls.reduce((sum, f) => sum + Number(value(table.faces[n][f - 1])), 0) / rolls.length).toPrecision(4)}.` : "";
+    says.textContent = `${x} rounds to nearest as ${nearest}. The die shows ${face}: ${thrown}. ` + (ups
+      ? `${ups} of 16 faces give ${all[0]}, the others ${all[15]}; their mean is ${Number(mean.toPrecision(6))}.`
+      : `All faces give ${all[0]}.`) + mine;
+    picture.replaceChildren(drawn(x, Number(nearest), Number(thrown)));
+  }
+
+  function drawn(x, nearest, thrown) {
+    const end = table.end, sx = v => 40 + (v + end) / (2 * end) * 640, sy = v => 150 - v / end * 140;
+    let path = "";
+    [...table.nearest].forEach((digit, i) => { const y = sy(Number(value(digit))); path += i ? `H${sx(at(i) - 0.5 / table.step)}V${y}` : `M${sx(at(0))} ${y}`; });
+    const ticks = [-6, -4, -2, 0, 2, 4, 6].flatMap(v => [
+      element("line", { class: "grid", x1: 40, x2: 680, y1: sy(v), y2: sy(v) }), element("text", { x: 34, y: sy(v) + 4, "text-anchor": "end" }, String(v)),
+      element("text", { x: sx(v), y: 308, "text-anchor": "middle" }, String(v))]);
+    return drawing(700, 314, ...ticks, element("path", { class: "line", d: path + `H${sx(end)}` }),
+      element("path", { class: "lead", d: `M${sx(x)} 292V${sy(nearest)}` }),
+      element("circle", { class: "here", cx: sx(x), cy: sy(nearest), r: 5 }),
+      element("circle", { class: "other", cx: sx(x), cy: sy(thrown), r: 7, "fill-opacity": 0.35 }));
+  }
+
+  const die = slider("Die", 1, 16, face, f => String(f), f => { face = f; show(); });
+  const roll = times => {
+    for (let i = 0; i < times; i++) rolls.push(1 + Math.floor(Math.random() * 16));
+    die.set(rolls[rolls.length - 1]);
+  };
+  root.append(
+    slider("Number", 0, count - 1, n, i => String(at(i)), i => { n = i; rolls = []; show(); }), die,
+    row(element("button", { type: "button", onclick: () => roll(1) }, "Roll"), element("button", { type: "button", onclick: () => roll(100) }, "Roll 100 times"),
+      element("span", {}, "Blue: rounded to nearest. Orange: by the die.")),
+    picture, says);
+  show();
+};
+
+for (const root of document.querySelectorAll(".widget")) {
+  widgets[root.dataset.widget](root, JSON.parse(document.getElementById(`table-${root.dataset.widget}`).textContent));
+  root.hidden = false;
+}
