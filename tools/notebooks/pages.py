@@ -3,7 +3,8 @@
     python tools/notebooks/pages.py [--only 02] [--out DIR]
 
 The cells run in this process, as in the tests; there is no Jupyter in it. A page stands alone: styles inside, pictures
-inside, no script but that of its widgets (`widgets`), nothing fetched. Needs matplotlib, mistune and Pygments (the `notebooks` extra brings them).
+inside, no script but that of its widgets (`widgets`), nothing fetched. Needs matplotlib, mistune and Pygments (the
+`docs` extra brings them).
 """
 
 from __future__ import annotations
