@@ -50,11 +50,18 @@ oracles:  ## build the golden arrays anew from the real libraries (torch and mor
 	"$(ORACLE_VENV)/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps llmcompressor==0.14.0.1
 	"$(ORACLE_VENV)/bin/python" tools/oracles/gptq.py
 
-peers:  ## the same work in torch, torchao, bitsandbytes, gguf and ml_dtypes, in an environment of their own
+MODEL ?= $(wildcard models/*.gguf)
+
+peers:  ## the same work in torch, torchao, bitsandbytes, gguf, ml_dtypes; with make model, llama.cpp too: an environment of their own
 	"$(PYTHON)" -m venv "$(PEERS_VENV)"
 	"$(PEERS_VENV)/bin/python" -m pip install --quiet --disable-pip-version-check \
 		--constraint tools/oracles/requirements.txt --editable ".[peers]"
 	"$(PEERS_VENV)/bin/python" -m vbw_np bench peers $(ARGS)
+ifneq ($(MODEL),)
+	"$(PEERS_VENV)/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".[peers-llama,models]" \
+		|| echo "llama.cpp could not be built (a C++ compiler is needed); the rest is measured without it" >&2
+	"$(PEERS_VENV)/bin/python" -m vbw_np bench model --model "$(firstword $(MODEL))" $(MODEL_ARGS)
+endif
 
 test-cluster: $(STAMP)  ## a comparison on a Dask cluster of two workers, one of them killed half-way
 	"$(BIN)/python" -m pip install --quiet --editable ".[test,cluster]"

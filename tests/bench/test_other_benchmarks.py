@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
 from vbw_np import cli
 from vbw_np.bench import kernels, peers, scaling, timing
+from vbw_np.bench import model as model_bench
 from vbw_np.kernels.simd import jit
+from vbw_np.models.llama import Llama, LlamaConfig
 
 needs_jit = pytest.mark.skipif(not jit.enabled(), reason="kernels are switched off")
 
@@ -97,3 +101,51 @@ def test_bad_input_is_one_line(arguments: list[str], complaint: str, capsys: pyt
     assert cli.main(["bench", *arguments]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("vbw: error:") and complaint in error
+
+
+def tiny_model(folder: Path) -> Path:
+    """A safetensors folder with a random Llama."""
+    from safetensors.numpy import save_file
+
+    config = LlamaConfig(vocab_size=300, hidden_size=64, intermediate_size=96, head_dim=16, num_hidden_layers=1)
+    named = {"vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"}
+    named |= {"num_key_value_heads", "head_dim", "max_position_embeddings", "rms_norm_eps", "rope_theta"}
+    settings = {key: value for key, value in dataclasses.asdict(config).items() if key in named}
+    stored = settings | {"model_type": "llama", "hidden_act": "silu", "tie_word_embeddings": True}
+    (folder / "config.json").write_text(json.dumps(stored))
+    save_file({n: p.data for n, p in Llama(config).named_parameters()}, folder / "model.safetensors")
+    return folder
+
+
+def test_a_model_as_a_user_measures_it(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    pytest.importorskip("safetensors")
+    words = ["bench", "model", "--model", str(tiny_model(tmp_path)), "--contexts", "5,9", "--tokens", "2"]
+    assert cli.main([*words, "--rounds", "2", "--recipe", "nvfp4,fp32", "--json", "-"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    samples = result["samples_s"]
+    assert list(samples) == ["vbw-np nvfp4", "vbw-np fp32"]
+    kinds = ["prompt 5", "token 5", "prompt 9", "token 9"]
+    assert all(sorted(found) == sorted(kinds) for found in samples.values())
+    assert all(len(found[kind]) == 2 and min(found[kind]) > 0 for found in samples.values() for kind in kinds)
+    packed, plain = result["contestants"].values()
+    assert packed["in_one_call"] and plain["why_not"].endswith("is in full precision")
+    assert 4.5 < packed["bits_a_weight"] < 9 and plain["bits_a_weight"] == 32
+    text = model_bench.table(result)
+    assert "tokens/s after 9" in text and "layer by layer: model.layers.0.self_attn.q_proj is in full" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--contexts", "64,many"], "give numbers of tokens, such as 64,512"),
+        (["--recipe", "nvfp5"], "nvfp5"),
+        (["--model", "nowhere.gguf"], "nowhere.gguf"),
+        (["--contexts", "5000"], "are more than the 2048 that this model was made for"),
+    ],
+)
+def test_a_model_that_cannot_be_measured(
+    words: list[str], complaint: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    pytest.importorskip("safetensors")
+    assert cli.main(["bench", "model", "--model", str(tiny_model(tmp_path)), *words]) == 2
+    assert complaint in capsys.readouterr().err.strip().splitlines()[-1]

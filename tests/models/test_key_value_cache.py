@@ -18,7 +18,7 @@ IDS = np.random.default_rng(0).integers(0, 61, (2, 13))
 SPANNING = {
     "nvfp4-16x16", "nvfp4-16x16-1level", "nvfp4-16x16-4over6", "seed-v6", "fp8-128x128", "fp8-tensor", "int8-tensor",
     "nvfp4-own-e4m3", "nvfp4-16x16-4over6-mae", "fp8-e5m2-tensor", "fp8-e5m2-128x128", "fp4-ue5m3-16x16",
-}  # fmt: skip
+} | {name for name, fmt in FORMATS.items() if fmt.block_rows > 1}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FORMATS)

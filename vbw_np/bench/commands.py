@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .speed import Settings
 
 VERBS = {"bench": "train Claude4 on its 62 virtual cards, and print how fast and how well"}
-SUBVERBS = ("kernels", "scaling", "peers")
+SUBVERBS = ("kernels", "scaling", "peers", "model")
 
 COUNT = options.whole(1)
 
