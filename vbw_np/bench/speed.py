@@ -24,7 +24,7 @@ from .. import __version__, machine
 from .. import kernels as _fast_twins  # noqa: F401  importing it puts the fast kernels in place
 from ..data import TOKENIZERS, TokenStream, batches, check_length, load_stream
 from ..device import Device, get_recipe
-from ..engine import Tensor, autograd, optim
+from ..engine import autograd, optim
 from ..errors import UserError
 from ..formats import NonFiniteError
 from ..layers import ShortestPathReflection
@@ -325,29 +325,26 @@ class _Trainer:
         """Train on one batch (B, T), and keep its loss and its times."""
         with environment.CompileClock() as clock, np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             start = time.perf_counter()
-            self.optimizer.zero_grad()
-            loss = self._loss(ids, number)
-            computed = time.perf_counter()
-            loss.backward()
+            found = self._gradients(ids, number)
             differentiated = time.perf_counter()
             self.optimizer.step()
             end = time.perf_counter()
-        self.run["loss"].append(float(loss.data))
+        self.run["loss"].append(found.loss)
         self.run["batch_s"].append(end - start)
-        self.run["forward_s"].append(computed - start)
-        self.run["backward_s"].append(differentiated - computed)
+        self.run["forward_s"].append(found.forward_s)
+        self.run["backward_s"].append(found.backward_s)
         self.run["update_s"].append(end - differentiated)
         self.run["compile_s"].append(clock.seconds)
 
-    def _loss(self, ids: NDArray, number: int) -> Tensor:
-        """The loss of a batch, which must be a finite number."""
+    def _gradients(self, ids: NDArray, number: int) -> optim.Gradients:
+        """The gradients of a batch, whose loss must be a finite number."""
         try:
-            loss = self.model.loss(ids)
+            found = optim.mean_gradients(self.optimizer, self.model.loss, [ids])
         except NonFiniteError as error:  # a card refuses to pack such a weight
             raise self._diverged(number, "cannot be computed, for weights are no longer finite numbers") from error
-        if not math.isfinite(loss.data):
-            raise self._diverged(number, f"is {float(loss.data)}")
-        return loss
+        if not math.isfinite(found.loss):
+            raise self._diverged(number, f"is {found.loss}")
+        return found
 
     def _diverged(self, number: int, what: str) -> UserError:
         return UserError(
@@ -384,8 +381,7 @@ def _warm_up(settings: Settings, recipe: str) -> dict[str, float]:
         optimizer = optim.Adam(model.parameters())
         autograd.ops.matmul_arrays(*np.zeros((2, 128, 128), np.float32))
         for _ in range(2):
-            optimizer.zero_grad()
-            model.loss(rng.integers(0, config.vocab_size, (8, 72))).backward()
+            optim.mean_gradients(optimizer, model.loss, [rng.integers(0, config.vocab_size, (8, 72))])
             optimizer.step()
     return {"warm_up_s": time.perf_counter() - start, "warm_up_compile_s": clock.seconds}
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from ..formats import relative_mse
+from ..formats import decibels, relative_mse
 from ..progress import Progress
 from .errors import CheckpointError
 from .names import to_hf
@@ -55,7 +55,7 @@ def measure_checkpoints(original: Checkpoint, quantized: Checkpoint) -> list[Los
                 error = np.abs(y - x)
             error = np.where(np.isnan(error), np.float32(np.inf), error)
             place = [int(i) for i in np.unravel_index(int(error.argmax()), x.shape)]
-            sqnr = -10 * math.log10(relative) if 0 < relative < math.inf else math.inf if relative == 0 else -math.inf
+            sqnr = decibels(relative)
             found.append(
                 Loss(
                     name,

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..formats import BlockFormat, PackedTensor, quantize
+from ..formats import BlockFormat, PackedTensor, decibels, quantize
 from ..progress import Progress
 from .converting import Converted, read_levels, source_of, write
 from .errors import CheckpointError
@@ -45,7 +45,7 @@ class LayerReport:
     @property
     def sqnr_db(self) -> float:
         """Signal to quantization noise, in dB."""
-        return -10 * math.log10(self.relative_mse) if self.relative_mse > 0 else math.inf
+        return decibels(self.relative_mse)
 
 
 @dataclass

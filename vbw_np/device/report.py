@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write_whole
+from ..formats import decibels
 from ..formats.packed import PLANES
 from . import codec
 from .card import Card
@@ -20,9 +21,9 @@ from .unit import ComputeUnit
 COLUMNS = ("card", "shape", "format", "bits", "bytes", "error", "SQNR dB", "computes", "hits", "refreshes", "decodes")
 
 
-def sqnr_db(error: float | None) -> float | None:
-    """Signal to quantization noise in dB of a relative RMS error: -20 log10(error); None without an error."""
-    return -20 * math.log10(error) if error and math.isfinite(error) else None
+def _sqnr_db(error: float | None) -> float | None:
+    """Signal to quantization noise in dB of a relative RMS error; None without an error."""
+    return decibels(error * error) if error and math.isfinite(error) else None
 
 
 def _finite(error: float | None) -> float | None:
@@ -73,7 +74,7 @@ def card_dict(card: Card) -> dict[str, Any]:
         "float32_bytes": 4 * size,
         "bits_per_value": 8 * card.nbytes / size,
         "relative_error": _finite(errors["used"]),
-        "sqnr_db": sqnr_db(errors["used"]),
+        "sqnr_db": _sqnr_db(errors["used"]),
         "coarse_error": _finite(errors["coarse"]),
         "error_with_all_tiers": _finite(errors["all"]),
         "fine_bytes_saved": max(could_carry - statistics.fine_bytes, 0),
@@ -98,14 +99,14 @@ def error_histogram(errors: list[float]) -> list[dict[str, Any]]:
         `sqnr_db` (low, high) and `relative_error` (low, high) of the bin, and `cards`, their number.
     """
     exact = sum(error == 0 for error in errors)
-    decibels = [math.floor(sqnr_db(error)) for error in errors if error]
+    floors = [math.floor(decibels(error * error)) for error in errors if error]
     bins = [
         {
             "sqnr_db": [low, low + 1],
             "relative_error": [10 ** (-(low + 1) / 20), 10 ** (-low / 20)],
-            "cards": decibels.count(low),
+            "cards": floors.count(low),
         }
-        for low in sorted(set(decibels))
+        for low in sorted(set(floors))
     ]
     if exact:
         bins.append({"sqnr_db": None, "relative_error": [0.0, 0.0], "cards": exact})

@@ -65,7 +65,7 @@ from .errors import (
     UnknownNameError,
 )
 from .explain import Explanation, explain_code, explain_values
-from .measure import relative_mse, sqnr_db
+from .measure import decibels, relative_mse, sqnr_db
 from .orthogonal import quantize_orthogonal
 from .packed import PackedTensor
 from .packing import (
@@ -110,6 +110,7 @@ __all__ = [
     "ShapeError",
     "UnknownNameError",
     "codebook_format",
+    "decibels",
     "dequantize",
     "diagnose",
     "double_quantize",

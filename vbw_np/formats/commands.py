@@ -19,7 +19,7 @@ from .containers import save_packed
 from .elements import ELEMENTS, TIES, ElementFormat
 from .errors import FormatError, unknown_name
 from .explain import Explanation, explain_code, explain_value, explain_values, number
-from .measure import relative_mse
+from .measure import decibels, relative_mse
 from .packed import PackedTensor, to_blocks
 from .profiles import PROFILES, get_profile
 
@@ -273,7 +273,7 @@ def quantize_report(x: np.ndarray, packed: PackedTensor, detailed: bool) -> dict
         "bytes_float32": 4 * packed.size,
         "bits_per_value": packed.bits_per_value,
         "relative_mse": relative,
-        "sqnr_db": math.inf if relative == 0 else -10 * math.log10(relative),
+        "sqnr_db": decibels(relative),
     }
     if not finite.all():
         report["values_measured"] = int(finite.sum())

@@ -25,10 +25,12 @@ def relative_mse(x: np.ndarray, decoded: np.ndarray) -> float:
 
 def sqnr_db(x: np.ndarray, decoded: np.ndarray) -> float:
     """Signal to quantization noise in dB: `-10 log10(relative_mse)`; Inf for an exact copy."""
-    relative = relative_mse(x, decoded)
-    if relative == 0:
-        return math.inf
-    return -10.0 * math.log10(relative) if math.isfinite(relative) else -math.inf
+    return decibels(relative_mse(x, decoded))
+
+
+def decibels(relative: float) -> float:
+    """Signal to quantization noise in dB of a relative squared error: `-10 log10(relative)`; Inf for an error of 0."""
+    return math.inf if relative == 0 else -10.0 * math.log10(relative)
 
 
 @dataclass(frozen=True)

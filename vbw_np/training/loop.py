@@ -440,15 +440,7 @@ class Trainer:
 
     def _gradients(self, drawn: list[NDArray[np.int64]]) -> float:
         """Gradients of the mean loss over the batches, in the parameters; the mean loss."""
-        self.optimizer.zero_grad()
-        total = 0.0
-        for ids in drawn:
-            loss = self.model.loss(ids)
-            total += loss.item() / len(drawn)
-            if not math.isfinite(total):
-                return total
-            loss.backward(1 / len(drawn))
-        return total
+        return optim.mean_gradients(self.optimizer, self.model.loss, drawn).loss
 
     def _stopped(self, what: str, offender: str) -> diagnose.NonFiniteTraining:
         config = self.config
