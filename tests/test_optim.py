@@ -21,7 +21,7 @@ def test_gradients_are_those_of_the_mean_loss():
     found = optim.mean_gradients(optim.SGD([parameter], lr=0.1), squares(parameter), batches)
     assert found.loss == 4.0 * (1 + 9 + 25 + 49) / 4
     assert parameter.grad.tolist() == [4.0 * (1 + 9 + 25 + 49) / 4]
-    assert found.forward_s > 0 and found.backward_s > 0
+    assert found.forward_s > 0
 
 
 def test_a_loss_that_is_not_finite_ends_it_before_its_gradient():

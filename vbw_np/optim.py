@@ -221,11 +221,10 @@ class AdamW(Adam):
 
 
 class Gradients(NamedTuple):
-    """What `mean_gradients` computed: the mean loss, and the seconds that its two halves took."""
+    """What `mean_gradients` computed: the mean loss, and the seconds until the losses were there."""
 
     loss: float
     forward_s: float
-    backward_s: float
 
 
 def mean_gradients(optimizer: Optimizer, loss: Callable[[Any], Tensor], batches: Sequence[Any]) -> Gradients:
@@ -245,16 +244,15 @@ def mean_gradients(optimizer: Optimizer, loss: Callable[[Any], Tensor], batches:
     Gradients
         Where the loss of a batch is not finite it comes back at once, with the gradients of the batches before it.
     """
+    start = time.perf_counter()
     optimizer.zero_grad()
-    total = forward = backward = 0.0
+    total = forward = 0.0
     for batch in batches:
-        start = time.perf_counter()
         value = loss(batch)
-        computed = time.perf_counter()
-        forward += computed - start
+        forward += time.perf_counter() - start
         total += value.item() / len(batches)
         if not math.isfinite(total):
             break
         value.backward(1 / len(batches))
-        backward += time.perf_counter() - computed
-    return Gradients(total, forward, backward)
+        start = time.perf_counter()
+    return Gradients(total, forward)

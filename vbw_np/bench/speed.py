@@ -332,7 +332,7 @@ class _Trainer:
         self.run["loss"].append(found.loss)
         self.run["batch_s"].append(end - start)
         self.run["forward_s"].append(found.forward_s)
-        self.run["backward_s"].append(found.backward_s)
+        self.run["backward_s"].append(differentiated - start - found.forward_s)
         self.run["update_s"].append(end - differentiated)
         self.run["compile_s"].append(clock.seconds)
 
