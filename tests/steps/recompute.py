@@ -76,6 +76,17 @@ def spread(scale: np.ndarray, facts: dict, columns: int) -> np.ndarray:
     return np.repeat(scale, blocks_of(facts, columns), axis=1)[:, :columns]
 
 
+def exponent_of(value: np.ndarray, lowest: int) -> np.ndarray:
+    """Of a number as a format stores it: subnormals keep the lowest one."""
+    return np.maximum(np.frexp(value)[1] - 1, lowest)
+
+
+def cut_to_bits(total: np.ndarray, bits: int) -> np.ndarray:
+    """Toward zero, to so many bits after the leading one."""
+    mantissa, exponent = np.frexp(total)
+    return np.ldexp(np.trunc(np.ldexp(mantissa, bits + 1)), exponent - bits - 1)
+
+
 def column(level: np.ndarray) -> np.ndarray:
     """A second level for elements (rows, columns)."""
     return level if np.ndim(level) == 0 else level.reshape(-1, 1)
@@ -343,18 +354,21 @@ class Recomputer:
 
     def rounded(self, facts: dict, q: np.ndarray, by_chance: bool) -> Arrays:
         magnitude = np.abs(q)
-        below = np.clip((magnitude[..., None] >= E2M1).sum(axis=-1) - 1, 0, 7)
-        low, high = E2M1[below], E2M1[np.minimum(below + 1, 7)]
+        levels = e4m3_table() if facts["bits"] == 8 else E2M1
+        most = len(levels) - 1
+        below = np.clip((magnitude[..., None] >= levels).sum(axis=-1) - 1, 0, most)
+        low, high = levels[below], levels[np.minimum(below + 1, most)]
         found: Arrays = {"low": low, "high": high, "between": (high > low) & (magnitude > low)}
         if by_chance:
             share = (magnitude - low) * (ONE / np.where(high > low, high - low, ONE))
             found |= {"share": share, "draw": self.state["draw"]}
-            number = below + ((self.state["draw"] < share) & (below < 7))
+            number = below + ((self.state["draw"] < share) & (below < most))
         else:
-            number = nearest(np.minimum(magnitude, f32(6)), E2M1)
+            number = nearest(np.minimum(magnitude, levels[-1]), levels)
         negative = {"keep": np.signbit(q), "drop": q < 0, "never": (q < 0) & (number != 0)}[facts["signed_zero"]]
-        found["code"] = (number + 8 * negative).astype(np.uint8)
-        found["element"] = SIGNED_E2M1[found["code"]]
+        sign = 1 << facts["bits"] - 1
+        found["code"] = (number + sign * negative).astype(np.uint8)
+        found["element"] = np.where(negative, -levels[number], levels[number])
         found["up"] = np.abs(found["element"]) > low
         return found
 
@@ -394,7 +408,7 @@ class Recomputer:
     def on_bytes(self, event: dict, told: Arrays) -> Arrays:
         operand, facts = self.operands[event["part"]], event["facts"]
         code = operand["code"]
-        found: Arrays = {"byte": packed(code), "code": code}
+        found: Arrays = {"byte": packed(code) if facts["bits"] == 4 else code, "code": code}
         total = found["byte"].nbytes
         if "sign" in operand:
             found["sign_byte"] = np.packbits(operand["sign"], axis=1, bitorder="little")
@@ -403,6 +417,8 @@ class Recomputer:
             found["scale"] = operand["stored"]
             total += operand["stored"].nbytes
         total += operand["multiplier"].nbytes if "multiplier" in operand else 0
+        if facts["format"] == "fp8-128x128":  # what lies in memory repeats a tile's scale for each of its rows
+            total = -(-int(code.size * (8 + 32 / 128**2)) // 8)
         operand["coarse_bytes"] = total
         if "fine" in operand:
             found["fine_byte"] = packed(operand["fine"])
@@ -458,13 +474,8 @@ class Recomputer:
     # -- products
 
     def on_product(self, event: dict, told: Arrays) -> Arrays:
-        parts = {
-            "product": ("activation", "weight"),
-            "gradient of the input": ("gradient", "weight, transposed"),
-            "gradient of the weight": ("gradient, transposed", "input, transposed"),
-        }[event["part"]]
         if event["facts"]["way"] == "tensor core":
-            found = self.on_tensor_core(event["facts"], *(self.operands[part] for part in parts))
+            found = self.on_tensor_core(event["facts"], *self.operands_of(event["part"]))
         else:
             found = self.in_float32(event, told)
         result = found["result"]
@@ -476,28 +487,104 @@ class Recomputer:
             self.state[f"gradient of {event['card']}.weight"] = result
         return found
 
+    def operands_of(self, part: str) -> tuple[Arrays, Arrays]:
+        parts = {
+            "product": ("activation", "weight"),
+            "gradient of the input": ("gradient", "weight, transposed"),
+            "gradient of the weight": ("gradient, transposed", "input, transposed"),
+        }[part]
+        return self.operands[parts[0]], self.operands[parts[1]]
+
+    def on_sum_in_the_core(self, event: dict, told: Arrays) -> Arrays:
+        """Cut off to a grid and added, in double precision, which holds all of it (arXiv:2512.07004, MMA-Sim 2.1.1)."""
+        facts, (left, right) = event["facts"], self.operands_of(event["part"])
+        bits, block = facts["fraction_bits"], facts["block"]
+        length = left["element"].shape[1]
+        if facts["unit"] == "blackwell-mxf4nvf4":
+            factors = [self.groups(side, block) for side in (left, right)]
+            lowest = {"e4m3": -6, "e8m0": -127}[left["facts"]["scale_element"]]
+            exponents = [exponent_of(scale, lowest) for _, scale in factors]
+            terms = np.einsum("mgk,ngk->gmn", factors[0][0], factors[1][0])
+            empty = np.einsum("mgk,ngk->gmn", np.abs(factors[0][0]), np.abs(factors[1][0])) == 0
+            terms = terms * factors[0][1].T[:, :, None] * factors[1][1].T[:, None, :]
+            zero, step = -139, facts["terms"] // block
+        else:
+            a, b = left["element"].astype(np.float64), right["element"].astype(np.float64)
+            exponents = [exponent_of(side, -6) for side in (a, b)]
+            terms = a.T[:, :, None] * b.T[:, None, :]
+            empty, zero, step = terms == 0, -133, facts["terms"]
+        exponent = exponents[0].T[:, :, None] + exponents[1].T[:, None, :]
+        exponent = np.where(empty | (terms == 0) & (block == 1), zero, exponent)
+        assert length <= facts["promote"] or not facts["promote"]  # one partial sum in so small a model
+        total, found = np.zeros(terms.shape[1:]), {"largest": [], "lost": [], "held": []}
+        for start in range(0, len(terms), step):
+            part = slice(start, start + step)
+            at = np.where(total == 0, zero, exponent_of(total, -126))
+            largest = np.maximum(exponent[part].max(axis=0), at)
+            grid = 2.0 ** (largest - bits)
+            held = np.trunc(terms[part] / grid) * grid
+            carried = np.trunc(total / grid) * grid
+            found["lost"].append((terms[part] - held).sum(axis=0) + (total - carried))
+            total = cut_to_bits(held.sum(axis=0) + carried, facts["output_bits"])
+            found["largest"].append(largest)
+            found["held"].append(held)
+        self.state["core sum"] = total.astype(f32)
+        return {
+            "largest": np.stack(found["largest"]), "lost": np.stack(found["lost"]), "sum": self.state["core sum"],
+            "term": terms.astype(f32) + f32(0), "held": np.concatenate(found["held"]).astype(f32) + f32(0),
+        }  # fmt: skip
+
+    @staticmethod
+    def groups(side: Arrays, block: int) -> tuple[np.ndarray, np.ndarray]:
+        rows, length = side["element"].shape
+        whole = np.zeros((rows, -(-length // block) * block))
+        whole[:, :length] = side["element"]
+        each = side["facts"]["block"] // block  # two groups of 16 under one scale of MXFP4
+        scales = np.repeat(side["scale"].astype(np.float64), each, axis=1)[:, : whole.shape[1] // block]
+        return whole.reshape(rows, -1, block), scales
+
+    def of_fp8(self, facts: dict, left: Arrays, right: Arrays) -> Arrays:
+        added = self.state["core sum"]
+        scales = left["scale"], right["scale"]
+        if facts["blocked"]:
+            added = (scales[0] * scales[1][:, 0]) * added
+            return {"result": added, "added": added, "left_scale": scales[0], "right_scale": scales[1]}
+        result = scales[0] * (scales[1][:, 0] * added)
+        return {"result": result, "added": added, "left_scale": scales[0], "right_scale": scales[1]}
+
     def on_tensor_core(self, facts: dict, left: Arrays, right: Arrays) -> Arrays:
+        if "blocked" in facts:
+            return self.of_fp8(facts, left, right)
+        if facts["sums"] == "blackwell":
+            return self.blocks_of_codes(facts, left, right) | self.after_the_core(facts, left, right)
         assert facts["sums"] == "float32"
-        block, length = facts["block"], left["element"].shape[1]
-        running = np.zeros((len(left["element"]), len(right["element"])), f32)
-        found: dict[str, Any] = {"dots": [], "scaled": [], "running": []}
-        for number, start in enumerate(range(0, length, block)):
-            a = left["element"][:, start : start + block].astype(np.float64)
-            b = right["element"][:, start : start + block].astype(np.float64)
-            dot = (a @ b.T).astype(f32)
-            scaled = (left["scale"][:, number, None] * right["scale"][None, :, number]) * dot
-            running = running + scaled
-            for name, array in (("dots", dot), ("scaled", scaled), ("running", running)):
-                found[name].append(array)
-        found = {name: np.stack(arrays) for name, arrays in found.items()}
+        found = self.blocks_of_codes(facts, left, right)
+        running = [found["scaled"][0] + f32(0)]
+        for scaled in found["scaled"][1:]:
+            running.append(running[-1] + scaled)
+        self.state["core sum"] = running[-1]
+        return found | self.after_the_core(facts, left, right) | {"running": np.stack(running)}
+
+    @staticmethod
+    def blocks_of_codes(facts: dict, left: Arrays, right: Arrays) -> Arrays:
+        """Exact sums of blocks, and those times both scales."""
+        block, dots, scaled = facts["block"], [], []
+        for number, start in enumerate(range(0, left["element"].shape[1], block)):
+            a, b = (side["element"][:, start : start + block].astype(np.float64) for side in (left, right))
+            dots.append((a @ b.T).astype(f32))
+            scaled.append((left["scale"][:, number, None] * right["scale"][None, :, number]) * dots[-1])
+        return {"dots": np.stack(dots), "scaled": np.stack(scaled)}
+
+    def after_the_core(self, facts: dict, left: Arrays, right: Arrays) -> Arrays:
+        """The second-level factors."""
 
         def factor(operand: Arrays) -> np.ndarray:
             level = operand.get("multiplier", ONE)
             return np.broadcast_to(np.reshape(level, -1), len(operand["element"])).astype(f32)
 
-        found |= {"left_factor": factor(left), "right_factor": factor(right)}
+        found = {"left_factor": factor(left), "right_factor": factor(right), "running": self.state["core sum"]}
         assert facts["right_level"] != "row"
-        found["result"] = running * (found["left_factor"] * found["right_factor"][0])[:, None]
+        found["result"] = self.state["core sum"] * (found["left_factor"] * found["right_factor"][0])[:, None]
         return found | {"left_element": left["element"], "right_element": right["element"]}
 
     def in_float32(self, event: dict, told: Arrays) -> Arrays:

@@ -16,23 +16,35 @@ from vbw_np.steps import SmallModel, TrainingSteps, batch
 from vbw_np.steps.saying import fill
 from vbw_np.steps.values import LISTED, Value, along, number
 
-SHOWN = [name for name, recipe in RECIPES.items() if not recipe.promote]
-"""What a recorded step shows; it refuses the others by name."""
 
-
-def recorded(recipe: str, seed: int = 0) -> dict:
+def recorded(recipe: str, seed: int = 0, **options: object) -> dict:
     """The step's JSON, as somebody else would read it."""
-    return json.loads(json.dumps(vbw.step(recipe, seed=seed).as_json(), allow_nan=False))
+    return json.loads(json.dumps(vbw.step(recipe, seed=seed, **options).as_json(), allow_nan=False))
 
 
-@pytest.mark.parametrize("recipe", SHOWN)
+@pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_every_number_comes_out_of_the_events_alone(recipe: str, seed: int) -> None:
     assert Recomputer(recorded(recipe, seed)).run() > 5_000
 
 
-def test_a_wrong_bit_is_found() -> None:
-    data = recorded("nvfp4-train")
+@pytest.mark.parametrize(
+    ("recipe", "sums"),
+    [("nvfp4-train", "blackwell"), ("mxfp4-train", "blackwell"), ("fp8-train", "blackwell"), ("fp8-train", "hopper")],
+)
+def test_sums_inside_the_core_come_out_term_by_term(recipe: str, sums: str) -> None:
+    """Exponents, what is kept of every term, what is cut off, the sum; on Hopper something is cut off."""
+    data = recorded(recipe, accumulate=sums)
+    assert Recomputer(data).run() > 5_000
+    cores = [event for event in data["events"] if event["kind"] == "sum in the core"]
+    assert len(cores) == 8  # two forward, two of inputs, two of weights, and the next forward's two
+    lost = [np.abs(Recomputer.decode(data["arrays"][core["values"]["lost"]["array"]])).max() for core in cores]
+    assert (max(lost) > 0) == (sums == "hopper")
+
+
+@pytest.mark.parametrize("recipe", ["nvfp4-train", "fp8-train", "fp8-block-train"])
+def test_a_wrong_bit_is_found(recipe: str) -> None:
+    data = recorded(recipe)
     for event in data["events"]:
         for name, value in event["values"].items():
             if (event["phase"], event["kind"]) == ("forward", "tokens") or name in ("lr", "coarse_error", "error"):
@@ -70,14 +82,14 @@ def compared(recipe: str, seed: int) -> None:
         assert told[name]["after"].data.tobytes() == weights[name].tobytes()
 
 
-@pytest.mark.parametrize("recipe", SHOWN)
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_it_is_an_ordinary_step_by_the_definitions(recipe: str) -> None:
     with autograd.use_twins(False):
         compared(recipe, seed=2)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", SHOWN)
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_it_is_an_ordinary_step_by_the_kernels(recipe: str) -> None:
     compared(recipe, seed=2)
 

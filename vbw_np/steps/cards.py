@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..device import Card, Recipe
-from ..formats import BlockFormat, FittedScales, PackedTensor, get_format, pack_nibbles
+from ..formats import BlockFormat, FittedScales, PackedTensor, get_format
+from ..formats.packing import pack_codes
 from . import products
 from .quantizing import Matrix, decoded, described, operand
 from .story import RecordingError, Story
@@ -204,8 +205,8 @@ class CardStory:
     ) -> NDArray[np.float32]:
         """On the virtual tensor core, or of decoded operands: whichever way the card went."""
         if self.card.ways[slot] == "tensor core":
-            sums = self.recipe.accumulate
-            return products.of_codes(self.story, name, left, left_packed, right, right_packed, sums)
+            sums = self.recipe.accumulate, self.recipe.promote
+            return products.of_codes(self.story, name, left, left_packed, right, right_packed, *sums)
         why = "No tensor core multiplies these two formats, so both are decoded."
         left = dataclasses.replace(left, data=left_packed.dequantize())
         right = dataclasses.replace(right, data=right_packed.dequantize())
@@ -336,7 +337,7 @@ def _transposed(packed: PackedTensor) -> PackedTensor:
     """The transpose of a matrix with square tiles, of the same codes."""
     fmt = packed.format
     scales = np.repeat(packed.scales[:: fmt.block].T, fmt.block, axis=0)[: packed.shape[1]]
-    codes = pack_nibbles(np.ascontiguousarray(packed.unpacked_codes().T))
+    codes = pack_codes(np.ascontiguousarray(packed.unpacked_codes().T), fmt.code_bits)
     return dataclasses.replace(
         packed, codes=codes, scales=np.ascontiguousarray(scales), shape=packed.shape[::-1], sqnr_db=None
     )

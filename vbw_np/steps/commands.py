@@ -32,7 +32,7 @@ def add_commands(subparsers: Any) -> None:
     add("--recipe", type=options.name, default="nvfp4-train", help="what the cards do (default: %(default)s)")
     add("--seed", type=options.seed, default=0, help="of the weights and of the rounding (default: %(default)s)")
     add("--lr", type=options.number(), default=0.5, help="learning rate (default: %(default)s)")
-    add("--accumulate", choices=("float32", "blackwell"), help="how products of two FP4 operands are added up")
+    add("--accumulate", choices=("float32", "blackwell", "hopper"), help="how the terms of a product are added")
     add("--data", type=options.path, metavar="FILE",
         help="weights of your own: .npz with `first` or `second`, or .npy with the first card's; at least 16 x 16, of "
         "which the upper left corner is taken")  # fmt: skip

@@ -7,8 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..device import operands
 from ..formats import E2M1, PackedTensor
-from ..formats.accumulate import matmul as add_as_hardware
+from ..formats.accumulate.model import UNIT as FRACTION
+from ..formats.accumulate.model import LongSum, add_terms, align
 from .quantizing import Matrix
 from .story import Story
 from .values import LISTED, Value, along
@@ -45,7 +47,7 @@ def _running(scaled: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def of_codes(
     story: Story, name: str, left: Matrix, left_packed: PackedTensor, right: Matrix, right_packed: PackedTensor,
-    sums: str = "float32",
+    sums: str = "float32", promote: int = 0,
 ) -> NDArray[np.float32]:  # fmt: skip
     """Tell a product on the virtual tensor core, left right^T (rows of left, rows of right); returns it.
 
@@ -57,22 +59,24 @@ def of_codes(
     left, right : Matrix
     left_packed, right_packed : PackedTensor
         The two, quantized.
-    sums : {"float32", "blackwell"}
-        As `device.SUMS`.
+    sums, promote : str, int
+        As a recipe's `accumulate` and `promote`.
     """
+    if left_packed.format.code_bits == 8:
+        return _of_fp8(story, name, left, left_packed, right, right_packed, sums, promote)
     a, b = _elements(left_packed), _elements(right_packed)
     dots = np.einsum("mbk,nbk->bmn", a, b)  # quarters up to 576 or 1152: exact in any order
     scales_a, scales_b = left_packed.decoded_scales().T, right_packed.decoded_scales().T
     pairs = scales_a[:, :, None] * scales_b[:, None, :]
     scaled = pairs * dots
     rows, columns = along(left.rows), along(right.rows)
-    running = _running(scaled) if sums == "float32" else _hardware_sums(left_packed, right_packed)[None]
+    running = _running(scaled) if sums == "float32" else _as_the_core_adds(
+        story, left, right, _fp4_sum(left_packed, right_packed), block=16
+    )  # fmt: skip
     total = running[-1]
     factor_a, factor_b = _factor(left_packed), _factor(right_packed)
-    if right_packed.format.tensor_level == "row":
-        result = (total * factor_a[:, None]) * factor_b
-    else:
-        result = total * (factor_a * factor_b[0])[:, None]
+    by_row = right_packed.format.tensor_level == "row"
+    result = (total * factor_a[:, None]) * factor_b if by_row else total * (factor_a * factor_b[0])[:, None]
     values = {
         "result": Value.of(result, rows, columns),
         "dots": Value.of(dots, LISTED, rows, columns),
@@ -106,7 +110,8 @@ def _order(sums: str) -> str:
     return "in float32" if sums == "float32" else "as Blackwell's tensor core adds, cut to its few bits,"
 
 
-def _hardware_sums(left: PackedTensor, right: PackedTensor) -> NDArray[np.float32]:
+def _fp4_sum(left: PackedTensor, right: PackedTensor) -> LongSum:
+    """All sums of Blackwell's FP4 products, (rows of left, rows of right); rows are filled up to whole steps."""
     block = left.format.block
 
     def padded(packed: PackedTensor) -> tuple[NDArray, NDArray]:
@@ -118,8 +123,94 @@ def _hardware_sums(left: PackedTensor, right: PackedTensor) -> NDArray[np.float3
         return codes, scales
 
     (a, scale_a), (b, scale_b) = padded(left), padded(right)
-    kind = "ue4m3" if block == 16 else "e8m0"
-    return add_as_hardware(UNIT, a, b, scale_a=scale_a, scale_b=scale_b, scale_format=kind, scale_block=block)
+    options = {"scale_format": "ue4m3" if block == 16 else "e8m0", "scale_block": block}
+    return LongSum(UNIT, a[:, None], b[None], scale_a=scale_a[:, None], scale_b=scale_b[None], **options)
+
+
+def _inside(total: LongSum, promote: int) -> dict[str, list[NDArray]]:
+    """All steps of the sums: terms, what is kept of them, largest exponents, what is lost, and the partial sums."""
+    found: dict[str, list[NDArray]] = {"term": [], "held": [], "largest": [], "lost": [], "sum": []}
+    part = promote or total.length
+    for start in range(0, total.length, part):
+        value = np.zeros(total.shape, np.float32)
+        for first, last in total.steps(start, min(start + part, total.length)):
+            terms = total.with_c(total.terms(first, last), value)
+            kept, largest = align(terms, total.unit.fraction_bits)
+            exact = np.ldexp(terms.significand.astype(np.float64), terms.exponent - FRACTION)
+            held = np.ldexp(kept.astype(np.float64), largest - total.unit.fraction_bits)
+            found["term"].append(exact[..., :-1])  # without the accumulator
+            found["held"].append(held[..., :-1])
+            found["largest"].append(largest[..., 0])
+            found["lost"].append((exact - held).sum(axis=-1))
+            value = add_terms(terms, total.unit)
+        found["sum"].append(value)
+    return found
+
+
+def _as_the_core_adds(
+    story: Story, left: Matrix, right: Matrix, total: LongSum, *, block: int = 1, promote: int = 0
+) -> NDArray[np.float32]:
+    """Tell sums inside a tensor core: exponents, what is cut off, what is left.
+
+    `block`: elements of one term. Returns the partial sums that leave the core, (parts, M, N), one if `promote` is 0.
+    """
+    unit, found = total.unit, _inside(total, promote)
+    rows, columns = along(left.rows), along(right.rows)
+    used = -(-left.data.shape[1] // block)  # terms that only fill up are left out
+    terms = {name: np.moveaxis(np.concatenate(found[name], axis=-1), -1, 0)[:used] for name in ("term", "held")}
+    values = {name: Value.of(term.astype(np.float32), along(left.columns, block), rows, columns)
+              for name, term in terms.items()}  # fmt: skip
+    values |= {name: Value.of(np.stack(found[name]), LISTED, rows, columns) for name in ("lost", "sum")}
+    values["largest"] = Value.of(np.stack(found["largest"]).astype(np.int16), LISTED, rows, columns)
+    facts = {"unit": unit.name, "fraction_bits": unit.fraction_bits, "terms": unit.terms, "block": block,
+             "output_bits": unit.output.fraction_bits, "promote": promote}  # fmt: skip
+    what = "products" if block == 1 else f"sums of {block} products"
+    promoted = f" Every {promote} products a sum leaves the core." if promote else ""
+    story.add(
+        "sum in the core",
+        f"The core ({unit.name}) takes {{terms}} products a step. The largest exponent among its {what} is "
+        "{largest}; all are cut off toward zero {fraction_bits} bits below that. This "
+        f"{left.columns}'s is {{term}}, and {{held}} of it is kept. Cut off in all: {{lost}}. The sum, cut off to "
+        f"{{output_bits}} bits, is {{sum}}.{promoted}",
+        values,
+        facts,
+        ("sum", "term", "held"),
+    )
+    return np.stack(found["sum"])
+
+
+def _of_fp8(
+    story: Story, name: str, left: Matrix, left_packed: PackedTensor, right: Matrix, right_packed: PackedTensor,
+    sums: str, promote: int,
+) -> NDArray[np.float32]:  # fmt: skip
+    """Tell a product of FP8 operands, whose scales are applied outside the core."""
+    x, w = (operands.fp8_operands.from_packed(side) for side in (left_packed, right_packed))
+    total = LongSum(operands.fp8.UNITS[sums], x.codes[:, None], w.codes[None], a_format=x.element, b_format=w.element)
+    parts = _as_the_core_adds(story, left, right, total, promote=promote)
+    rows, columns = along(left.rows), along(right.rows)
+    added = np.zeros(parts.shape[1:], np.float32)
+    for number, part in enumerate(parts):
+        block = number * promote // 128
+        pair = [side.scales[:, block if side.blocked else 0] for side in (x, w)]
+        added = added + (np.multiply.outer(*pair) * part if x.blocked or w.blocked else part)
+    result = added if x.blocked or w.blocked else x.scales * (w.scales[:, 0] * added)
+    values = {
+        "result": Value.of(result, rows, columns),
+        "added": Value.of(added, rows, columns),
+        "left_scale": Value.of(x.scales, rows, LISTED),
+        "right_scale": Value.of(w.scales, columns, LISTED),
+    }
+    facts = {"name": name, "way": "tensor core", "sums": sums, "blocked": x.blocked or w.blocked, "promote": promote}
+    story.add(
+        "product",
+        "Outside the core, in float32, the sum is {added}"
+        + (", each part times both scales of its block" if facts["blocked"] else "")
+        + ". The scales are {left_scale} and {right_scale}, and " + f"{name} is {{result}}.",
+        values,
+        facts,
+        ("result",),
+    )
+    return result
 
 
 def of_numbers(

@@ -21,7 +21,7 @@ from .witness import Visit, Witness
 
 KNOWN_FIELDS = {
     "name", "weight", "summary", "fine", "error_budget", "activation", "gradient", "weight_gradient", "keep",
-    "gradient_rule", "accumulate",
+    "gradient_rule", "accumulate", "promote",
 }  # fmt: skip
 KNOWN_OPERAND = {"format", "stochastic", "hadamard", "right"}
 
