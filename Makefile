@@ -7,7 +7,7 @@ ORACLE_VENV ?= .venv-oracles
 PEERS_VENV ?= .venv-peers
 VBW_PYODIDE ?= $(wildcard .pyodide)
 
-.PHONY: help bench test test-quick test-slow docs look site pyodide test-browser test-kernel oracles peers model lint doctor picture clean
+.PHONY: help bench test test-quick test-slow docs look site pyodide test-browser test-kernel oracles oracles-ggml peers model lint doctor picture clean
 
 help:  ## what can be made
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,12 @@ oracles:  ## build the golden arrays anew from the real libraries (torch and mor
 	"$(ORACLE_VENV)/bin/python" tools/oracles/conformance.py
 	"$(ORACLE_VENV)/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps llmcompressor==0.14.0.1
 	"$(ORACLE_VENV)/bin/python" tools/oracles/gptq.py
+
+oracles-ggml:  ## after that, ggml's own C code for what gguf does not encode (its source, 77 MB, and a C compiler)
+	"$(ORACLE_VENV)/bin/python" -m pip download --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+		--no-binary :all: --dest "$(ORACLE_VENV)" llama-cpp-python==0.3.36
+	tar -xzf "$(ORACLE_VENV)"/llama_cpp_python-0.3.36.tar.gz -C "$(ORACLE_VENV)"
+	"$(ORACLE_VENV)/bin/python" tools/oracles/ggml_c.py "$(ORACLE_VENV)/llama_cpp_python-0.3.36/vendor/llama.cpp/ggml"
 
 MODEL ?= $(wildcard models/*.gguf)
 

@@ -11,11 +11,13 @@ import safetensors.numpy
 
 from vbw_np.checkpoints import CheckpointError, find_weights, open_checkpoint
 from vbw_np.checkpoints import quantizing as room
+from vbw_np.checkpoints.converting import convert_checkpoint
 from vbw_np.checkpoints.measuring import measure_checkpoints
 from vbw_np.checkpoints.profiles_of import writing_profile
 from vbw_np.checkpoints.quantizing import quantize_checkpoint
-from vbw_np.checkpoints.writing import write_safetensors
+from vbw_np.checkpoints.writing import Planned, write_gguf, write_safetensors
 from vbw_np.formats import quantize, relative_mse
+from vbw_np.formats.ggml_blocks import to_blocks_of
 
 DATA = Path(__file__).with_name("data")
 PAIRS = [
@@ -25,7 +27,7 @@ PAIRS = [
     ("fp8-tensor", "modelopt"), ("fp8-tensor", "compressed-tensors"), ("fp8-row", "compressed-tensors"),
     ("fp8-128x128", "compressed-tensors"), ("int8-row", "compressed-tensors"),
     ("int4-offset8-g64", "compressed-tensors"), ("int4-zero-g64", "compressed-tensors"),
-    ("q4_0", "gguf"), ("q4_1", "gguf"), ("q8_0", "gguf"),
+    ("mxfp8-e5m2", "torchao"), ("q4_0", "gguf"), ("q4_1", "gguf"), ("q8_0", "gguf"), ("iq4_nl", "gguf"),
 ]  # fmt: skip
 
 
@@ -64,11 +66,36 @@ def test_layers_by_pattern(tmp_path):
         quantize_checkpoint(source, tmp_path / "c", keep=["*"])
 
 
+def test_q4_k_is_written_where_rows_are_long_enough(tmp_path):
+    x = np.random.default_rng(5).standard_normal((40, 512)).astype(np.float32)
+    safetensors.numpy.save_file({"a.weight": x, "b.weight": x[:, :96].copy()}, tmp_path / "m.safetensors")
+    done = quantize_checkpoint(open_checkpoint(tmp_path / "m.safetensors"), tmp_path / "out", "q4_k", "gguf")
+    assert [layer.name for layer in done.layers] == ["a.weight"] and "no multiple of 256" in done.kept["b.weight"]
+    stored = open_checkpoint(tmp_path / "out")["a.weight"]
+    assert stored.dtype == "Q4_K" and stored.bytes().tobytes() == to_blocks_of(quantize(x, "q4_k"))[1].tobytes()
+
+
+def test_block_types_of_a_gguf_file_keep_their_bytes(tmp_path):
+    """Those that nobody writes here as well: a file of GGUF's goes into one of GGUF's byte by byte."""
+    source = open_checkpoint(DATA / "gguf")
+    tensors = [Planned(n, t.dtype, t.shape, lambda t=t: [t.bytes()]) for n, t in source.tensors.items()]
+    tensors.append(Planned("more.weight", "F32", (8, 256), lambda: [np.ones((8, 256), np.float32)]))
+    write_gguf(tmp_path / "m.gguf", tensors, {"general.architecture": "llama"})
+    done = quantize_checkpoint(open_checkpoint(tmp_path / "m.gguf"), tmp_path / "out", "q4_k", "gguf")
+    assert [layer.name for layer in done.layers] == ["more.weight"]
+    convert_checkpoint(open_checkpoint(tmp_path / "m.gguf"), tmp_path / "copy", "gguf")
+    for folder in ("out", "copy"):
+        after = open_checkpoint(tmp_path / folder)
+        for name, tensor in source.tensors.items():
+            assert after[name].dtype == tensor.dtype and after[name].bytes().tobytes() == tensor.bytes().tobytes()
+
+
 def test_what_cannot_be_quantized_is_named(tmp_path):
     source = open_checkpoint(DATA / "original")
     for name, producer, words in [
         ("nvfp5", "modelopt", "unknown format"), ("nf4", "modelopt", "does not store nf4"),
-        ("q4_k", "gguf", "does not store"), ("nvfp4", "tensorrt", "unknown producer"),
+        ("q4_k", "torchao", "does not store"), ("nvfp4", "tensorrt", "unknown producer"),
+        ("q4_k", "gguf", "mlp.down_proj.weight: its 64 inputs are no multiple of 256"),
     ]:  # fmt: skip
         with pytest.raises(CheckpointError, match=words):
             quantize_checkpoint(source, tmp_path / "out", name, producer)
@@ -113,11 +140,11 @@ def test_measure_agrees_with_the_report(tmp_path):
 
 
 def test_shards_and_their_index(tmp_path):
-    from vbw_np.checkpoints.converting import plain_tensor
+    from vbw_np.checkpoints.converting import copied_tensors
 
     weights = find_weights(open_checkpoint(DATA / "original"))
     tmp_path.joinpath("out").mkdir()
-    planned = [plain_tensor(weight, "compressed-tensors") for weight in weights.values()]
+    planned = [t for weight in weights.values() for t in copied_tensors(weight, "compressed-tensors")]
     write_safetensors(tmp_path / "out", planned, {"format": "pt"}, shard_bytes=40_000)
     assert len(list((tmp_path / "out").glob("model-*.safetensors"))) > 2
     again = find_weights(open_checkpoint(tmp_path / "out"))

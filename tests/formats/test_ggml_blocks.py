@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import gguf
 import ml_dtypes
 import numpy as np
@@ -9,9 +11,9 @@ import pytest
 from gguf.quants import dequantize
 from gguf.quants import quantize as gguf_quantize
 
-from vbw_np.formats import ELEMENTS, FormatError, ShapeError, quantize
+from vbw_np.formats import ELEMENTS, FormatError, ScaleError, ShapeError, quantize
 from vbw_np.formats.ggml import BY_NAME
-from vbw_np.formats.ggml_blocks import FORMAT_OF, WRITTEN, from_blocks_of, to_blocks_of
+from vbw_np.formats.ggml_blocks import FORMAT_OF, from_blocks_of, to_blocks_of
 from vbw_np.formats.packing import pack_codes, unpack_codes
 
 
@@ -38,14 +40,18 @@ def test_packed_tensors_of_blocks_decode_to_gguf_s_values(name):
     wanted = dequantize(blocks.reshape(3, -1), gguf.GGMLQuantizationType[name])
     np.testing.assert_array_equal(packed.dequantize(), wanted)  # but for the sign of zero, which ggml drops
     assert packed.nbytes == blocks.nbytes
-    if name in WRITTEN:
-        again, data = to_blocks_of(packed)
-        assert again == name and np.array_equal(data, blocks.reshape(-1))
-    else:
-        with pytest.raises(FormatError, match="no GGUF block type"):
-            to_blocks_of(packed)
-        with pytest.raises(FormatError, match="only read here"):
-            quantize(np.ones((1, 256), np.float32), packed.format)
+    again, data = to_blocks_of(packed)
+    assert again == name and np.array_equal(data, blocks.reshape(-1))
+
+
+def test_headers_of_q4_k_belong_to_its_scales():
+    packed = quantize(np.random.default_rng(7).standard_normal((3, 512)).astype(np.float32), "q4_k")
+    with pytest.raises(FormatError, match="no headers="):
+        to_blocks_of(replace(packed, headers=None))
+    with pytest.raises(ScaleError, match="not those of its scales"):
+        replace(packed, headers=packed.headers[::-1].copy())
+    with pytest.raises(ShapeError, match=r"headers have shape \(3, 1, 16\)"):
+        replace(packed, headers=packed.headers[:, :1])
 
 
 @pytest.mark.parametrize("name", ["Q4_0", "Q4_1", "Q8_0"])

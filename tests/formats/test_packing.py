@@ -243,7 +243,7 @@ def test_a_part_that_is_missing_or_broken_is_an_error_in_words(fmt, tmp_path):
             except FormatError:
                 continue
             harmless.add((name, what))
-    # without its fine tier a tensor is a coarse one; a stored number follows from the tensor scale
-    optional = {"stored_scale", "allow_nan", "fine", "planes", "fine_scales", "fine_tensor_scale"}
+    # without its fine tier a tensor is a coarse one; a stored number follows from the tensor scale; headers say no more
+    optional = {"stored_scale", "allow_nan", "fine", "planes", "fine_scales", "fine_tensor_scale", "headers"}
     assert {name for name, what in harmless if what == "missing"} <= optional, harmless
     assert {what for _, what in harmless} <= {"missing"}, harmless

@@ -27,6 +27,7 @@ from vbw_np.formats.random_bits import standard_normal
 
 ALL = {**FORMATS, **{p.name: p.format for p in PROFILES.values()}}
 SHAPE = (32, 256)
+GGML_BLOCKS = ("Q4_0", "Q4_1", "Q8_0", "Q4_K", "IQ4_NL")
 NF4 = np.array(
     [-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635, -0.18477343022823334,
      -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
@@ -50,8 +51,8 @@ def per_block(scales: np.ndarray, block: int) -> np.ndarray:
 def read(arrays: dict[str, np.ndarray], container: str, fmt) -> np.ndarray:
     """What the producer's own reader makes of its arrays, in its order of float32 operations."""
     if container == "gguf":
-        kind = {"q4_0": "Q4_0", "q4_1": "Q4_1", "q8_0": "Q8_0"}.get(fmt.name.removeprefix("ggml-"))
-        kind = kind or ("MXFP4" if fmt.block == 32 else "NVFP4")
+        kind = fmt.name.removeprefix("ggml-").upper()
+        kind = kind if kind in GGML_BLOCKS else "MXFP4" if fmt.block == 32 else "NVFP4"
         values = gguf.dequantize(arrays["blocks"].reshape(SHAPE[0], -1), GGMLQuantizationType[kind])
         return values * arrays["scale"][0] if "scale" in arrays else values
     if container == "bitsandbytes":
@@ -99,7 +100,7 @@ HELD = {
     "torchao": NVFP4_KINDS | MXFP4_KINDS | MXFP8_KINDS | MXFP6_KINDS,
     "modelopt": NVFP4_KINDS | MXFP4_KINDS | MXFP8_KINDS,
     "compressed-tensors": NVFP4_KINDS | MXFP4_KINDS,
-    "gguf": NVFP4_KINDS | MXFP4_KINDS | {n for n in ALL if n.removeprefix("ggml-") in ("q4_0", "q4_1", "q8_0")},
+    "gguf": NVFP4_KINDS | MXFP4_KINDS | {n for n in ALL if n.removeprefix("ggml-").upper() in GGML_BLOCKS},
     "bitsandbytes": {"nf4", "bnb-fp4", "bitsandbytes-nf4", "bitsandbytes-fp4"},
 }
 

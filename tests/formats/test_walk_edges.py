@@ -82,8 +82,12 @@ TENSORS = {
     "one of the largest": np.full((1, 1), FLOAT32_MAX, np.float32),
 }
 NAN_OF_ZEROS = {"torchao-0.18-nvfp4": ("zeros", "negative zeros", "one zero", "the least"),
-                "modelopt-nvfp4": ("zeros", "negative zeros", "one zero")}  # fmt: skip
-"""What two libraries make NaN scales of: 0 / 0 under a tensor scale of 0 (golden arrays: `tests/oracles`)."""
+                "modelopt-nvfp4": ("zeros", "negative zeros", "one zero"),
+                **dict.fromkeys(("q4_k", "ggml-q4_k"), ("the largest among ones",)),
+                **dict.fromkeys(("iq4_nl", "ggml-iq4_nl"), ("the largest", "the lowest", "the largest among ones",
+                                                            "one of the largest"))}  # fmt: skip
+"""What libraries make NaN scales of: 0 / 0 under a tensor scale of 0, a float16 scale of Inf times 0, Inf / Inf in a
+sum of squares (golden arrays: `tests/oracles`)."""
 
 
 @pytest.mark.parametrize("tensor", TENSORS)

@@ -22,7 +22,7 @@ from vbw_np.checkpoints.quantizing import quantize_checkpoint  # noqa: E402
 from vbw_np.checkpoints.writing import Planned, write_gguf  # noqa: E402
 
 PROMPT = "The capital of France is"
-FORMATS = ("q4_0", "q4_1", "q8_0", "mxfp4", "nvfp4")
+FORMATS = ("q4_0", "q4_1", "q8_0", "q4_k", "iq4_nl", "mxfp4", "nvfp4")
 
 
 def in_float32(model: Path, out: Path) -> None:

@@ -115,9 +115,11 @@ CASES: list[tuple[str, str, tuple[Callable[[Path], Values], ...]]] = [
     ("nvfp4", "torchao", (torchao,)),
     ("mxfp4", "torchao", (torchao,)),
     ("mxfp8-e4m3", "torchao", (torchao,)),
+    ("mxfp8-e5m2", "torchao", (torchao,)),
     ("q4_0", "gguf", (gguf,)),
     ("q4_1", "gguf", (gguf,)),
     ("q8_0", "gguf", (gguf,)),
+    ("iq4_nl", "gguf", (gguf,)),
     ("mxfp4", "gguf", (gguf,)),
     ("nvfp4", "gguf", (gguf,)),
 ]

@@ -165,18 +165,27 @@ def keep_nonfinite(kept: dict[str, np.ndarray], name: str, run: Callable[[torch.
     kept.update({f"{name}/nonfinite/{part}-sha256": np.concatenate(rows) for part, rows in found.items()})
 
 
+def keep_all(kept: dict[str, np.ndarray], name: str, run: Callable[[torch.Tensor], Result]) -> None:
+    """Every case of a profile."""
+
+    def given(x: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(cases.for_blocks(x, name).copy())
+
+    for case in cases.LARGE:
+        keep(kept, f"{name}/{case}", run(given(getattr(cases, case)()[:ROWS])))
+    for i, row in enumerate(cases.mixed_edges()):
+        with np.errstate(all="ignore"):
+            keep(kept, f"{name}/edge-{i}", run(given(row[None])))
+    keep_nonfinite(kept, name, lambda x: run(given(x.numpy())))
+    print(name, flush=True)
+
+
 def main() -> None:
     torch.set_num_threads(1)
     torch.compiler.set_stance("force_eager")
     kept: dict[str, np.ndarray] = {}
     for name, run in profiles().items():
-        for case in cases.LARGE:
-            keep(kept, f"{name}/{case}", run(torch.from_numpy(getattr(cases, case)()[:ROWS].copy())))
-        for i, row in enumerate(cases.mixed_edges()):
-            with np.errstate(all="ignore"):
-                keep(kept, f"{name}/edge-{i}", run(torch.from_numpy(row[None].copy())))
-        keep_nonfinite(kept, name, run)
-        print(name, flush=True)
+        keep_all(kept, name, run)
     packages = ("torch", "numpy", "torchao", "nvidia-modelopt", "compressed-tensors", "gguf")
     about = {"versions": {p: importlib.metadata.version(p) for p in packages}, "python": sys.version.split()[0]}
     path = ROOT / "tests" / "oracles" / "mixed.npz"

@@ -79,7 +79,7 @@ def _add_writers(subparsers: argparse._SubParsersAction) -> None:
                             help="a folder that does not exist yet (.npy: an .npz file)")  # fmt: skip
     model = quantizing.add_argument_group("for a checkpoint")
     model.add_argument("--producer", type=options.name, default=None,
-                       help="whose layout (default compressed-tensors; gguf for q4_0, ...)")  # fmt: skip
+                       help="whose layout (default compressed-tensors; gguf for q4_0, q4_k, ...)")  # fmt: skip
     model.add_argument("--layers", type=options.name, action="append", metavar="PATTERN",
                        help="weights to quantize, such as '*mlp*'")  # fmt: skip
     model.add_argument("--keep", type=options.name, action="append", metavar="PATTERN",
@@ -221,7 +221,7 @@ def _quantize_checkpoint(args: argparse.Namespace) -> int:
     from .quantizing import quantize_checkpoint
     from .showing_changes import quantized_text
 
-    producer = args.producer or ("gguf" if args.format.startswith("q") else "compressed-tensors")
+    producer = args.producer or ("gguf" if args.format.startswith(("q", "iq4", "ggml-")) else "compressed-tensors")
     done = quantize_checkpoint(
         open_checkpoint(args.file), args.out, args.format, producer, layers=args.layers, keep=args.keep
     )

@@ -86,11 +86,11 @@ def convert_checkpoint(
     largest = _largest_levels(weights) if fuse else {}
     sources: dict[str, Source] = {}
     for name, weight in weights.items():
-        if not weight.is_plain:
+        if name in largest or not is_copied(weight, to):
             sources[name] = source_of(weight, to, lossy, levels, largest, result)
     write(checkpoint, weights, sources, Path(out), to, levels)
-    result.copied = len(weights) - len(sources)
-    result.moved = len(sources) - len(result.losses) - len(result.merged)
+    result.copied = sum(weight.is_plain for weight in weights.values())
+    result.moved = len(weights) - result.copied - len(result.losses) - len(result.merged)
     return result
 
 
@@ -224,12 +224,17 @@ def _fused(weight: Weight, packed: PackedTensor, level: np.float32, result: Conv
 # ---- writing
 
 
-def plain_tensor(weight: Weight, to: str) -> Planned:
-    """An unquantized weight, copied byte by byte."""
-    tensor = weight.parts["values"]
-    if to == "gguf" and tensor.dtype == "BOOL":
-        raise CheckpointError(f"{tensor.name} is BOOL, which GGUF does not have")
-    return Planned(tensor.name, tensor.dtype, tensor.shape, lambda: [tensor.bytes()])
+def is_copied(weight: Weight, to: str) -> bool:
+    """Whether a weight goes to a target byte by byte: unquantized, or a block type of GGUF's within GGUF."""
+    return weight.is_plain or to == weight.producer == "gguf"
+
+
+def copied_tensors(weight: Weight, to: str) -> list[Planned]:
+    """The tensors of a weight as they are."""
+    tensors = list(weight.parts.values())
+    if to == "gguf" and tensors[0].dtype == "BOOL":
+        raise CheckpointError(f"{tensors[0].name} is BOOL, which GGUF does not have")
+    return [Planned(t.name, t.dtype, t.shape, lambda t=t: [t.bytes()]) for t in tensors]
 
 
 def unquantized_modules(weights: dict[str, Weight], sources: dict[str, Source]) -> list[str]:
@@ -253,7 +258,7 @@ def write(
     """Write every weight, quantized ones as `to` stores them, with its configs and the files beside the model."""
     tensors: list[Planned] = []
     for name, weight in weights.items():
-        tensors += plan(sources[name], to) if name in sources else [plain_tensor(weight, to)]
+        tensors += plan(sources[name], to) if name in sources else copied_tensors(weight, to)
     strings = {k: v for k, v in checkpoint.metadata.items() if isinstance(v, str) and checkpoint.kind == "safetensors"}
     strings = {k: v for k, v in strings.items() if k != "tensor_names" and k not in weights and k != LEVELS}
     if levels:

@@ -20,6 +20,7 @@ WRITES: dict[tuple[str, str], str] = {
     ("torchao", "nvfp4"): "torchao-0.18-nvfp4",
     ("torchao", "mxfp4"): "torchao-0.18-floor",
     ("torchao", "mxfp8-e4m3"): "torchao-0.18-mxfp8-e4m3-floor",
+    ("torchao", "mxfp8-e5m2"): "torchao-0.18-mxfp8-e5m2-floor",
     ("gguf", "mxfp4"): "ggml-mxfp4",
     ("gguf", "nvfp4"): "ggml-nvfp4",
 }

@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 
 from ..formats import BlockFormat, PackedTensor, decibels, quantize
+from ..formats.ggml import BY_NAME
+from ..formats.ggml_blocks import block_type_of
 from ..progress import Progress
-from .converting import Converted, read_levels, source_of, write
+from .converting import Converted, is_copied, read_levels, source_of, write
 from .errors import CheckpointError
 from .opening import Checkpoint
 from .producers import find_weights
@@ -108,7 +110,7 @@ def quantize_checkpoint(
             progress.step(name)
     levels = read_levels(checkpoint)
     for name, weight in weights.items():
-        if not weight.is_plain:  # quantized before: moved without loss, or refused
+        if name not in sources and not is_copied(weight, producer):  # moved without loss, or refused
             sources[name] = source_of(weight, producer, None, levels, {}, Converted())
     write(checkpoint, weights, sources, Path(out), producer, levels)
     result.layers = [measure.report() for measure in reports.values()]
@@ -136,7 +138,10 @@ def _choose(
         else:
             chosen.append(name)
     if not chosen:
-        raise CheckpointError("no weight is left to quantize; name some with --layers PATTERN")
+        matrices = [f"; {name}: {why}" for name, why in result.kept.items() if why.startswith("its ")]
+        raise CheckpointError(
+            f"no weight is left to quantize{matrices[0] if matrices else ''}; name others with --layers PATTERN"
+        )
     return chosen
 
 
@@ -154,7 +159,7 @@ def _why_kept(weight: Weight, fmt: BlockFormat, producer: str, layers: list[str]
         return "not asked for"
     if (layers is None and _matches(weight.name, KEPT)) or _matches(weight.name, keep):
         return "kept by its name"
-    unit = 64 if producer == "gguf" and fmt.block == 16 else fmt.block or 2
+    unit = BY_NAME[block_type_of(fmt)].elements if producer == "gguf" else fmt.block or 2
     if fmt.block_rows == 1 and weight.shape[1] % unit:
         return f"its {weight.shape[1]} inputs are no multiple of {unit}"
     return ""

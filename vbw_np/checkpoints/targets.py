@@ -1,7 +1,8 @@
 """How each producer stores a quantized weight: the tensors, their names and dtypes, and the configs beside them.
 
 The reverse of `producers.py`. A *kind* is a format whose bytes several producers share: `nvfp4`, `mxfp4`, `mxfp6`,
-`mxfp8`, `fp8-row`, `fp8-tensor`, `fp8-128x128`, `int8-row`, `int4-offset8`, `int4-zero`, and GGUF's block types.
+`mxfp8`, `mxfp8-e5m2`, `fp8-row`, `fp8-tensor`, `fp8-128x128`, `int8-row`, `int4-offset8`, `int4-zero`, and
+GGUF's block types.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ HOLDS = {
         "nvfp4", "mxfp4", "mxfp6", "mxfp8", "fp8-row", "fp8-tensor", "fp8-128x128", "int8-row", "int4-offset8",
         "int4-zero",
     },
-    "torchao": {"nvfp4", "mxfp4", "mxfp8"},
-    "gguf": {"nvfp4", "mxfp4", "q4_0", "q4_1", "q8_0"},
+    "torchao": {"nvfp4", "mxfp4", "mxfp8", "mxfp8-e5m2"},
+    "gguf": {"nvfp4", "mxfp4", "q4_0", "q4_1", "q8_0", "q4_k", "iq4_nl"},
 }  # fmt: skip
 """Target producer -> the kinds that it stores."""
 LEVELS = "vbw_np.levels"
@@ -45,7 +46,7 @@ def kind_of(fmt: BlockFormat) -> str | None:
         return block_type_of(fmt).lower()
     known = {
         ("e2m1", "e4m3", 16): "nvfp4", ("e2m1", "e8m0", 32): "mxfp4", ("e2m3", "e8m0", 32): "mxfp6",
-        ("e4m3", "e8m0", 32): "mxfp8", ("e4m3", "", 128): "fp8-128x128",
+        ("e4m3", "e8m0", 32): "mxfp8", ("e5m2", "e8m0", 32): "mxfp8-e5m2", ("e4m3", "", 128): "fp8-128x128",
     }  # fmt: skip
     if fmt.block == 128 and fmt.block_rows != 128:
         return None
@@ -237,7 +238,8 @@ def _pack_quantized(source: Source, kind: str) -> list[Planned]:
 
 def _torchao(source: Source, kind: str) -> list[Planned]:
     module, (rows, width) = source.module, source.shape
-    codes = ("F8_E4M3", (rows, width)) if kind == "mxfp8" else ("U8", (rows, width // 2))
+    dtype = {"mxfp8": "F8_E4M3", "mxfp8-e5m2": "F8_E5M2"}.get(kind)
+    codes = (dtype, (rows, width)) if dtype else ("U8", (rows, width // 2))
     scales = "F8_E4M3" if kind == "nvfp4" else "F8_E8M0"
     planned = [
         Planned(f"{module}._weight_qdata", *codes, source.stream(_codes)),
@@ -267,7 +269,7 @@ def torchao_metadata(sources: list[Source], plain: list[str]) -> dict[str, str]:
             names = [*(["per_tensor_scale"] if source.multiplier is not None else []), *names]
             names = [*(["act_per_tensor_scale"] if source.inputs is not None else []), *names]
         else:
-            element = "float4_e2m1fn_x2" if kind == "mxfp4" else "float8_e4m3fn"
+            element = {"mxfp4": "float4_e2m1fn_x2", "mxfp8": "float8_e4m3fn", "mxfp8-e5m2": "float8_e5m2"}[kind]
             data |= {"elem_dtype": tagged("torch.dtype", element), "block_size": 32}
             data["kernel_preference"] = tagged("KernelPreference", "AUTO")
         about = {"_type": "NVFP4Tensor" if kind == "nvfp4" else "MXTensor", "_data": data, "_tensor_data_names": names}

@@ -13,6 +13,8 @@ import numpy as np
 
 from ..formats import BlockFormat
 from ..formats.elements import E4M3, E8M0
+from ..formats.ggml import BY_NAME
+from ..formats.ggml_blocks import block_type_of
 from ..formats.random_bits import hash_bits
 
 SEED = 20261
@@ -54,11 +56,11 @@ class _Sizes:
 def sizes(fmt: BlockFormat) -> tuple[int, int, int]:
     """Rows, columns, and elements a scale, of the vectors of a format.
 
-    Two blocks or more a row, whole blocks of GGUF's (64 elements of NVFP4); a whole tile of rows, up to 16.
+    Two blocks or more a row, whole blocks of GGUF's (NVFP4: 64 elements, Q4_K: 256); a whole tile of rows, up to 16.
     """
-    block = fmt.block or 64
+    block, kind = fmt.block or 64, block_type_of(fmt)
     rows = 16 if fmt.offset == "zero" else max(4, min(fmt.block_rows, 16))  # whole words of packed zero points
-    return rows, max(64, 2 * block), block
+    return rows, max(64, 2 * block, BY_NAME[kind].elements if kind else 0), block
 
 
 def cases(fmt: BlockFormat) -> Iterator[Case]:

@@ -138,21 +138,11 @@ def _refused(*arguments: object) -> np.ndarray:
     raise FormatError("a rule of whole blocks has no separate scale and quotient; quantize the array anew")
 
 
-def affine_rule(name: str, summary: str, fit: Callable[..., Fitted], encode: Callable[..., np.ndarray]) -> ScaleRule:
-    """A rule that makes codes of whole blocks."""
-    return ScaleRule(name, summary, None, _refused, _refused, affine=AffineRule(fit, encode))
-
-
-def decode_only(name: str) -> ScaleRule:
-    """The rule of a format that is read and not written."""
-
-    def refuse(*arguments: object) -> Fitted:
-        raise FormatError(
-            f"{name} is only read here: its producer's encoder is a search that no library specifies bit by bit; "
-            "quantize to q4_0, q4_1 or q8_0 instead"
-        )
-
-    return affine_rule(f"ggml-{name.lower()}", "read only", refuse, refuse)
+def affine_rule(
+    name: str, summary: str, fit: Callable[..., tuple], encode: Callable[..., np.ndarray], group: int = 1
+) -> ScaleRule:
+    """A rule that makes codes of whole blocks; `group` of them share numbers."""
+    return ScaleRule(name, summary, None, _refused, _refused, affine=AffineRule(fit, encode, group))
 
 
 Q4_0 = affine_rule("ggml-q4_0", "float16 d = signed maximum / -8", fit_q4_0, encode_q4_0)

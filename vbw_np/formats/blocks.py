@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from .affine import OFFSET_8, Q4_0, Q4_1, Q8_0, ZERO_POINT, decode_only
+from .affine import OFFSET_8, Q4_0, Q4_1, Q8_0, ZERO_POINT
 from .codebooks import BNB_FP4, IQ4_NL, NF4
 from .elements import (
     E2M1,
@@ -30,6 +30,7 @@ from .elements import (
     ElementFormat,
 )
 from .errors import FormatError, unknown_name
+from .ggml_search import IQ4_NL_RULE, Q4_K
 from .scales import (
     MX_CEIL,
     MX_EVEN,
@@ -171,7 +172,7 @@ class BlockFormat:
 
     def __reduce__(self) -> tuple:
         """Pickle a known record by its name (its rule holds functions, which do not travel)."""
-        if any(table.get(self.name) is self for table in (FORMATS, READ_ONLY, PRODUCERS_OWN)):
+        if any(table.get(self.name) is self for table in (FORMATS, PRODUCERS_OWN)):
             return known_format, (self.name,)
         raise FormatError(f"format {self.name} is not in a registry, so it cannot be pickled; send its parts instead")
 
@@ -246,23 +247,17 @@ _MIXED = (
         "q4_1", "UINT4, fp16 scale and minimum per 32", UINT4, Q4_1, offset="minimum", stored_bits=5.0, **_GGML
     ),
     BlockFormat("q8_0", "INT8 in -127..127, fp16 scale per 32", INT8, Q8_0, stored_bits=8.5, **_GGML),
-)
-
-_READ_ONLY = (
     BlockFormat(
         "q4_k",
         "UINT4, scale and minimum per 32, in 6 bits under two fp16 per 256",
         UINT4,
-        decode_only("Q4_K"),
+        Q4_K,
         offset="minimum",
         stored_bits=4.5,
-        **_GGML,
+        **_GGML | {"nibble_group": 64},
     ),
-    BlockFormat(
-        "iq4_nl", "16 uneven levels, fp16 scale per 32", IQ4_NL, decode_only("IQ4_NL"), stored_bits=4.5, **_GGML
-    ),
+    BlockFormat("iq4_nl", "16 uneven levels, fp16 scale per 32", IQ4_NL, IQ4_NL_RULE, stored_bits=4.5, **_GGML),
 )
-"""Formats that files hold and whose encoders are searches of their producers', not reproduced here."""
 
 
 def _four_over_six(name: str, kind: str, caps: tuple[int, ...] = (256,), **fields: object) -> tuple[BlockFormat, ...]:
@@ -438,7 +433,6 @@ _RECORDS = (
 )
 
 FORMATS: dict[str, BlockFormat] = {record.name: record for record in (*_RECORDS, *_MIXED)}
-READ_ONLY: dict[str, BlockFormat] = {record.name: record for record in _READ_ONLY}
 PRODUCERS_OWN: dict[str, BlockFormat] = {}
 """The records of the profiles, by the profile's name (`profiles` fills it)."""
 
@@ -453,8 +447,6 @@ def get_format(name: str | BlockFormat) -> BlockFormat:
     """
     if isinstance(name, BlockFormat):
         return name
-    if name in READ_ONLY:
-        return READ_ONLY[name]
     if name not in FORMATS:
         raise unknown_name("format", name, FORMATS)
     return FORMATS[name]
@@ -464,7 +456,7 @@ def known_format(name: str) -> BlockFormat:
     """A format by its own name or a profile's."""
     if name in PRODUCERS_OWN and name not in FORMATS:
         return PRODUCERS_OWN[name]
-    if name in FORMATS or name in READ_ONLY:
+    if name in FORMATS:
         return get_format(name)
     raise unknown_name("format or profile", name, [*FORMATS, *PRODUCERS_OWN])
 

@@ -60,6 +60,7 @@ class FittedScales:
     fine, fine_tensor : scales of a fine tier that has its own, else None
     offsets : float32 zero points or minimums of an affine rule, else None
     inner : what an affine rule encodes with (scales, offsets), before they are rounded to what is stored
+    headers : uint8, what Q4_K's blocks keep of scales and offsets (`PackedTensor.headers`), else None
     """
 
     block: np.ndarray
@@ -70,6 +71,7 @@ class FittedScales:
     fine_tensor: np.float32 | None = None
     offsets: np.ndarray | None = None
     inner: tuple[np.ndarray, np.ndarray | None] | None = None
+    headers: np.ndarray | None = None
 
     @classmethod
     def of(cls, packed: PackedTensor) -> FittedScales:
@@ -83,6 +85,7 @@ class FittedScales:
             packed.fine_tensor_scale,
             packed.offsets,
             (packed.scales, packed.offsets) if packed.format.rule.affine is not None else None,
+            packed.headers,
         )
 
     def as_dict(self) -> dict[str, np.ndarray]:
@@ -159,8 +162,10 @@ def fit_scales(
     if fmt.quantile_codebook:
         return _fit_quantile(x)
     if fmt.rule.affine is not None:
-        block, offsets, *inner = fmt.rule.affine.fit(to_blocks(x, fmt))
-        return FittedScales(block, offsets=offsets, inner=tuple(inner))
+        block, offsets, inner, inner_offsets, *headers = fmt.rule.affine.fit(to_blocks(x, fmt))
+        if nonfinite == "raise":
+            _check_scales_are_numbers(block, fmt, None)
+        return FittedScales(block, offsets=offsets, inner=(inner, inner_offsets), headers=next(iter(headers), None))
     scales = _fit_block_scales(x, fmt, nonfinite, amax)
     return _fit_own_fine(x, fmt, scales) if fmt.fine is not None and fmt.fine.kind == "own" else scales
 
@@ -195,7 +200,7 @@ def _fit_block_scales(x: np.ndarray, fmt: BlockFormat, nonfinite: str, given: ob
 
 
 def _check_scales_are_numbers(block: np.ndarray, fmt: BlockFormat, stored: np.ndarray | np.float32 | None) -> None:
-    """Raise where a producer's arithmetic makes NaN of finite numbers: 0 / 0, under a tensor scale that is 0."""
+    """Raise where a producer's arithmetic makes NaN of finite numbers: 0 / 0 under a tensor scale of 0, 0 * Inf."""
     element = fmt.rule.scale_element
     bad = np.isnan(block if element is None else element.table[block])
     if bad.any():
@@ -203,7 +208,7 @@ def _check_scales_are_numbers(block: np.ndarray, fmt: BlockFormat, stored: np.nd
         raise ScaleError(
             f"{fmt.name} makes NaN of a block that is finite{level} as its library does: scales"
             f"{list(first_index(bad))} would be NaN, and so would what it decodes to. nonfinite='producer' gives those "
-            "bytes; a format of no producer's, such as nvfp4, holds tensors of zeros"
+            "bytes; a format of no producer's, such as nvfp4, holds such tensors"
         )
 
 
@@ -369,7 +374,10 @@ def _encode_blocks(
     if fmt.rule.affine is not None:
         codes = from_blocks(fmt.rule.affine.encode(to_blocks(x, fmt), *scales.inner), x.shape, fmt)
         allow_nan = nonfinite != "raise"
-        return PackedTensor(_pack(codes, fmt), scales.block, x.shape, fmt, offsets=scales.offsets, allow_nan=allow_nan)
+        return PackedTensor(
+            _pack(codes, fmt), scales.block, x.shape, fmt, offsets=scales.offsets, headers=scales.headers,
+            allow_nan=allow_nan,
+        )  # fmt: skip
     q = quotients(x, fmt, scales)
     options = {"random": random, "signed_zero": fmt.signed_zero, "nan_code": fmt.nan_code}
     codes = fmt.element.encode(q, fmt.ties, **options)

@@ -32,6 +32,7 @@ from .blocks import BlockFormat, get_format, known_format
 from .codebooks import BNB_FP4, NF4
 from .elements import E2M1, E2M3, E3M2, E4M3, E5M2, E8M0
 from .errors import DtypeError, FormatError, ScaleError, ShapeError, unknown_name
+from .ggml import BY_NAME
 from .ggml_blocks import WRITTEN, block_type_of, from_blocks_of, to_blocks_of
 from .packed import PackedTensor, check_shape, layout_shape, scale_shape
 from .packing import pack_codes, pack_nibbles, unpack_nibbles
@@ -124,7 +125,7 @@ def _check_holds(fmt: BlockFormat, shape: tuple[int, ...], container: str) -> No
     reason = why_not(fmt, container)
     if reason is not None:
         raise FormatError(f"a {container} container cannot hold {fmt.name}: {reason}")
-    block = 64 if container == "gguf" and fmt.block == 16 else fmt.block
+    block = BY_NAME[block_type_of(fmt)].elements if container == "gguf" else fmt.block
     if not fmt.flat and shape[-1] % block:
         raise ShapeError(
             f"a {container} container holds whole blocks of {block}: the last axis, {shape[-1]}, must be a multiple"
@@ -246,15 +247,12 @@ def from_container(
         else:
             stored = convert_level(value, level_convention(container), stored_convention(fmt), fmt.rule.range)
             tensor = np.float32(fmt.rule.multiplier(stored))
-    codes, scales, offsets = _read_bytes(arrays, container, tuple(shape), fmt)
     return PackedTensor(
-        codes=codes,
-        scales=scales,
+        **_read_bytes(arrays, container, tuple(shape), fmt),
         shape=shape,
         format=fmt,
         tensor_scale=tensor,
         stored_scale=stored,
-        offsets=offsets,
         allow_nan=allow_nan,
     )
 
@@ -287,14 +285,14 @@ def _check_is_one(value: np.float32, name: str, container: str, fmt: BlockFormat
 
 def _read_bytes(
     arrays: dict[str, np.ndarray], container: str, shape: tuple[int, ...], fmt: BlockFormat
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """Codes, block scales and offsets in this package's layout."""
+) -> dict[str, np.ndarray | None]:
+    """Codes, block scales, and with GGUF's offsets and headers, in this package's layout."""
     if container == "gguf":
         blocks = arrays["blocks"]
         if blocks.dtype != np.uint8:
             raise DtypeError(f"GGUF blocks must be a uint8 array, got {blocks.dtype.name}")
         packed = from_blocks_of(blocks.reshape(-1), block_type_of(fmt), shape)
-        return packed.codes, packed.scales, packed.offsets
+        return {part: getattr(packed, part) for part in ("codes", "scales", "offsets", "headers")}
     codes_name, scales_name, _ = _NAMES[container]
     codes, scales = arrays[codes_name], arrays[scales_name]
     if container == "bitsandbytes":
@@ -302,12 +300,12 @@ def _read_bytes(
         expected = scale_shape(shape, fmt)
         if scales.size != int(np.prod(expected)):
             raise ShapeError(f"absmax holds {scales.size} numbers; {fmt.name} of shape {shape} has {expected} blocks")
-        return pack_nibbles(codes.reshape(layout_shape(shape, fmt))), scales.reshape(expected), None
+        return {"codes": pack_nibbles(codes.reshape(layout_shape(shape, fmt))), "scales": scales.reshape(expected)}
     if fmt.code_bits == 6:
         if codes.shape != tuple(shape):
             raise ShapeError(f"{codes_name} has shape {codes.shape}; MXFP6 takes a byte a code there: {tuple(shape)}")
         codes = pack_codes(codes, 6)
-    return codes, scales, None
+    return {"codes": codes, "scales": scales}
 
 
 # ---- files
@@ -326,6 +324,7 @@ _PARTS = (
     "planes",
     "allow_nan",
     "offsets",
+    "headers",
 )
 
 

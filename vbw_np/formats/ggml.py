@@ -107,7 +107,8 @@ def six_bit_scales(blocks: np.ndarray, offset: int = 4) -> tuple[np.ndarray, np.
 def scales_and_minimums(blocks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """`d * scale` and `dmin * minimum` of the eight sub-blocks of Q4_K and Q5_K: float32 (n, 8) each."""
     scales, minimums = six_bit_scales(blocks)
-    return float16_at(blocks, 0) * scales.astype(np.float32), float16_at(blocks, 2) * minimums.astype(np.float32)
+    with np.errstate(invalid="ignore"):
+        return float16_at(blocks, 0) * scales.astype(np.float32), float16_at(blocks, 2) * minimums.astype(np.float32)
 
 
 def nibble_pairs(packed: np.ndarray) -> np.ndarray:

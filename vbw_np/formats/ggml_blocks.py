@@ -1,7 +1,4 @@
 """GGUF's blocks as packed tensors and back, for the block types whose codes and scales a format record describes.
-
-Whatever the encoder of Q4_K and IQ4_NL is, their blocks are read exactly; written are only types whose blocks hold
-nothing more than codes, scale and minimum.
 """
 
 from __future__ import annotations
@@ -15,16 +12,14 @@ from .packed import PackedTensor, scale_shape
 from .packing import pack_nibbles
 
 FORMAT_OF = {
-    "Q4_0": "q4_0",
-    "Q4_1": "q4_1",
-    "Q8_0": "q8_0",
-    "Q4_K": "q4_k",
-    "IQ4_NL": "iq4_nl",
+    **{name.upper(): name for name in ("q4_0", "q4_1", "q8_0", "q4_k", "iq4_nl")},
     "MXFP4": "ggml-mxfp4",
     "NVFP4": "ggml-nvfp4",
 }
 """Block type -> the format or profile that its blocks are read as."""
-WRITTEN = ("Q4_0", "Q4_1", "Q8_0", "MXFP4", "NVFP4")
+WRITTEN = tuple(FORMAT_OF)
+AFFINE = ("Q4_0", "Q4_1", "Q8_0", "Q4_K", "IQ4_NL")
+"""Those whose scale has a sign or a minimum beside it."""
 
 
 def from_blocks_of(data: np.ndarray, name: str, shape: tuple[int, ...]) -> PackedTensor:
@@ -46,13 +41,14 @@ def from_blocks_of(data: np.ndarray, name: str, shape: tuple[int, ...]) -> Packe
     if shape[-1] % kind.elements or data.size != int(np.prod(shape)) // kind.elements * kind.bytes:
         raise ShapeError(f"{data.size} bytes are not {name} of shape {shape}")
     fmt = known_format(FORMAT_OF[name])
-    blocks, offsets = data.reshape(-1, kind.bytes), None
+    blocks, offsets, headers = data.reshape(-1, kind.bytes), None, None
     if fmt.rule.scale_element is not None:  # MXFP4, NVFP4
         count = kind.elements // fmt.block
         scales, codes = blocks[:, :count], split_halves(blocks[:, count:], fmt.block)
     elif name == "Q4_K":
         scales, minimums = scales_and_minimums(blocks)
         codes, offsets = nibble_pairs(blocks[:, 16:]), -minimums
+        headers = np.ascontiguousarray(blocks[:, :16]).reshape(*shape[:-1], -1, 16)
     else:
         scales = float16_at(blocks, 0)
         codes = blocks[:, 2:] if name == "Q8_0" else split_halves(blocks[:, 4 if name == "Q4_1" else 2 :])
@@ -66,13 +62,14 @@ def from_blocks_of(data: np.ndarray, name: str, shape: tuple[int, ...]) -> Packe
         format=fmt,
         allow_nan=True,
         offsets=None if offsets is None else np.ascontiguousarray(offsets).reshape(place),
+        headers=headers,
     )
 
 
 def block_type_of(fmt: BlockFormat) -> str | None:
     """The block type that holds this format's tensors (without a fine tier), or None."""
     if fmt.rule.affine is not None:
-        return next((name for name in ("Q4_0", "Q4_1", "Q8_0") if get_format(name.lower()).rule is fmt.rule), None)
+        return next((name for name in AFFINE if get_format(name.lower()).rule is fmt.rule), None)
     if fmt.element is None or fmt.element.name != "e2m1":
         return None
     scale = fmt.rule.scale_element.name if fmt.rule.scale_element else None
@@ -96,6 +93,11 @@ def to_blocks_of(packed: PackedTensor) -> tuple[str, np.ndarray]:
         halves = pack_nibbles(packed.unpacked_codes(), "split_half", block).reshape(-1, elements // 2)
         return name, np.concatenate([packed.scales.reshape(-1, count), halves], axis=1).reshape(-1)
     codes = packed.unpacked_codes().reshape(-1, elements)
+    if name == "Q4_K":
+        if packed.headers is None:
+            raise FormatError("this tensor has no headers=, without which its scales have no 6 bits in Q4_K")
+        pairs = pack_nibbles(codes, "split_half", 64)
+        return name, np.concatenate([packed.headers.reshape(-1, 16), pairs], axis=1).reshape(-1)
     codes = codes if name == "Q8_0" else pack_nibbles(codes, "split_half", 32)
     parts = [_float16_bytes(packed.scales)]
     if packed.offsets is not None:

@@ -12,6 +12,8 @@ compressed-tensors-0.20-int4-{g32,g128}          amax / 7.5; codes -8 to 7, stor
 compressed-tensors-0.20-int4-zero-g128           (max - min) / 15; zero point -8 to 7, stored + 8    2**-23
 modelopt-fp8-tensor                              amax / 448                                          0, codes NaN
 ggml-q4_0, -q4_1, -q8_0                          float16; signed maximum, range, amax                0
+ggml-q4_k                                        a search; 6 bits under a float16 per 256            0
+ggml-iq4_nl                                      a search; float16, of either sign                   0
 ================================================ =================================================== ==================
 """
 
@@ -138,7 +140,7 @@ def _producers() -> list[tuple[tuple[str, str], BlockFormat, str, str]]:
     ):  # fmt: skip
         fmt = replace(FORMATS[family], name=f"compressed-tensors-0.20-{name}")
         found.append((COMPRESSED_TENSORS, fmt, family, "library"))
-    for family in ("q4_0", "q4_1", "q8_0"):
+    for family in ("q4_0", "q4_1", "q8_0", "q4_k", "iq4_nl"):
         found.append((GGML, replace(FORMATS[family], name=f"ggml-{family}"), family, "library"))
     return found
 

@@ -22,7 +22,7 @@ import numpy as np
 from .blocks import BlockFormat, FineTier, get_format
 from .elements import E2M1, E4M3, E8M0, INT4, first_index
 from .errors import DtypeError, FormatError, ScaleError, ShapeError
-from .ggml import half_e8m0, half_ue4m3
+from .ggml import half_e8m0, half_ue4m3, scales_and_minimums
 from .measure import sqnr_db
 from .packing import unpack_bits, unpack_codes, unpack_nibbles
 
@@ -130,6 +130,9 @@ class PackedTensor:
         Whether NaN scales are accepted (arrays quantized under a non-finite policy other than `raise`).
     offsets : float32 array of the scales' shape, or None
         Zero points or minimums, where the format has them (`BlockFormat.offset`).
+    headers : uint8 array (..., ceil(blocks / 8), 16) or None
+        Q4_K only: the bytes that its blocks keep of `scales` and `offsets` (two float16, eight pairs of 6 bits), from
+        which those are products. Without them a tensor decodes, and is not written as Q4_K again.
     """
 
     codes: np.ndarray
@@ -148,6 +151,7 @@ class PackedTensor:
     sqnr_db: float | None = None
     allow_nan: bool = False
     offsets: np.ndarray | None = None
+    headers: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "format", get_format(self.format))
@@ -163,6 +167,8 @@ class PackedTensor:
             raise ScaleError(f"{self.format.name} and the tensor disagree about zero points or minimums (offsets=)")
         if self.offsets is not None:
             self._check_array("offsets", self.offsets, scale_shape(self.shape, self.format), np.float32)
+        if self.headers is not None:
+            self._check_headers()
         if self.fine is not None:
             self._check_array("fine", self.fine, byte_shape(self.shape, self.format), np.uint8)
             if not 1 <= self.planes <= PLANES:
@@ -178,6 +184,18 @@ class PackedTensor:
             raise ShapeError(
                 f"{name} have shape {array.shape}; a {self.format.name} tensor of shape {self.shape} needs {shape}"
             )
+
+    def _check_headers(self) -> None:
+        """Q4_K's 16 bytes per 256 elements must be those of the scales and minimums."""
+        *rows, blocks = scale_shape(self.shape, self.format)
+        self._check_array("headers", self.headers, (*rows, -(-blocks // 8), 16), np.uint8)
+        found = scales_and_minimums(self.headers.reshape(-1, 16))
+        scales, minimums = (part.reshape(*rows, -1)[..., :blocks] for part in found)
+        if not (
+            np.array_equal(scales, self.scales, equal_nan=True)
+            and np.array_equal(-minimums, self.offsets, equal_nan=True)
+        ):
+            raise ScaleError(f"headers of {self.format.name} are not those of its scales and offsets; pass none")
 
     def _check_scale_values(self) -> None:
         if self.allow_nan:

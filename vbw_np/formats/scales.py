@@ -88,12 +88,16 @@ class AffineRule:
     ----------
     fit : (blocks float32 (..., blocks, block)) -> (scales, offsets or None, inner scales, inner offsets or None)
         float32 (..., blocks) each. The inner numbers are those that the encoder divides with, before they are rounded
-        to what is stored.
+        to what is stored. A fifth array, where there is one, is what the container keeps of them, uint8
+        (`PackedTensor.headers`).
     encode : (blocks, inner scales, inner offsets) -> uint8 codes of the blocks' shape
+    group : int
+        Blocks of a row whose scales are fitted together, since they share numbers: 8 of Q4_K.
     """
 
-    fit: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None, np.ndarray, np.ndarray | None]]
+    fit: Callable[[np.ndarray], tuple[np.ndarray | None, ...]]
     encode: Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]
+    group: int = 1
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,26 @@ def check_columns(fmt: BlockFormat) -> None:
 
 def fits_by_block(fmt: BlockFormat) -> bool:
     """Whether a block's scales need nothing of the other blocks but the largest magnitude of all."""
-    return not (fmt.quantile_codebook or fmt.flat)
+    return not (fmt.quantile_codebook or fmt.flat or blocks_together(fmt) > 1)
+
+
+def blocks_together(fmt: BlockFormat) -> int:
+    """How many blocks of a row share numbers, so that their scales are found together."""
+    return fmt.rule.affine.group if fmt.rule.affine is not None else 1
+
+
+def check_choices(fmt: BlockFormat) -> None:
+    """Refuse formats whose scales cannot be chosen block by block.
+
+    Raises
+    ------
+    UserError
+    """
+    if blocks_together(fmt) > 1:
+        raise UserError(
+            f"{blocks_together(fmt)} blocks of {fmt.name} share two numbers, so scales of single blocks cannot be "
+            "chosen by what they lose; leave the clipping out, or use q4_1"
+        )
 
 
 def take_scales(scales: FittedScales, index: int, fmt: BlockFormat) -> FittedScales:
@@ -49,7 +68,7 @@ def take_scales(scales: FittedScales, index: int, fmt: BlockFormat) -> FittedSca
     take = np.s_[:, index : index + 1]
     parts = {name: None if getattr(scales, name) is None else getattr(scales, name)[take] for name in BY_BLOCK}
     inner = scales.inner and tuple(None if part is None else part[take] for part in scales.inner)
-    return dataclasses.replace(scales, **parts, inner=inner)
+    return dataclasses.replace(scales, **parts, inner=inner, headers=None)
 
 
 def join_scales(parts: list[FittedScales]) -> FittedScales:

@@ -16,7 +16,7 @@ from ..kernels.fp4.definitions import dequantize, quantize
 from ..models.llama import Llama, LlamaBlock
 from .calibration import Moments, check_windows, spread, watch, wrapped
 from .errors import CalibrationError
-from .fitting import Fitter, check_columns, fits_by_block
+from .fitting import Fitter, check_choices, check_columns, fits_by_block
 from .gptq import gptq, gptq_in_order
 from .methods import Awq, Clip, Gptq, Method, Rotate, SmoothQuant
 from .rotation import Rotation
@@ -61,6 +61,11 @@ class Plan:
         """
         if self.method.find(Gptq) is not None:
             check_columns(self.weights)
+        clip = self.method.find(Clip)
+        if clip is not None:
+            check_choices(self.weights)
+            if clip.activations and self.activations is not None:
+                check_choices(self.activations)
         _ = self.weights
 
     def keeps(self, name: str) -> bool:

@@ -112,8 +112,8 @@ def _folder_config(quantized: Quantized) -> dict[str, Any]:
 def _interleaved(packed: PackedTensor, heads: int) -> PackedTensor:
     """The same rows in GGUF's order of a query's or key's."""
     order = to_interleaved(np.arange(packed.shape[0])[:, None], heads)[:, 0]
-    offsets = None if packed.offsets is None else packed.offsets[order]
-    return dataclasses.replace(packed, codes=packed.codes[order], scales=packed.scales[order], offsets=offsets)
+    parts = {part: getattr(packed, part) for part in ("codes", "scales", "offsets", "headers")}
+    return dataclasses.replace(packed, **{part: array[order] for part, array in parts.items() if array is not None})
 
 
 def _save_gguf(quantized: Quantized, source: Checkpoint, path: Path) -> None:
