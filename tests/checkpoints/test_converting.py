@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +165,16 @@ def test_nothing_is_overwritten_or_left_half_written(tmp_path):
         (folder / "file").write_text("x")
         raise RuntimeError("stop")
     assert [p.name for p in tmp_path.iterdir()] == ["there"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no signal that ends a program this way")
+def test_a_terminated_program_leaves_nothing(tmp_path):
+    with pytest.raises(SystemExit) as ended, new_folder(tmp_path / "half") as folder:
+        (folder / "file").write_text("x")
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(5)
+    assert ended.value.code == 143 and not list(tmp_path.iterdir())
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_damaged_kept_levels_are_named(tmp_path):

@@ -48,7 +48,7 @@ def kind_of(fmt: BlockFormat) -> str | None:
         ("e2m1", "e4m3", 16): "nvfp4", ("e2m1", "e8m0", 32): "mxfp4", ("e2m3", "e8m0", 32): "mxfp6",
         ("e4m3", "e8m0", 32): "mxfp8", ("e5m2", "e8m0", 32): "mxfp8-e5m2", ("e4m3", "", 128): "fp8-128x128",
     }  # fmt: skip
-    if fmt.block == 128 and fmt.block_rows != 128:
+    if element == "e4m3" and fmt.block == 128 and fmt.block_rows != 128:
         return None
     if (element, scale, fmt.block) in known:
         return known[element, scale, fmt.block]

@@ -6,8 +6,11 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import struct
+import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +63,21 @@ class Planned:
 
 
 @contextlib.contextmanager
+def _terminating_cleanly() -> Iterator[None]:
+    """SIGTERM ends the program through its `finally` clauses, unless somebody handles it already."""
+    ours = threading.current_thread() is threading.main_thread() and (
+        signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    )
+    if ours:
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextlib.contextmanager
 def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A folder beside `path` that becomes `path` when the block ends well, and is removed otherwise.
 
@@ -77,7 +95,8 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise CheckpointError(f"cannot write {path}: no permission. Name a folder of yours.")
     part = Path(tempfile.mkdtemp(prefix=f".{path.name[:16]}.", suffix=".part", dir=path.parent))
     try:
-        yield part
+        with _terminating_cleanly():
+            yield part
         if os.name != "nt":
             mask = os.umask(0)
             os.umask(mask)
