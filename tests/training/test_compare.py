@@ -113,6 +113,13 @@ def test_each_ablation_changes_one_thing() -> None:
     assert set(CHANGES) - {name.partition(":")[2] for name in ABLATIONS} == set(NOT_OF_NVFP4_TRAIN)
 
 
+@pytest.mark.parametrize("change", CHANGES)
+def test_every_change_stands_in_a_table(change: str) -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    rows = [line for page in ("recipes.md", "training.md") for line in (docs / page).read_text("utf-8").splitlines()]
+    assert any(f"`{change}`" in row.split("|")[1] for row in rows if row.startswith("| `"))
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

@@ -159,6 +159,7 @@ def cases(quick: bool) -> Iterator[Case]:
     yield from _quantize_cases(quick)
     yield from _product_cases(quick)
     yield from _blackwell_cases(quick)
+    yield from _fp8_cases(quick)
     yield from _fp32_cases(quick)
     yield from _vector_cases(quick)
     yield from _step_cases(quick)
@@ -240,6 +241,26 @@ def _blackwell_cases(quick: bool) -> Iterator[Case]:
                 lambda r=right, l=left, o=out: blackwell.matmul(l, r, o),
                 lambda r=right, l=left, o=plain: tc.matmul(l, r, o), 6.0, "share", "product",
             )  # fmt: skip
+
+
+def _fp8_cases(quick: bool) -> Iterator[Case]:
+    """FP8 sums as Hopper and Blackwell form them; beside them the same operands decoded and multiplied in float32."""
+    from ..engine import autograd
+    from ..formats import quantize
+    from ..kernels.fp8 import sums
+    from ..kernels.fp8.operands import from_packed
+
+    m, n, k = (_size(1024, quick) for _ in range(3))
+    left, right = (from_packed(quantize(_normal(rows, k), "fp8-row", measure=False)) for rows in (m, n))
+    out, plain = autograd.memory.empty((m, n)), autograd.memory.empty((m, n))
+    for how, promote in (("hopper", 0), ("hopper", 128), ("blackwell", 0)):
+        words = f"as {how.capitalize()} adds" + (f", promoted every {promote}" if promote else "")
+        yield Case(
+            "FP8 sums as tensor cores add, against float32 sums", f"{words}, {m} x {k} times {k} x {n}", "GFLOP",
+            2e-9 * m * n * k,
+            lambda h=how, p=promote: sums.matmul_fp8(left, right, out, sums=h, promote=p),
+            lambda: autograd.ops.matmul_arrays(left.dequantize(), right.dequantize().T, plain), 6.0, "share", "fp32",
+        )  # fmt: skip
 
 
 def _fp32_cases(quick: bool) -> Iterator[Case]:
