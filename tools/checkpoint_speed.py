@@ -54,10 +54,30 @@ def command(*words: str) -> None:
         sys.exit(done.stderr)
 
 
+def private_memory(*words: str) -> tuple[float, float]:
+    """The most memory that `vbw` and Python alone have of their own, in MB: what is not a mapped file. Linux only."""
+    peaks = []
+    for argv in ([sys.executable, "-m", "vbw_np", *words], [sys.executable, "-c", "import numpy"]):
+        with subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.DEVNULL) as running:
+            peak = 0
+            while running.poll() is None:
+                lines = Path(f"/proc/{running.pid}/status").read_text().splitlines()
+                peak = max([peak, *(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))])
+                time.sleep(0.002)
+        peaks.append(peak * 1024 / 1e6)
+    return peaks[0], peaks[1]
+
+
 def quantized(path: Path) -> None:
     """`vbw quantize` into a folder that is thrown away."""
     with tempfile.TemporaryDirectory() as scratch:
         command("quantize", str(path), "--out", f"{scratch}/out")
+
+
+def requantized(path: Path) -> None:
+    """`vbw convert --lossy` into a folder that is thrown away."""
+    with tempfile.TemporaryDirectory() as scratch:
+        command("convert", str(path), f"{scratch}/out", "--to", "modelopt", "--lossy", "nvfp4")
 
 
 def decoded(path: Path) -> None:
@@ -85,6 +105,7 @@ def main() -> None:
         "every tensor as float32": lambda: decoded(path),
     }
     if path.suffix == ".gguf":
+        work["vbw convert to ModelOpt's NVFP4 (the whole command)"] = lambda: requantized(path)
         work["gguf: open, names and metadata"] = lambda: gguf.GGUFReader(path)
         work["gguf: every tensor as float32, opening included"] = lambda: decoded_by_gguf(path)
     else:
@@ -95,6 +116,12 @@ def main() -> None:
     for name, run in work.items():
         wall, used = least(run, args.runs)
         print(f"{name:50} {wall:8.2f} {used:8.2f}", flush=True)
+    if path.suffix != ".gguf" and Path("/proc/self/status").exists():
+        largest = max(tensor.nbytes for tensor in open_checkpoint(path).tensors.values()) / 1e6
+        with tempfile.TemporaryDirectory() as scratch:
+            most, alone = private_memory("quantize", str(path), "--out", f"{scratch}/out")
+        print(f"vbw quantize: {most:.0f} MB of its own at most (Python with NumPy: {alone:.0f}); "
+              f"the largest tensor has {largest:.0f} MB")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -90,6 +90,11 @@ def test_block_types_of_a_gguf_file_keep_their_bytes(tmp_path):
             assert after[name].dtype == tensor.dtype and after[name].bytes().tobytes() == tensor.bytes().tobytes()
 
 
+def test_a_model_that_is_quantized_already_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match=r"already quantized \(int4-zero-g64\)\. `vbw convert IN OUT"):
+        quantize_checkpoint(open_checkpoint(DATA / "awq"), tmp_path / "out")
+
+
 def test_what_cannot_be_quantized_is_named(tmp_path):
     source = open_checkpoint(DATA / "original")
     for name, producer, words in [

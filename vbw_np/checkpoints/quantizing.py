@@ -138,11 +138,21 @@ def _choose(
         else:
             chosen.append(name)
     if not chosen:
-        matrices = [f"; {name}: {why}" for name, why in result.kept.items() if why.startswith("its ")]
-        raise CheckpointError(
-            f"no weight is left to quantize{matrices[0] if matrices else ''}; name others with --layers PATTERN"
-        )
+        raise _nothing_left(result.kept)
     return chosen
+
+
+def _nothing_left(kept: dict[str, str]) -> CheckpointError:
+    """Why, by the first weight that could have been quantized, and what to do."""
+    for name, why in kept.items():
+        if why.startswith("already"):
+            return CheckpointError(
+                f"no weight is left to quantize; {name}: {why}. `vbw convert IN OUT --to PRODUCER --lossy FORMAT` "
+                "decodes and quantizes anew"
+            )
+        if why.startswith("its "):
+            return CheckpointError(f"no weight is left to quantize; {name}: {why}; name others with --layers PATTERN")
+    return CheckpointError("no weight is left to quantize; name some with --layers PATTERN")
 
 
 def _matches(name: str, patterns: list[str] | tuple[str, ...]) -> bool:
