@@ -247,7 +247,7 @@ class _Gradients:
         if owned:
             total += gradient
         else:
-            self._sums[key] = (total + gradient, True)
+            self._sums[key] = (np.asarray(total + gradient), True)  # of single numbers NumPy makes no array
         return False
 
     def pop(self, target: object) -> NDArray:

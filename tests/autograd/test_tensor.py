@@ -287,3 +287,19 @@ def test_ops_refuse_what_they_cannot_do() -> None:
         leaf(2) ** leaf(2)
     with pytest.raises(ValueError, match="matrices"):
         ops.matmul(leaf(3), leaf(3))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (2, 3), (0,)], ids=str)
+@pytest.mark.parametrize("uses", range(1, 6))
+def test_what_is_used_often_gets_the_sum_of_what_all_uses_send_back(dtype, shape, uses):
+    """A single number's third use was once lost: NumPy's sum of two is a number, and no array to add to."""
+    x = Tensor(np.ones(shape, dtype), requires_grad=True)
+    for y in (x, x * dtype(1)):  # a leaf, and what an operation made
+        x.grad = None
+        total = y * dtype(1)
+        for n in range(1, uses):
+            total = total + y * dtype(10**n)
+        total.sum().backward()
+        assert x.grad.dtype == dtype and x.grad.shape == shape
+        assert (x.grad == int("1" * uses)).all()
