@@ -13,6 +13,7 @@ import pytest
 from tests.site.looking import complaints, small_targets, wide
 from tools.notebooks import pages, widgets
 from tools.notebooks.widgets import tables
+from vbw_np.engine import Tensor
 from vbw_np.formats import E2M1, ELEMENTS, quantize
 from vbw_np.steps.values import number
 
@@ -88,6 +89,33 @@ def test_bits_by_keyboard(page: Any) -> None:
     after = page.locator("[data-widget=bits] .value").inner_text()
     assert float(after) == -float(before)
     assert page.evaluate("document.activeElement.dataset.bit") == "3"  # the toggled bit keeps the focus
+
+
+# ---- the tape
+
+TAPE = """() => {
+  const root = document.querySelector('[data-widget=tape]'), seen = [];
+  const next = [...root.querySelectorAll('button')].find(b => b.textContent === 'Next');
+  for (let n = 0; n < 99; n++) {
+    seen.push([root.querySelector('b').textContent, root.querySelector('.says').textContent,
+      [...root.querySelectorAll('svg text')].map(text => text.textContent)]);
+    if (next.disabled) return seen;
+    next.click();
+  } }"""
+
+
+def test_the_tape_is_walked_as_the_library_walks_it(page: Any) -> None:
+    walk = tables.tape_walk()
+    seen = page.evaluate(TAPE)
+    assert [says for _, says, _ in seen] == [event.say() for event in walk]
+    assert [where.split(": ", 1) for where, _, _ in seen] == [
+        [f"Event {n} of {len(walk)}, {event.phase}", event.card] for n, event in enumerate(walk, 1)
+    ]
+    leaves = {name: Tensor(np.float64(v), requires_grad=True) for name, v in (("a", 2), ("b", -3), ("c", 10))}
+    ((leaves["a"] * leaves["b"] + leaves["c"]) * leaves["a"]).backward()
+    texts = seen[-1][2]
+    for name, leaf in leaves.items():
+        assert texts[texts.index(name) + 2] == f"grad {number(leaf.grad)}"
 
 
 # ---- outlier

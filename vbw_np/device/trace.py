@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 from ..files import write_whole
 from ..formats import PackedTensor
+from ..formats.explain import Explanation, explain_element
+from .walk import Walk
 
 KINDS = {
     "batch": "One training batch: forward, backward and the optimizer's step.",
@@ -106,6 +108,8 @@ class Event:
         The numbers at hand: bytes, errors, shapes.
     samples : dict of str to Sample
         First entries of the arrays at hand, where they were asked for.
+    packed : PackedTensor or None
+        The packed weight at hand, where samples were asked for.
     """
 
     kind: str
@@ -117,6 +121,7 @@ class Event:
     thread: int
     values: dict[str, Any]
     samples: dict[str, Sample]
+    packed: PackedTensor | None = None
 
     @property
     def duration(self) -> float:
@@ -183,7 +188,9 @@ class Recorder:
             plain = {name: value for name, value in values.items() if isinstance(value, _PLAIN)}
             samples = samples_of(values) if self.samples else {}
             times = start - self._began, end - self._began
-            event = Event(kind, card, *times, order, depth, threading.get_ident(), plain, samples)
+            held = [value for value in values.values() if isinstance(value, PackedTensor)] if self.samples else []
+            packed = held[-1] if held else None
+            event = Event(kind, card, *times, order, depth, threading.get_ident(), plain, samples, packed)
             with self._lock:
                 self.events.append(event)
 
@@ -237,8 +244,8 @@ class Recorder:
         write_whole(path, json.dumps(self.chrome_trace(), separators=(",", ":"), allow_nan=False))
 
 
-class Steps(Sequence[Event]):
-    """The events of one call, to walk through one at a time.
+class Steps(Walk[Event]):
+    """The events of one call, to walk through: `next`, `back`, `goto("backward", card)`, `until("fine")`, `explain`.
 
     Attributes
     ----------
@@ -247,28 +254,42 @@ class Steps(Sequence[Event]):
     """
 
     def __init__(self, events: Sequence[Event], result: Any) -> None:
-        self._events = list(events)
-        self._next = 0
+        super().__init__(events)
         self.result = result
 
-    def __len__(self) -> int:
-        return len(self._events)
+    def explain(self, i: int, j: int = 0) -> Explanation:
+        """Entry [i, j] of the packed weight of the card at which the reader stands: its byte, its bits, its scale.
 
-    def __getitem__(self, index: Any) -> Any:
-        return self._events[index]
+        Raises
+        ------
+        LookupError
+            The reader stands before the first event, or at one that no packed weight was at hand for before.
+        IndexError
+            The weight has no such entry.
+        """
+        if self.now is None:
+            raise LookupError("no event yet: call next(), or goto")
+        seen = [e.packed for e in self[: self._next] if e.card == self.now.card and e.packed is not None]
+        if not seen:
+            raise LookupError(
+                f"no packed weight of {self.now.card!r} was at hand yet; go on with until('separate') or "
+                "until('decode')"
+            )
+        return explain_element(seen[-1], (i, j))
 
-    def next(self) -> Event | None:
-        """The next event, for one notebook cell a step; None after the last."""
-        if self._next == len(self._events):
-            return None
-        self._next += 1
-        return self._events[self._next - 1]
-
-    def __str__(self) -> str:
-        return "\n".join(str(event) for event in self._events)
+    def _repr_html_(self) -> str:
+        here = self.now
+        rows = "".join(
+            f"<tr><td>{n}</td><td style='text-align:left;padding-left:{event.depth}em'>"
+            f"{'<b>' if event is here else ''}{html.escape(event.kind)}</td><td>{html.escape(event.card)}</td>"
+            f"<td style='text-align:left'>{html.escape(event.sentence)}</td></tr>"
+            for n, event in enumerate(self)
+        )
+        head = "<tr><th></th><th>event</th><th>card</th><th></th></tr>"
+        return f"<p>{html.escape(repr(self))}</p><table>{head}{rows}</table>"
 
     def __repr__(self) -> str:
-        return f"Steps({len(self)} events; iterate, or call .next() for one at a time)"
+        return f"Steps({len(self)} events; iterate, or walk: .next(), .back(), .goto(kind, card), .until(kind))"
 
 
 def _jsonable(value: Any) -> Any:

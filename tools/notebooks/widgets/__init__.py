@@ -17,6 +17,7 @@ from . import tables
 HERE = Path(__file__).parent
 
 PLACES: dict[str, tuple[tuple[str, str], ...]] = {
+    "01_reverse_mode": (("picture", "tape"),),
     "02_e2m1": (("manipulate-three-fields", "bits"),),
     "04_block_scales": (("manipulate-the-scale-of-one-block", "outlier"),),
     "08_straight_through": (("second-way-out-roll-a-die", "stairs"),),
@@ -24,6 +25,7 @@ PLACES: dict[str, tuple[tuple[str, str], ...]] = {
 """Notebook: at the end of which section (the name of its heading) which widget stands."""
 
 TITLES = {
+    "tape": "Walk the tape, node by node",
     "bits": "Toggle the bits of any format",
     "outlier": "One number grows, and its neighbours pay",
     "stairs": "A staircase, and a die that decides between two steps",

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 
 from vbw_np.formats import ELEMENTS, Codebook, quantize
+from vbw_np.steps.tape import TapeSteps
+from vbw_np.steps.tape import tape as walked
 from vbw_np.steps.values import number
 
 Numbers = list[str]
@@ -34,6 +36,36 @@ def bits() -> dict[str, Any]:
         )  # fmt: skip
         found[name] = fields | {"values": texts(element.table)}
     return {"formats": found, "first": "e2m1"}
+
+
+# ---- tape: the graph of the first notebook, walked forwards and backwards
+
+
+def tape_walk() -> TapeSteps:
+    """The walk of (a * b + c) * a for the numbers of notebook 01."""
+    return walked(lambda a, b, c: (a * b + c) * a, a=2.0, b=-3.0, c=10.0)
+
+
+def tape() -> dict[str, Any]:
+    """Every event's sentence and numbers, and the graph: for each node its column, and what it is made of."""
+    walk = tape_walk()
+    forward = [event for event in walk if event.phase == "forward"]
+    column: dict[str, int] = {}
+    for event in forward:
+        column |= {name: 0 for name, _ in event.inputs if name not in column}
+        column[event.card] = 1 + max(column[name] for name, _ in event.inputs)
+    values = {name: number(value) for event in forward for name, value in event.inputs}
+    values |= {event.card: number(event.value) for event in forward}
+    events = [
+        {
+            "phase": event.phase, "kind": event.kind, "card": event.card, "says": event.say(),
+            "gradient": None if event.gradient is None else number(event.gradient),
+            "sends": [{"to": s.to, "amount": number(s.amount), "total": number(s.total)} for s in event.sends],
+        }
+        for event in walk
+    ]  # fmt: skip
+    links = [[name, event.card] for event in forward for name, _ in event.inputs]
+    return {"formula": "(a * b + c) * a", "columns": column, "values": values, "links": links, "events": events}
 
 
 # ---- outlier: one number grows, in blocks of 16 and of 32

@@ -100,6 +100,70 @@ widgets.bits = (root, table) => {
   show();
 };
 
+// ---- the tape, forwards and backwards
+
+widgets.tape = (root, table) => {
+  let now = 0, timer = null;
+  const last = table.events.length - 1, picture = element("div"), says = element("p", { class: "says", "aria-live": "polite" });
+  const where = element("b"), names = Object.keys(table.columns), deepest = Math.max(...Object.values(table.columns));
+  const place = {};
+  for (let depth = 0; depth <= deepest; depth++) {
+    const here = names.filter(name => table.columns[name] === depth);
+    here.forEach((name, n) => { place[name] = [62 + depth * 576 / deepest, 110 + (n - (here.length - 1) / 2) * 74]; });
+  }
+  const reached = () => {
+    const values = {}, gradients = {};
+    for (const name of names) if (table.columns[name] === 0) values[name] = table.values[name];
+    for (const event of table.events.slice(0, now + 1)) {
+      if (event.phase === "forward") values[event.card] = table.values[event.card];
+      if (event.kind === "start" || event.kind === "leaf") gradients[event.card] = event.gradient;
+      for (const send of event.sends) gradients[send.to] = send.total;
+    }
+    return { values, gradients };
+  };
+
+  function show() {
+    const event = table.events[now], { values, gradients } = reached();
+    where.textContent = `Event ${now + 1} of ${last + 1}, ${event.phase}: ${event.card}`;
+    says.textContent = event.says;
+    back.disabled = now === 0;
+    next.disabled = now === last;
+    const active = event.phase === "forward" ? table.links.filter(([, to]) => to === event.card)
+      : event.kind === "start" || event.kind === "leaf" ? [] : table.links.filter(([, to]) => to === event.card);
+    const amounts = {};
+    for (const send of event.sends) (amounts[send.to] ||= []).push(send.amount);
+    const lines = table.links.flatMap(link => {
+      const [[x0, y0], [x1, y1]] = link.map(name => place[name]), on = active.includes(link);
+      const far = table.columns[link[1]] - table.columns[link[0]] > 1, bend = far ? (y0 < 110 ? -62 : 62) : 0;
+      const amount = on && amounts[link[0]] ? amounts[link[0]].shift() : null, t = 0.5;
+      return [element("path", { class: on ? "lead" : "line", d: `M${x0} ${y0}Q${(x0 + x1) / 2} ${(y0 + y1) / 2 + bend} ${x1} ${y1}` }),
+        ...(amount === null ? [] : [element("text", { class: "amount", x: (x0 + x1) / 2, y: (y0 + y1) / 2 + bend * t - 6, "text-anchor": "middle" }, amount)])];
+    });
+    const boxes = names.flatMap(name => {
+      const [x, y] = place[name], here = name === event.card;
+      return [element("rect", { class: here ? "node now" : "node", x: x - 56, y: y - 27, width: 112, height: 54, rx: table.columns[name] ? 3 : 14 }),
+        element("text", { class: "name", x, y: y - 11, "text-anchor": "middle" }, name),
+        element("text", { x, y: y + 5, "text-anchor": "middle" }, name in values ? `value ${values[name]}` : ""),
+        element("text", { class: "amount", x, y: y + 20, "text-anchor": "middle" }, name in gradients ? `grad ${gradients[name]}` : "")];
+    });
+    picture.replaceChildren(drawing(700, 224, ...lines, ...boxes));
+  }
+
+  const goto = n => { now = Math.max(0, Math.min(last, n)); show(); };
+  const stop = () => { clearInterval(timer); timer = null; play.textContent = "Play"; };
+  const button = (text, act) => element("button", { type: "button", onclick: act }, text);
+  const back = button("Back", () => { stop(); goto(now - 1); }), next = button("Next", () => { stop(); goto(now + 1); });
+  const play = button("Play", () => {
+    if (timer) return stop();
+    if (now === last) now = -1;
+    play.textContent = "Pause";
+    timer = setInterval(() => { goto(now + 1); if (now === last) stop(); }, 1800);
+  });
+  root.append(row(element("span", {}, `The tape of ${table.formula}`), back, play, next,
+    button("To the walk back", () => { stop(); goto(table.events.findIndex(event => event.phase === "backward")); })), picture, where, says);
+  show();
+};
+
 // ---- an outlier in a block
 
 widgets.outlier = (root, table) => {
