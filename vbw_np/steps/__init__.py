@@ -14,7 +14,6 @@ from .model import SmallModel, batch, token_loss
 from .record import step
 from .steps import TrainingSteps
 from .story import RecordingError
-from .tape import TapeSteps, tape
 from .values import Value
 
 __all__ = [
@@ -22,11 +21,9 @@ __all__ = [
     "Event",
     "RecordingError",
     "SmallModel",
-    "TapeSteps",
     "TrainingSteps",
     "Value",
     "batch",
     "step",
-    "tape",
     "token_loss",
 ]

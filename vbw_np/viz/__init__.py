@@ -17,10 +17,12 @@ from .blocks import block_strip, heat_map, images, photograph
 from .machine import access_map, bars, curves, roofline, tape, timeline
 from .numbers import bit_lanes, byte_lane, number_line, staircase
 from .picture import PALETTE, Picture, have_matplotlib
+from .walk import TapeSteps, walk_tape
 
 __all__ = [
     "PALETTE",
     "Picture",
+    "TapeSteps",
     "access_map",
     "bars",
     "bit_lanes",
@@ -36,4 +38,5 @@ __all__ = [
     "staircase",
     "tape",
     "timeline",
+    "walk_tape",
 ]

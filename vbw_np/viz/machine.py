@@ -210,7 +210,7 @@ def _walked(function: Callable[..., Any], leaves: Mapping[str, Any]) -> _Tape:
     from ..engine import Tensor
 
     tensors = {name: Tensor(np.asarray(value, np.float64), requires_grad=True) for name, value in leaves.items()}
-    output, made = _watched(function, tensors)
+    output, made = watched(function, tensors)
     gradients: dict[int, Any] = {}
     for result, _ in made:
         result.node.vjp = _spied(result.node.vjp, gradients, id(result))
@@ -228,7 +228,7 @@ def _walked(function: Callable[..., Any], leaves: Mapping[str, Any]) -> _Tape:
     return _Tape([key for key in depth if key in used], names, numbers, values, gradients, links, depth)
 
 
-def _watched(function: Callable[..., Any], tensors: Mapping[str, Any]) -> tuple[Any, list[tuple[Any, tuple]]]:
+def watched(function: Callable[..., Any], tensors: Mapping[str, Any]) -> tuple[Any, list[tuple[Any, tuple]]]:
     """What the function returns, and every operation's result and inputs in the order in which they ran."""
     from ..engine import autograd
 

@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from vbw_np import viz
 from vbw_np.formats import ELEMENTS, Codebook, quantize
-from vbw_np.steps.tape import TapeSteps
-from vbw_np.steps.tape import tape as walked
 from vbw_np.steps.values import number
 
 Numbers = list[str]
@@ -41,9 +40,9 @@ def bits() -> dict[str, Any]:
 # ---- tape: the graph of the first notebook, walked forwards and backwards
 
 
-def tape_walk() -> TapeSteps:
+def tape_walk() -> viz.TapeSteps:
     """The walk of (a * b + c) * a for the numbers of notebook 01."""
-    return walked(lambda a, b, c: (a * b + c) * a, a=2.0, b=-3.0, c=10.0)
+    return viz.walk_tape(lambda a, b, c: (a * b + c) * a, a=2.0, b=-3.0, c=10.0)
 
 
 def tape() -> dict[str, Any]:

@@ -8,7 +8,7 @@ import pytest
 import vbw_np as vbw
 from vbw_np.device import place
 from vbw_np.engine import Tensor, autograd, nn
-from vbw_np.steps import tape
+from vbw_np.viz import walk_tape as tape
 
 
 def test_the_graph_of_the_first_notebook() -> None:

@@ -1,8 +1,8 @@
 """The autograd tape as a walk: every operation forwards, then the walk backwards, node by node.
 
-    from vbw_np.steps import tape
+    from vbw_np import viz
 
-    walk = tape(lambda a, b, c: (a * b + c) * a, a=2.0, b=-3.0, c=10.0)
+    walk = viz.walk_tape(lambda a, b, c: (a * b + c) * a, a=2.0, b=-3.0, c=10.0)
     print(walk.goto("backward"))         # the youngest operation: what arrives, its slopes, what it hands on
     print(walk.next())
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import html
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ..device.walk import Walk
 from ..engine import Tensor, autograd
-from .values import number
+from .machine import watched
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +118,7 @@ class TapeSteps(Walk[TapeEvent]):
         return f"TapeSteps({len(self)} events; .next() walks, print() reads)"
 
 
-def tape(function: Callable[..., Tensor], **leaves: Any) -> TapeSteps:
+def walk_tape(function: Callable[..., Tensor], **leaves: Any) -> TapeSteps:
     """Run a function on named leaves in double precision, walk back, and record both.
 
     Parameters
@@ -133,9 +133,9 @@ def tape(function: Callable[..., Tensor], **leaves: Any) -> TapeSteps:
         The function returns something that does not come from the leaves, or is no single number.
     """
     tensors = {name: Tensor(np.asarray(value, np.float64), requires_grad=True) for name, value in leaves.items()}
-    output, made = _made(function, tensors)
+    output, made = watched(function, tensors)
     if not isinstance(output, Tensor) or output.node is None or output.data.size != 1:
-        raise ValueError("tape: the function must return one number that it computed from its arguments")
+        raise ValueError("walk_tape: the function must return one number that it computed from its arguments")
     names: dict[int, str] = {id(tensor): name for name, tensor in tensors.items()}
     names |= {id(result): f"{result.node.primitive.name} #{n}" for n, (result, _) in enumerate(made)}
     by_node = {id(result.node): result for result, _ in made}
@@ -180,24 +180,6 @@ def _slopes(node: Any, gradient: NDArray) -> list[NDArray | None]:
     return [np.asarray(f(one)) if source is not None else None for f, source in zip(node.vjp, node.sources)]
 
 
-def _made(function: Callable[..., Any], tensors: Mapping[str, Tensor]) -> tuple[Any, list[tuple[Any, tuple]]]:
-    """What the function returns, and every operation's result and inputs in the order in which they ran."""
-    made: list[tuple[Any, tuple]] = []
-    original = autograd.Primitive.__call__
-
-    def recording(self: Any, *inputs: Any, **static: Any) -> Any:
-        result = original(self, *inputs, **static)
-        if result.node is not None:
-            made.append((result, inputs))
-        return result
-
-    autograd.Primitive.__call__ = recording
-    try:
-        return function(**tensors), made
-    finally:
-        autograd.Primitive.__call__ = original
-
-
 def _data(x: Any) -> NDArray:
     return np.asarray(x.data if isinstance(x, Tensor) else x)
 
@@ -213,3 +195,8 @@ def text(value: Any) -> str:
         return number(array.reshape(()))
     first = ", ".join(map(number, array.reshape(-1)[:3]))
     return f"{' x '.join(map(str, array.shape))} numbers ({first}{', ...' if array.size > 3 else ''})"
+
+
+def number(value: Any) -> str:
+    """A float64 in the fewest digits that give it back; whole numbers without a point."""
+    return repr(float(value)).removesuffix(".0")
