@@ -24,17 +24,9 @@ from .machine import watched
 
 @dataclasses.dataclass(frozen=True)
 class Send:
-    """What a node hands on to one of its inputs.
+    """What a node hands on to one of its inputs: `amount`, with which `total` has arrived there.
 
-    Attributes
-    ----------
-    to : str
-    slope : ndarray or None
-        The local derivative, where input and output are single numbers; else the rule says it all.
-    amount : ndarray
-        The gradient handed on.
-    total : ndarray
-        What has arrived there with it.
+    `slope` is the local derivative where input and output are single numbers, else None.
     """
 
     to: str
@@ -56,12 +48,10 @@ class TapeEvent:
         The primitive's name; "start" where the walk back begins, "leaf" where it ends.
     card : str
         Name of the node: the primitive and its number, or the leaf's name.
-    value : ndarray
     inputs : tuple of (str, ndarray)
         What it was made from: names and values.
     gradient : ndarray or None
         What has arrived, whole; None forwards.
-    sends : tuple of Send
     """
 
     order: int
@@ -74,7 +64,7 @@ class TapeEvent:
     sends: tuple[Send, ...] = ()
 
     def say(self) -> str:
-        """The event as a sentence with its numbers."""
+        """As a sentence with its numbers."""
         if self.phase == "forward":
             made = " and ".join(f"{name} = {text(value)}" for name, value in self.inputs)
             return f"{self.card} is made of {made}; its value is {text(self.value)}."
@@ -85,7 +75,8 @@ class TapeEvent:
         told = [f"{text(self.gradient)} has arrived at {self.card}, all that will."]
         for send in self.sends:
             by = f", {text(self.gradient)} times its slope {text(send.slope)}" if send.slope is not None else ""
-            sums = "" if _same(send.amount, send.total) else f" With what came before, {text(send.total)} is there now."
+            first = send.amount.tobytes() == send.total.tobytes()
+            sums = "" if first else f" With what came before, {text(send.total)} is there now."
             told.append(f"It hands {text(send.amount)} on to {send.to}{by}.{sums}")
         return " ".join(told)
 
@@ -102,13 +93,7 @@ class TapeEvent:
 
 
 class TapeSteps(Walk[TapeEvent]):
-    """The events of one tape: `next`, `back`, `goto("backward", "mul #0")`, `until("leaf")`.
-
-    Attributes
-    ----------
-    gradients : dict of str to ndarray
-        Of the leaves.
-    """
+    """The events of one tape: `next`, `back`, `goto("backward", "mul #0")`, `until("leaf")`; `gradients` of leaves."""
 
     def __init__(self, events: list[TapeEvent], gradients: dict[str, NDArray]) -> None:
         super().__init__(events)
@@ -141,7 +126,7 @@ def walk_tape(function: Callable[..., Tensor], **leaves: Any) -> TapeSteps:
     by_node = {id(result.node): result for result, _ in made}
     events: list[TapeEvent] = []
     for result, inputs in made:
-        known = tuple((names.get(id(x), "a constant"), _data(x)) for x in inputs)
+        known = tuple((names.get(id(x), "a constant"), np.asarray(x.data if isinstance(x, Tensor) else x)) for x in inputs)
         kind = result.node.primitive.name
         events.append(TapeEvent(len(events), "forward", kind, names[id(result)], result.data, known))
     one = np.ones_like(output.data)
@@ -178,14 +163,6 @@ def _slopes(node: Any, gradient: NDArray) -> list[NDArray | None]:
     if callable(node.vjp):
         return [None if slope is None else np.asarray(slope) for slope in node.vjp(one)]
     return [np.asarray(f(one)) if source is not None else None for f, source in zip(node.vjp, node.sources)]
-
-
-def _data(x: Any) -> NDArray:
-    return np.asarray(x.data if isinstance(x, Tensor) else x)
-
-
-def _same(a: NDArray, b: NDArray) -> bool:
-    return a.tobytes() == b.tobytes()
 
 
 def text(value: Any) -> str:
