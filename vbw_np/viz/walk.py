@@ -126,7 +126,8 @@ def walk_tape(function: Callable[..., Tensor], **leaves: Any) -> TapeSteps:
     by_node = {id(result.node): result for result, _ in made}
     events: list[TapeEvent] = []
     for result, inputs in made:
-        known = tuple((names.get(id(x), "a constant"), np.asarray(x.data if isinstance(x, Tensor) else x)) for x in inputs)
+        data = [np.asarray(x.data if isinstance(x, Tensor) else x) for x in inputs]
+        known = tuple(zip((names.get(id(x), "a constant") for x in inputs), data))
         kind = result.node.primitive.name
         events.append(TapeEvent(len(events), "forward", kind, names[id(result)], result.data, known))
     one = np.ones_like(output.data)
