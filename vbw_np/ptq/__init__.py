@@ -23,12 +23,15 @@ quantizing    `Plan`, `quantize_model`, `Quantized`
 measuring     perplexity, KL divergence and agreement with the float model
 texts         default texts, windows of tokens
 comparing     a row of figures for every plan; tables, pictures, results that are gone on from
+activations   massive ones, what the block of one loses, and the model without it
 saving        the quantized model as safetensors or GGUF
 commands      `vbw ptq`
+explaining    `vbw explain-activation`
 """
 
 from __future__ import annotations
 
+from .activations import Activation, activations_at, explain_activation, massive, silenced, without
 from .calibration import Moments
 from .errors import CalibrationError
 from .measuring import Quality, Reference, measure
@@ -36,6 +39,7 @@ from .methods import Method, read_method
 from .quantizing import Calibration, LayerError, Plan, Quantized, quantize_model
 
 __all__ = [
+    "Activation",
     "Calibration",
     "CalibrationError",
     "LayerError",
@@ -45,7 +49,12 @@ __all__ = [
     "Quality",
     "Quantized",
     "Reference",
+    "activations_at",
+    "explain_activation",
+    "massive",
     "measure",
     "quantize_model",
     "read_method",
+    "silenced",
+    "without",
 ]

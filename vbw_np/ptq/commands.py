@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, Any
 from .. import options
 from ..errors import UserError
 from ..files import check_output
+from .explaining import add_explaining
 
 if TYPE_CHECKING:
     from ..checkpoints import Checkpoint
     from .quantizing import Plan
 
-VERBS = {"ptq": "quantize a trained language model by several methods, and measure what each loses"}
+VERBS = {
+    "ptq": "quantize a trained language model by several methods, and measure what each loses",
+    "explain-activation": "which numbers inside a language model are massive, and what the block of one loses",
+}
 
 _DESCRIPTION = """Quantize the layers of a Llama's blocks (embedding and head stay) to every format by every method, and
 measure perplexity, KL divergence and top-1 agreement against the float model.
@@ -29,7 +33,8 @@ _EXAMPLES = """examples:
 
 
 def add_commands(subparsers: Any) -> None:
-    """Add ``ptq``."""
+    """Add ``ptq`` and ``explain-activation``."""
+    add_explaining(subparsers, VERBS["explain-activation"])
     parser = subparsers.add_parser(
         "ptq", help=VERBS["ptq"], description=_DESCRIPTION, epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
