@@ -63,11 +63,11 @@ def _product_work() -> Iterator[tuple[str, Callable[[], object]]]:
     from .fp4 import tensor_core as core
 
     x = np.random.default_rng(0).normal(size=(48, 64)).astype(np.float32)
-    for fmt in ("nvfp4", "mxfp4"):
-        yield f"product of {fmt} operands", lambda f=fmt: core.matmul(
+    for family in ("nvfp4", "mxfp4"):
+        yield f"product of {family} operands", lambda f=family: core.matmul(
             core.quantize_left(x, f), core.quantize_right(x, f)
         )
-        yield f"product of {fmt} operands, columns", lambda f=fmt: core.matmul(
+        yield f"product of {family} operands, columns", lambda f=family: core.matmul(
             core.quantize_left(x, f, transpose=True, seed=(1, 2)), core.quantize_right(x, f, transpose=True)
         )
 

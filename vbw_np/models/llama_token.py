@@ -40,7 +40,7 @@ class TokenStep:
             raise Unfit(f"the model computes in {model.model.dtype}")
         self._model, self._cache, self._cards = model.model, cache, []
         layers = tuple(self._layer(i, block) for i, block in enumerate(model.model.layers))
-        formats = sorted({weight.fmt for layer in layers for weight in layer.products})
+        formats = sorted({weight.family for layer in layers for weight in layer.products})
         if len(formats) > 1:
             raise Unfit(f"layers are packed in {' and '.join(formats)}")
         sizes = config.num_attention_heads, config.num_key_value_heads, config.head_dim
@@ -63,12 +63,12 @@ class TokenStep:
             raise Unfit(f"{name} is packed in rows of bytes")
         return held
 
-    def _head(self, linear: nn.Linear, fmt: str) -> RightOperand | ByteRows | None:
+    def _head(self, linear: nn.Linear, family: str) -> RightOperand | ByteRows | None:
         try:
             held = self._held("lm_head", linear)
         except Unfit:
             return None
-        return held if isinstance(held, ByteRows) or held.fmt == fmt else None
+        return held if isinstance(held, ByteRows) or held.family == family else None
 
     def _held(self, name: str, linear: nn.Linear) -> RightOperand | ByteRows:
         card = linear.weight.host

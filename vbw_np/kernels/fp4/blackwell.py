@@ -120,7 +120,7 @@ def _left_ready(left: LeftOperand) -> tuple[np.ndarray, ...]:
     words, exponents = aligned_empty((rows, 2 * groups), np.int32), aligned_empty((rows, groups), np.int32)
     nonzero, limits = aligned_empty((rows, groups), np.int32), aligned_empty((rows, groups // GROUPS, 2), np.float32)
     nan = np.zeros(rows, np.uint8)
-    arguments = left.values[:rows], left.scales[:rows], left.fmt == "nvfp4", left.block
+    arguments = left.values[:rows], left.scales[:rows], left.family == "nvfp4", left.block
     _ready_left(*arguments, ready, words, exponents, nonzero, limits, nan)
     return ready, words, exponents, nonzero, limits, nan
 
@@ -130,8 +130,8 @@ def _right_ready(right: RightOperand) -> tuple[np.ndarray, ...]:
     shape = panels, groups, 16
     halves, exponents, nonzero = (aligned_empty(shape, t) for t in (np.float32, np.int32, np.int32))
     limits, nan = aligned_empty((panels, groups // GROUPS, 2, 16), np.float32), np.zeros((panels, 16), np.uint8)
-    table = half_scales(right.fmt)
-    arguments = right.codes, right.scales, table, right.fmt == "nvfp4", right.block
+    table = half_scales(right.family)
+    arguments = right.codes, right.scales, table, right.family == "nvfp4", right.block
     _ready_right(*arguments, halves, exponents, nonzero, limits, nan)
     return halves, exponents, nonzero, limits, nan
 
@@ -310,8 +310,8 @@ def matmul(
         Operands of two formats or lengths, or an `out` of another shape.
     """
     shape = (left.shape[0], right.shape[0])
-    if left.fmt != right.fmt or left.shape[1] != right.shape[1]:
-        raise ValueError(f"left is {left.fmt} {left.shape}, right is {right.fmt} {right.shape}: they do not belong")
+    if left.family != right.family or left.shape[1] != right.shape[1]:
+        raise ValueError(f"left is {left.family} {left.shape}, right {right.family} {right.shape}: they do not belong")
     if out is None:
         if accumulate:
             raise ValueError("accumulate=True adds to out: pass the array to add to")
@@ -325,7 +325,7 @@ def matmul(
     *left_parts, left_nan = _left_ready(left)
     *right_parts, right_nan = _right_ready(right)
     fast = "avx2" in cpu.available()
-    if fast and left.fmt == "mxfp4":
+    if fast and left.family == "mxfp4":
         fast = _is_safe(left_parts[2], left_parts[3]) and _is_safe(right_parts[1], right_parts[2])
     factors = np.zeros(len(left_nan), np.float32)
     factors[: shape[0]] = left.factors[: shape[0]] * right.factor

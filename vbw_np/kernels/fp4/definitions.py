@@ -150,5 +150,5 @@ def matvec(x: NDArray, right: RightOperand | ByteRows, out: NDArray) -> NDArray:
     if isinstance(right, ByteRows):
         out[...] = matvec_reference(x, right)
     else:
-        out[...] = matmul_reference(quantize_left_int8(x, right.fmt), right)
+        out[...] = matmul_reference(quantize_left_int8(x, right.family), right)
     return out

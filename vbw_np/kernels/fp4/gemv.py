@@ -76,32 +76,32 @@ def matvec(
     isa, by_definition = cpu.choose_vector(isa), cpu.jit_disabled()
     if by_definition or isa not in ISAS:
         quantize = quantize_left if activations == "fp4" else quantize_left_int8
-        left = quantize(rows, right.fmt)
+        left = quantize(rows, right.family)
         if by_definition:
             result[...] = matmul_reference(left, right)
         else:
             matmul(left, right, result, isa=isa)
         return out
-    quantizer, two_level = quantizer_of(activations, right.fmt)
+    quantizer, two_level = quantizer_of(activations, right.family)
     weight, threads = (right.codes, right.scales, right.factor, ISAS[isa].offset), numba.get_num_threads()
     for first in range(0, rows.shape[0], FEW_ROWS):
         some = rows[first : first + FEW_ROWS]
-        mode = few_rows_mode(isa, right.fmt, FEW_ROWS if some.shape[0] > 1 else 1)  # two loops to compile, not eight
+        mode = few_rows_mode(isa, right.family, FEW_ROWS if some.shape[0] > 1 else 1)  # two loops to compile, not eight
         tickets = np.zeros((threads, 8), np.int64)  # a cache line each
         _few_rows(mode, quantizer, two_level, some, *weight, tickets, result[first : first + FEW_ROWS])
     return out
 
 
 @cache
-def quantizer_of(activations: str, fmt: str) -> tuple[Variant, bool]:
+def quantizer_of(activations: str, family: str) -> tuple[Variant, bool]:
     """What quantizes the activations, by the rule `int8` or the format's first; whether rows have a second scale."""
-    rule = "int8" if activations == "int8" else RULES[fmt][0]
-    return Variant(rule, FORMATS[fmt]), rule == "te"
+    rule = "int8" if activations == "int8" else RULES[family][0]
+    return Variant(rule, FORMATS[family]), rule == "te"
 
 
 @cache
-def few_rows_mode(isa: str, fmt: str, rows: int) -> Variant:
-    return Variant(f"{isa}+{fmt}+{rows}", FORMATS[fmt])
+def few_rows_mode(isa: str, family: str, rows: int) -> Variant:
+    return Variant(f"{isa}+{family}+{rows}", FORMATS[family])
 
 
 @jit

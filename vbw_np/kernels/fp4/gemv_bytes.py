@@ -29,15 +29,15 @@ MANY_ROWS = 17
 """Left rows from which on the tensor core's tiles are faster than passes over the packed bytes."""
 
 
-def quantize_rows_int8(x: NDArray, fmt: str) -> LeftOperand:
+def quantize_rows_int8(x: NDArray, family: str) -> LeftOperand:
     """Twin of `reference.quantize_left_int8`."""
     if not isinstance(x, np.ndarray) or x.dtype != np.float32 or x.ndim != 2 or not x.flags.c_contiguous or not len(x):
-        return quantize_left_int8(x, fmt)  # refuses it, or has nothing to do
-    left = empty_left(*x.shape, fmt)
+        return quantize_left_int8(x, family)  # refuses it, or has nothing to do
+    left = empty_left(*x.shape, family)
     left.factors[...] = 1
     target = left.values, left.scales, left.factors, left.sums
     numbers = np.zeros(3, np.float32), np.empty(0, np.float32), 0, 0  # powers of two need no numbers of a rule
-    rows_left(Variant("int8", FORMATS[fmt]), block(x).reshape(-1), *x.shape, left.block, False, *numbers, *target)
+    rows_left(Variant("int8", FORMATS[family]), block(x).reshape(-1), *x.shape, left.block, False, *numbers, *target)
     return left
 
 
@@ -130,4 +130,4 @@ def matvec_int8(x: NDArray, right: RightOperand | ByteRows, out: NDArray) -> NDA
         return matvec_bytes(x, right, out)
     if len(x) < MANY_ROWS:
         return matvec(x, right, out)
-    return matmul(quantize_rows_int8(np.ascontiguousarray(x), right.fmt), right, out)
+    return matmul(quantize_rows_int8(np.ascontiguousarray(x), right.family), right, out)

@@ -32,7 +32,7 @@ def panels_at_once(isa: str, rows: int) -> int:
     return 4 if rows == 1 and ISAS[isa].lanes == 16 else 1
 
 
-def emit_matvec(name: str, block: int, fmt: str, rows: int) -> Callable[..., None]:
+def emit_matvec(name: str, block: int, family: str, rows: int) -> Callable[..., None]:
     """The code generator of the product of a few left rows with some panels, in one pass over their bytes.
 
     Every 64 code bytes are decoded once for all rows; scale bytes are decoded where they are used. With one row that
@@ -46,7 +46,7 @@ def emit_matvec(name: str, block: int, fmt: str, rows: int) -> Callable[..., Non
     columns = [(p, v) for p in range(panels) for v in range(parts)]
     keys = [(r, column) for r in range(rows) for column in columns]
     zeros = [ir.Constant(float_ty, None)] * len(keys)
-    first_plain, last_plain, plain_factor = PLAIN_SCALES[fmt]
+    first_plain, last_plain, plain_factor = PLAIN_SCALES[family]
 
     def emit(e: Emitter, a, a_stride, start, a_scales, s_stride, codes, scales, blocks, have, out, out_stride):  # type: ignore[no-untyped-def]
         decoder = register_decoder(e, n_bytes, isa.offset)
@@ -88,7 +88,8 @@ def emit_matvec(name: str, block: int, fmt: str, rows: int) -> Callable[..., Non
             """The accumulators with block i added."""
             dots = dots_of(i)
             right = {
-                (p, v): scales_of(e, fmt, lanes, e.at(first_scales[p], e.times(i, 16), v * lanes)) for p, v in columns
+                (p, v): scales_of(e, family, lanes, e.at(first_scales[p], e.times(i, 16), v * lanes))
+                for p, v in columns
             }
             return [
                 e.fma(dot, e.b.fmul(lefts[r], right[column]), total)
@@ -149,8 +150,8 @@ def _emit_unknown(e: Emitter, addresses: list[ir.Value], blocks: ir.Value, first
 
 
 def _emit_matvec_of(variant: Variant, e: Emitter, *args: ir.Value) -> None:
-    isa, fmt, rows = variant.words
-    emit_matvec(isa, variant.block, fmt, int(rows))(e, *args)
+    isa, family, rows = variant.words
+    emit_matvec(isa, variant.block, family, int(rows))(e, *args)
 
 
 matvec_panels = variant_intrinsic(11, _emit_matvec_of)

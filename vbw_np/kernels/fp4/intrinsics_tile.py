@@ -381,10 +381,11 @@ block_length = constant_of(lambda variant: variant.block)
 
 
 def _emit_right_words_of(variant: Variant, e: Emitter, stored: ir.Value, count: ir.Value, target: ir.Value) -> None:
-    fmt = "nvfp4" if variant.block == 16 else "mxfp4"
+    family = "nvfp4" if variant.block == 16 else "mxfp4"
 
     def body(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
-        e.store(emit_right_words(e, fmt, words_of(variant), e.at(stored, e.times(i, 16))), e.at(target, e.times(i, 64)))
+        words = emit_right_words(e, family, words_of(variant), e.at(stored, e.times(i, 16)))
+        e.store(words, e.at(target, e.times(i, 64)))
         return []
 
     e.loop(count, [], body)

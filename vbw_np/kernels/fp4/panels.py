@@ -40,10 +40,10 @@ DOUBLED.setflags(write=False)
 
 
 @lru_cache(maxsize=2)
-def half_scales(fmt: str) -> np.ndarray:
+def half_scales(family: str) -> np.ndarray:
     """Half the value of every scale byte, float32 (256,): E8M0 for mxfp4, E4M3 for nvfp4 (0x7F and 0xFF: NaN)."""
     codes = np.arange(256)
-    if fmt == "mxfp4":
+    if family == "mxfp4":
         table = np.ldexp(1.0, codes - 128)
         table[255] = np.nan
     else:
@@ -71,7 +71,7 @@ class LeftOperand:
     sums : int16 array (rows allocated, blocks)
         The sum of each block's `values`: byte dot instructions of x86 need it.
     shape : (M, K)
-    fmt : {"mxfp4", "nvfp4"}
+    family : {"mxfp4", "nvfp4"}
     """
 
     values: np.ndarray
@@ -79,7 +79,7 @@ class LeftOperand:
     factors: np.ndarray
     sums: np.ndarray
     shape: tuple[int, int]
-    fmt: str
+    family: str
 
     def __post_init__(self) -> None:
         rows, blocks = _blocks_of(self)
@@ -92,7 +92,7 @@ class LeftOperand:
     @property
     def block(self) -> int:
         """Block length along K."""
-        return FORMATS[self.fmt]
+        return FORMATS[self.family]
 
     def dequantize(self) -> np.ndarray:
         """The float32 numbers, (M, K): (element * scale) * factor, as the formats decode."""
@@ -118,14 +118,14 @@ class RightOperand:
     factor : np.float32
         Second-level factor of the tensor (1 for mxfp4).
     shape : (N, K)
-    fmt : {"mxfp4", "nvfp4"}
+    family : {"mxfp4", "nvfp4"}
     """
 
     codes: np.ndarray
     scales: np.ndarray
     factor: np.float32
     shape: tuple[int, int]
-    fmt: str
+    family: str
 
     def __post_init__(self) -> None:
         rows, blocks = _blocks_of(self)
@@ -138,7 +138,7 @@ class RightOperand:
     @property
     def block(self) -> int:
         """Block length along K."""
-        return FORMATS[self.fmt]
+        return FORMATS[self.family]
 
     def values(self) -> np.ndarray:
         """Twice the E2M1 values as int8, (N, K padded)."""
@@ -150,7 +150,7 @@ class RightOperand:
     def half_scales(self) -> np.ndarray:
         """Half the decoded block scales as float32, (N, blocks)."""
         rows = self.scales.transpose(0, 2, 1).reshape(-1, self.scales.shape[1])
-        return half_scales(self.fmt)[rows][: self.shape[0]]
+        return half_scales(self.family)[rows][: self.shape[0]]
 
     def dequantize(self) -> np.ndarray:
         """The float32 numbers, (N, K)."""
@@ -168,7 +168,7 @@ def _blocks_of(operand: LeftOperand | RightOperand) -> tuple[int, int]:
     rows, length = operand.shape
     if rows < 0 or length < 0:
         raise ValueError(f"an operand has no shape {operand.shape}")
-    return rows, -(-length // block_of(operand.fmt))
+    return rows, -(-length // block_of(operand.family))
 
 
 def _check_array(name: str, array: np.ndarray, shape: tuple[int, ...], dtype: type) -> None:
@@ -184,9 +184,9 @@ def padded_length(length: int, block: int) -> int:
     return -(-length // block) * block
 
 
-def empty_left(rows: int, length: int, fmt: str) -> LeftOperand:
+def empty_left(rows: int, length: int, family: str) -> LeftOperand:
     """An uninitialized left operand, to be filled by `quantize_left(..., out=)`: preallocate, then reuse."""
-    block = block_of(fmt)
+    block = block_of(family)
     allocated, padded = -(-rows // ROW_MULTIPLE) * ROW_MULTIPLE, padded_length(length, block)
     values = aligned_empty((allocated, padded), np.int8)
     values[rows:] = 0
@@ -196,31 +196,31 @@ def empty_left(rows: int, length: int, fmt: str) -> LeftOperand:
     factors[:] = 1
     sums = aligned_empty((allocated, padded // block), np.int16)
     sums[rows:] = 0
-    return LeftOperand(values, scales, factors, sums, (rows, length), fmt)
+    return LeftOperand(values, scales, factors, sums, (rows, length), family)
 
 
-def empty_right(rows: int, length: int, fmt: str) -> RightOperand:
+def empty_right(rows: int, length: int, family: str) -> RightOperand:
     """An uninitialized right operand, to be filled by `quantize_right(..., out=)`."""
-    block = block_of(fmt)
+    block = block_of(family)
     panels, padded = -(-rows // 16), padded_length(length, block)
     codes = aligned_empty((panels, padded // 8, 16, 4), np.uint8)
     scales = aligned_empty((panels, padded // block, 16), np.uint8)
     codes[-1:] = 0
     scales[-1:] = 0
-    return RightOperand(codes, scales, np.float32(1), (rows, length), fmt)
+    return RightOperand(codes, scales, np.float32(1), (rows, length), family)
 
 
-def block_of(fmt: str) -> int:
-    if fmt not in FORMATS:
-        raise ValueError(f"unknown operand format {fmt!r}; the tensor core multiplies {' and '.join(FORMATS)}")
-    return FORMATS[fmt]
+def block_of(family: str) -> int:
+    if family not in FORMATS:
+        raise ValueError(f"unknown operand format {family!r}; the tensor core multiplies {' and '.join(FORMATS)}")
+    return FORMATS[family]
 
 
 # ---- from packed bytes ---------------------------------------------------------------------------------------
 
 
-def _check_packed(codes: np.ndarray, scales: np.ndarray, fmt: str, length: int | None) -> tuple[int, int]:
-    block = block_of(fmt)
+def _check_packed(codes: np.ndarray, scales: np.ndarray, family: str, length: int | None) -> tuple[int, int]:
+    block = block_of(family)
     for name, array in (("codes", codes), ("scales", scales)):
         if not isinstance(array, np.ndarray) or array.dtype != np.uint8 or array.ndim != 2:
             found = f"{getattr(array, 'dtype', type(array).__name__)} {getattr(array, 'shape', '')}"
@@ -230,7 +230,7 @@ def _check_packed(codes: np.ndarray, scales: np.ndarray, fmt: str, length: int |
         raise ValueError(f"codes of {length} elements a row have {-(-length // 2)} bytes a row, got {codes.shape[1]}")
     if scales.shape != (codes.shape[0], -(-length // block)):
         raise ValueError(
-            f"{fmt} codes of shape {codes.shape} (K = {length}) need scales of shape "
+            f"{family} codes of shape {codes.shape} (K = {length}) need scales of shape "
             f"{(codes.shape[0], -(-length // block))}, got {scales.shape}"
         )
     return codes.shape[0], length
@@ -239,7 +239,7 @@ def _check_packed(codes: np.ndarray, scales: np.ndarray, fmt: str, length: int |
 def left_from_packed(
     codes: np.ndarray,
     scales: np.ndarray,
-    fmt: str,
+    family: str,
     factor: np.ndarray | float = 1.0,
     *,
     length: int | None = None,
@@ -251,31 +251,31 @@ def left_from_packed(
     ----------
     codes : uint8 (M, ceil(K/2)), low nibble first
     scales : uint8 (M, ceil(K/block)), E8M0 (mxfp4) or E4M3 (nvfp4)
-    fmt : {"mxfp4", "nvfp4"}
+    family : {"mxfp4", "nvfp4"}
     factor : second-level scale: a number, or float32 (M,) or (M, 1), one a row
     length : K, where it is not twice the bytes of a row
     out : LeftOperand of the same shape and format, to be overwritten
     """
-    rows, length = _check_packed(codes, scales, fmt, length)
-    left = checked_out(out, empty_left, rows, length, fmt)
+    rows, length = _check_packed(codes, scales, family, length)
+    left = checked_out(out, empty_left, rows, length, family)
     _unpack_left(np.ascontiguousarray(codes), length, DOUBLED, left.values)
     left.sums[:rows] = left.values[:rows].reshape(rows, -1, left.block).sum(axis=2)
-    left.scales[:rows] = half_scales(fmt)[scales]
+    left.scales[:rows] = half_scales(family)[scales]
     left.factors[:rows] = np.asarray(factor, np.float32).reshape(-1)
     return left
 
 
 def right_from_packed(
-    codes: np.ndarray, scales: np.ndarray, fmt: str, factor: float = 1.0, *, length: int | None = None
+    codes: np.ndarray, scales: np.ndarray, family: str, factor: float = 1.0, *, length: int | None = None
 ) -> RightOperand:
     """A right operand from packed rows: pack the panels once, use them often. Parameters as `left_from_packed`.
 
     `factor` is one number: the tensor's second-level scale.
     """
-    rows, length = _check_packed(codes, scales, fmt, length)
+    rows, length = _check_packed(codes, scales, family, length)
     if np.size(factor) != 1:
         raise ValueError(f"a right operand takes one second-level factor for the tensor, got shape {np.shape(factor)}")
-    right = empty_right(rows, length, fmt)
+    right = empty_right(rows, length, family)
     panels, groups = right.codes.shape[:2]
     nibbles = np.zeros((panels * 16, groups * 8), np.uint8)
     nibbles[:rows, 0 : 2 * codes.shape[1] : 2] = codes & 15
@@ -286,14 +286,14 @@ def right_from_packed(
     padded = np.zeros((panels * 16, scales.shape[1]), np.uint8)
     padded[:rows] = scales
     right.scales[...] = padded.reshape(panels, 16, -1).transpose(0, 2, 1)
-    return RightOperand(right.codes, right.scales, np.float32(np.asarray(factor).reshape(())), (rows, length), fmt)
+    return RightOperand(right.codes, right.scales, np.float32(np.asarray(factor).reshape(())), (rows, length), family)
 
 
-def checked_out(out, empty, rows, length, fmt):  # type: ignore[no-untyped-def]
+def checked_out(out, empty, rows, length, family):  # type: ignore[no-untyped-def]
     if out is None:
-        return empty(rows, length, fmt)
-    if out.shape != (rows, length) or out.fmt != fmt:
-        raise ValueError(f"out is a {out.fmt} operand of shape {out.shape}; this one is {fmt}, {(rows, length)}")
+        return empty(rows, length, family)
+    if out.shape != (rows, length) or out.family != family:
+        raise ValueError(f"out is a {out.family} operand of shape {out.shape}; this one is {family}, {(rows, length)}")
     return out
 
 

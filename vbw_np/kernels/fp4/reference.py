@@ -31,8 +31,10 @@ def matmul_reference(left: LeftOperand, right: RightOperand) -> np.ndarray:
 
 
 def check_pair(left: LeftOperand, right: RightOperand) -> None:
-    if left.fmt != right.fmt:
-        raise ValueError(f"the left operand is {left.fmt}, the right one {right.fmt}; quantize both to one format")
+    if left.family != right.family:
+        raise ValueError(
+            f"the left operand is {left.family}, the right one {right.family}; quantize both to one format"
+        )
     if left.shape[1] != right.shape[1]:
         raise ValueError(
             f"left is {left.shape}, right is {right.shape}: the reduction runs along the last axis of both, "
@@ -40,7 +42,7 @@ def check_pair(left: LeftOperand, right: RightOperand) -> None:
         )
 
 
-def quantize_left_int8(x: np.ndarray, fmt: str) -> LeftOperand:
+def quantize_left_int8(x: np.ndarray, family: str) -> LeftOperand:
     """A left operand of 8-bit integers for weights of a format: blocks of its length, power-of-two scales.
 
     The scale is the least power of two not below amax / 127 (2**-126 at least); values are rounded to nearest even.
@@ -48,13 +50,13 @@ def quantize_left_int8(x: np.ndarray, fmt: str) -> LeftOperand:
     Parameters
     ----------
     x : float32 (R, K), C-contiguous
-    fmt : {"mxfp4", "nvfp4"}
+    family : {"mxfp4", "nvfp4"}
         The weights' format, which sets the block length.
     """
     if not isinstance(x, np.ndarray) or x.dtype != np.float32 or x.ndim != 2 or not x.flags.c_contiguous:
         found = f"{getattr(x, 'dtype', type(x).__name__)} {getattr(x, 'shape', '')}"
         raise ValueError(f"x must be a C-contiguous float32 matrix, got {found}: np.ascontiguousarray(x, np.float32)")
-    left = empty_left(*x.shape, fmt)
+    left = empty_left(*x.shape, family)
     block, blocks = left.block, left.scales.shape[1]
     padded = np.zeros((x.shape[0], blocks * block), np.float32)
     padded[:, : x.shape[1]] = x
@@ -80,7 +82,7 @@ def blackwell_reference(left: LeftOperand, right: RightOperand) -> np.ndarray:
     """The product by its definition, in NumPy, (M, N) float32; rows and columns with a NaN scale are NaN."""
     (m, length), n = left.shape, right.shape[0]
     padded = -(-length // STEP) * STEP
-    element = E8M0 if left.fmt == "mxfp4" else E4M3
+    element = E8M0 if left.family == "mxfp4" else E4M3
     code = np.zeros(25, np.uint8)
     code[DOUBLED[:8] + 12], code[DOUBLED[9:] + 12] = np.arange(8), np.arange(9, 16)
     a, b = np.zeros((m, padded), np.uint8), np.zeros((n, padded), np.uint8)
@@ -91,7 +93,7 @@ def blackwell_reference(left: LeftOperand, right: RightOperand) -> np.ndarray:
     stored = left.scales[:m].astype(np.float64) * 2
     scale_a[:, : stored.shape[1]] = element.encode(stored.astype(np.float32))
     scale_b[:, : right.scales.shape[1]] = right.scales.transpose(0, 2, 1).reshape(-1, right.scales.shape[1])[:n]
-    options = {"scale_format": "e8m0" if left.fmt == "mxfp4" else "ue4m3", "scale_block": left.block}
+    options = {"scale_format": "e8m0" if left.family == "mxfp4" else "ue4m3", "scale_block": left.block}
     sums = matmul_by_definition(UNIT, a, b, scale_a=scale_a, scale_b=scale_b, **options)
     assert E2M1.table[code[DOUBLED[7] + 12]] == 6
     with np.errstate(invalid="ignore", over="ignore"):

@@ -94,17 +94,17 @@ def product_table() -> np.ndarray:
 
 
 @lru_cache(maxsize=8)
-def right_words(fmt: str, words: str) -> np.ndarray:
+def right_words(family: str, words: str) -> np.ndarray:
     """What `Multiplied.right` wants for every scale byte of a format, as float32 (256,).
 
     NaN scales are NaN, but for "places".
 
     Parameters
     ----------
-    fmt : {"mxfp4", "nvfp4"}
+    family : {"mxfp4", "nvfp4"}
     words : {"numbers", "exponents", "places"}
     """
-    scales = half_scales(fmt)
+    scales = half_scales(family)
     if words == "numbers":
         return scales
     known = np.where(np.isnan(scales), np.float32(1), scales)
@@ -116,7 +116,7 @@ def right_words(fmt: str, words: str) -> np.ndarray:
     return (lowered << 16 | place).astype(np.uint32).view(np.float32)
 
 
-def emit_half_scales(e: Emitter, fmt: str, lanes: int, address: ir.Value) -> ir.Value:
+def emit_half_scales(e: Emitter, family: str, lanes: int, address: ir.Value) -> ir.Value:
     """Half the value of each of `lanes` scale bytes, float32, NaN and signs included: the twin of `half_scales`."""
     int_ty, float_ty = vec(I32, lanes), vec(F32, lanes)
     stored = e.load(vec(I8, lanes), address)
@@ -124,7 +124,7 @@ def emit_half_scales(e: Emitter, fmt: str, lanes: int, address: ir.Value) -> ir.
     def number(value: float) -> ir.Constant:
         return e.const(float_ty, value)
 
-    if fmt == "nvfp4":  # E4M3's fields in float32's places; the multiplication moves the bias, subnormals too
+    if family == "nvfp4":  # E4M3's fields in float32's places; the multiplication moves the bias, subnormals too
         shifted = e.b.shl(e.b.sext(stored, int_ty), e.const(int_ty, 20))
         fields = e.b.and_(shifted, e.const(int_ty, -0x78100000))
         value = e.b.fmul(e.b.bitcast(fields, float_ty), number(2.0**119))
@@ -143,18 +143,18 @@ PLAIN_SCALES = {"mxfp4": (1, 254, 2.0**-1), "nvfp4": (0, 126, 2.0**119)}
 """The scale bytes that `emit_plain_scales` knows, first and last, and what it leaves to be multiplied with."""
 
 
-def emit_plain_scales(e: Emitter, fmt: str, lanes: int, address: ir.Value) -> ir.Value:
+def emit_plain_scales(e: Emitter, family: str, lanes: int, address: ir.Value) -> ir.Value:
     """As `emit_half_scales` in two instructions, for the bytes and up to the factor in `PLAIN_SCALES`.
 
     What NaN, signs and (mxfp4) the one subnormal cost in every block pays only for the rare weight that has them.
     """
     int_ty = vec(I32, lanes)
     stored = e.b.zext(e.load(vec(I8, lanes), address), int_ty)
-    places = e.const(int_ty, 20 if fmt == "nvfp4" else 23)
+    places = e.const(int_ty, 20 if family == "nvfp4" else 23)
     return e.b.bitcast(e.b.shl(stored, places), vec(F32, lanes))
 
 
-def emit_right_words(e: Emitter, fmt: str, words: str, address: ir.Value) -> ir.Value:
+def emit_right_words(e: Emitter, family: str, words: str, address: ir.Value) -> ir.Value:
     """The words of sixteen scale bytes: the twin of `right_words`, for "places" without NaN."""
     int_ty, float_ty = vec(I32, 16), vec(F32, 16)
     if words == "exponents":
@@ -162,7 +162,7 @@ def emit_right_words(e: Emitter, fmt: str, words: str, address: ir.Value) -> ir.
         exponent = e.b.sitofp(e.b.sub(code, e.const(int_ty, 128)), float_ty)
         nan = e.b.icmp_signed("==", code, e.const(int_ty, 255))
         return e.b.select(nan, e.b.bitcast(e.const(int_ty, 0x7FC00000), float_ty), exponent)
-    scale = emit_half_scales(e, fmt, 16, address)
+    scale = emit_half_scales(e, family, 16, address)
     if words == "numbers":
         return scale
     bits = e.b.bitcast(scale, int_ty)

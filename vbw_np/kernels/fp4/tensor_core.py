@@ -186,7 +186,7 @@ def fits(operand: LeftOperand | RightOperand) -> bool:
     E4M3 scales do, but on the right they must not be NaN. E8M0 scales must lie within 2**-60 .. 2**60, except on blocks
     that are all zero.
     """
-    if operand.fmt == "nvfp4":
+    if operand.family == "nvfp4":
         return isinstance(operand, LeftOperand) or not _any_nan(operand.scales.reshape(-1))
     if isinstance(operand, LeftOperand):
         rows = operand.shape[0]

@@ -351,7 +351,7 @@ class Tables:
         self.partials = np.zeros(0, np.float32)
         self.vocabulary = head.shape[0] if head is not None else 0
         self.bytes = (head.codes, head.scales) if isinstance(head, ByteRows) else (_NO_CODES, _NO_SCALES)
-        self.format, self.hidden = first.down.fmt, first.down.shape[1]
+        self.format, self.hidden = first.down.family, first.down.shape[1]
 
     def room(self, position: int, heads: int, head_dim: int) -> NDArray:
         """For what the stretches of attention leave, in all layers."""
