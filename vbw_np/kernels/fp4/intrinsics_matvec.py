@@ -61,7 +61,7 @@ def emit_matvec(name: str, block: int, family: str, rows: int) -> Callable[..., 
 
         numbers = [panel(p) for p in range(panels)]
         first_codes = [e.at(codes, e.times(blocks, e.times(n, block * 8))) for n in numbers]
-        first_scales = [e.at(scales, e.times(blocks, e.times(n, 16))) for n in numbers]
+        scales_at = [e.at(scales, e.times(blocks, e.times(n, 16))) for n in numbers]
 
         def dots_of(i: ir.Value) -> list[ir.Value]:
             """The dot products of block i, float32."""
@@ -88,8 +88,7 @@ def emit_matvec(name: str, block: int, family: str, rows: int) -> Callable[..., 
             """The accumulators with block i added."""
             dots = dots_of(i)
             right = {
-                (p, v): scales_of(e, family, lanes, e.at(first_scales[p], e.times(i, 16), v * lanes))
-                for p, v in columns
+                (p, v): scales_of(e, family, lanes, e.at(scales_at[p], e.times(i, 16), v * lanes)) for p, v in columns
             }
             return [
                 e.fma(dot, e.b.fmul(lefts[r], right[column]), total)
@@ -118,7 +117,7 @@ def emit_matvec(name: str, block: int, family: str, rows: int) -> Callable[..., 
         *totals, largest = e.loop(blocks, [*zeros, ir.Constant(int_ty, None)], short)
         finish(totals)
         infinite = e.b.icmp_unsigned(">=", e.b.extract_element(largest, e.int(0, I32)), e.int(0x7F800000, I32))
-        unknown = _emit_unknown(e, first_scales, blocks, first_plain, last_plain)
+        unknown = _emit_unknown(e, scales_at, blocks, first_plain, last_plain)
         with e.b.if_then(e.b.or_(infinite, unknown), likely=False):
             in_full()
 
