@@ -12,7 +12,17 @@ from .tensor import Tensor
 
 
 def _getitem(self: Tensor, index: Any) -> Tensor:
+    if any(isinstance(part, Tensor) for part in (index if isinstance(index, tuple) else (index,))):
+        raise TypeError("a tensor holds floats, which are no positions: index with an integer or boolean array")
     return ops.getitem(self, index=index)
+
+
+def _reduced(operation: Any) -> Any:
+    def reduce(self: Tensor, axis: Any = None, keepdims: bool = False) -> Tensor:
+        return operation(self, axis=axis, keepdims=keepdims)
+
+    reduce.__name__ = reduce.__qualname__ = operation.name  # what an error about its arguments says
+    return reduce
 
 
 def _reshape(self: Tensor, *shape: int | Sequence[int]) -> Tensor:
@@ -98,10 +108,8 @@ def _install() -> None:
     Tensor.T = property(lambda self: ops.permute(self, axes=tuple(reversed(range(self.ndim)))))
     for operation in (ops.exp, ops.log, ops.sqrt, ops.tanh, ops.sigmoid, ops.relu):
         setattr(Tensor, operation.name, lambda self, op=operation: op(self))
-    for name, operation in {"sum": ops.sum, "mean": ops.mean, "max": ops.max}.items():
-        setattr(
-            Tensor, name, lambda self, axis=None, keepdims=False, op=operation: op(self, axis=axis, keepdims=keepdims)
-        )
+    for operation in (ops.sum, ops.mean, ops.max):
+        setattr(Tensor, operation.name, _reduced(operation))
 
 
 _install()

@@ -118,6 +118,9 @@ class Tensor:
     def __float__(self) -> float:
         return self.item()
 
+    def __int__(self) -> int:
+        return int(self.item())
+
     def __repr__(self) -> str:
         made = f", made by {self.node.primitive.name}" if self.node is not None else ""
         leaf = ", requires_grad=True" if self.requires_grad and self.node is None else ""

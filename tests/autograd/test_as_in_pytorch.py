@@ -312,6 +312,20 @@ def test_numpys_functions_are_recorded_or_refused() -> None:
     assert np.asarray(x) is x.data and np.shape(x) == (3,) and np.array(x).dtype == np.float64
 
 
+def test_what_looks_like_pytorch_and_is_not_is_one_clear_error() -> None:
+    x = Tensor(np.arange(6.0, dtype=np.float32).reshape(2, 3), requires_grad=True)
+    for name in ("sum", "mean", "max"):
+        for word in ("dim", "keepdim"):
+            with pytest.raises(TypeError, match=rf"^{name}\(\) got an unexpected keyword argument '{word}'"):
+                getattr(x, name)(**{word: 1})
+    for index in (Tensor([0.0]), (0, Tensor([1.0]))):
+        with pytest.raises(TypeError, match="integer or boolean array"):
+            x[index]
+    assert int(Tensor([3.7])) == 3 and float(Tensor([3.5])) == 3.5
+    with pytest.raises(ValueError, match="one element"):
+        int(x)
+
+
 def test_copying() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.ModuleList([GRU(2, 2)]))
     model[0].weight.grad = np.ones((4, 3), np.float32)

@@ -107,6 +107,14 @@ def test_quantize_convert_diff_measure(capsys, tmp_path):
     assert len(json.loads(run(capsys, "measure", DATA / "original", tmp_path / "q", "--json"))) == 7
 
 
+def test_a_gguf_file_that_llama_cpp_does_not_run_is_called_that(capsys, tmp_path):
+    assert main(["quantize", str(DATA / "original"), "--format", "q8_0", "--out", str(tmp_path / "g")]) == 0
+    assert "llama.cpp does not run it" in capsys.readouterr().err
+    for source, to in ((DATA / "gguf", "gguf"), (DATA / "original", "torchao")):
+        assert main(["convert", str(source), str(tmp_path / to), "--to", to]) == 0
+        assert not capsys.readouterr().err
+
+
 def test_quantize_still_takes_an_array(capsys, tmp_path):
     np.save(tmp_path / "w.npy", np.random.default_rng(0).standard_normal((8, 64)).astype(np.float32))
     text = run(capsys, "quantize", tmp_path / "w.npy", "--format", "nvfp4", "--out", tmp_path / "w.npz")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
 from .. import options
@@ -186,13 +187,26 @@ def _explain_element(args: argparse.Namespace) -> int:
     return 0
 
 
+def _note_on_gguf(source_kind: str, to: str) -> None:
+    """Say on stderr what a GGUF file made of Hugging Face's tensors is not."""
+    if to == "gguf" and source_kind != "gguf":
+        print(
+            "vbw: note: tensors keep their names and order of rows, and no tokenizer goes along: readers of GGUF decode "
+            "this file, llama.cpp does not run it. To run it, convert with llama.cpp's convert_hf_to_gguf.py first, "
+            "then quantize that GGUF file",
+            file=sys.stderr,
+        )
+
+
 def run_convert(args: argparse.Namespace) -> int:
     """`vbw convert`."""
     from .converting import convert_checkpoint
     from .opening import open_checkpoint
     from .showing_changes import conversion_text
 
-    done = convert_checkpoint(open_checkpoint(args.checkpoint), args.out, args.to, lossy=args.lossy, fuse=args.fuse)
+    source = open_checkpoint(args.checkpoint)
+    done = convert_checkpoint(source, args.out, args.to, lossy=args.lossy, fuse=args.fuse)
+    _note_on_gguf(source.kind, args.to)
     if args.json:
         print_json(done.as_dict())
     else:
@@ -222,9 +236,9 @@ def _quantize_checkpoint(args: argparse.Namespace) -> int:
     from .showing_changes import quantized_text
 
     producer = args.producer or ("gguf" if args.format.startswith(("q", "iq4", "ggml-")) else "compressed-tensors")
-    done = quantize_checkpoint(
-        open_checkpoint(args.file), args.out, args.format, producer, layers=args.layers, keep=args.keep
-    )
+    source = open_checkpoint(args.file)
+    done = quantize_checkpoint(source, args.out, args.format, producer, layers=args.layers, keep=args.keep)
+    _note_on_gguf(source.kind, producer)
     if args.json:
         print_json(done.as_dict())
     else:
