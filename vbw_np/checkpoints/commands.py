@@ -191,8 +191,8 @@ def _note_on_gguf(source_kind: str, to: str) -> None:
     """Say on stderr what a GGUF file made of Hugging Face's tensors is not."""
     if to == "gguf" and source_kind != "gguf":
         print(
-            "vbw: note: tensors keep their names and order of rows, and no tokenizer goes along: readers of GGUF decode "
-            "this file, llama.cpp does not run it. To run it, convert with llama.cpp's convert_hf_to_gguf.py first, "
+            "vbw: note: tensors keep their names and order of rows, and no tokenizer goes along; readers of GGUF decode"
+            " this file, llama.cpp does not run it. To run it, convert with llama.cpp's convert_hf_to_gguf.py first, "
             "then quantize that GGUF file",
             file=sys.stderr,
         )
