@@ -67,6 +67,37 @@ def test_the_forward_product_has_the_kernels_bits() -> None:
     np.testing.assert_array_equal(found["blackwell"], blackwell.matmul(left, right))
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("nvfp4-train", {"accumulate": "blackwell"}), ("mxfp4-train", {"accumulate": "blackwell"}),
+        ("fp8-train", {"promote": 0}), ("fp8-train", {"accumulate": "blackwell", "promote": 0}), ("nvfp4-train", {}),
+    ],
+)  # fmt: skip
+def test_a_walk_through_a_step_tells_one_sum(name: str, options: dict) -> None:
+    """The sum of output [0, 0] inside the core; with the scales outside it is the layer's output, to the last bit."""
+    rng = np.random.default_rng(6)
+    weight, x = (rng.standard_normal(s).astype(np.float32) for s in ((32, 144), (3, 144)))
+    layer = linear(weight)
+    device = place(layer, name, **options)
+    steps = device.step(layer, Tensor(x))
+    told = [event for event in steps if event.kind == "sum"]
+    if not options:
+        assert not told
+        return
+    (event,) = told
+    used = device.recipe
+    left, right = quantize(x, used.activation.format, measure=False), quantize(weight, used.weight, measure=False)
+    inside = np.float32(event.values["sum"])
+    if name == "fp8-train":
+        wanted = left.scales[0, 0] * (right.scales[0, 0] * inside)
+    else:
+        factors = [np.float32(1) if p.tensor_scale is None else np.asarray(p.tensor_scale).reshape(-1)[0]
+                   for p in (left, right)]  # fmt: skip
+        wanted = inside * (factors[0] * factors[1])
+    assert steps.result.data[0, 0] == wanted and "largest exponent" in event.values["steps"]
+
+
 def test_what_has_no_such_sums_is_refused() -> None:
     layer = linear(np.ones((32, 32), np.float32))
     mixed = dataclasses.replace(RECIPES["nvfp4-train"], name="mixed", activation=Operands("mxfp4"))

@@ -37,6 +37,7 @@ KINDS = {
     "decode": "Codes and scales become numbers again, laid out for the product.",
     "decode hit": "The decode cache holds this very version of the weight: nothing is decoded.",
     "matmul": "The matrix product itself.",
+    "sum": "One output's sum inside the tensor core: terms, exponents, what is cut off.",
     "backward": "A gradient's product.",
 }
 

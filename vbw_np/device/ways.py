@@ -15,6 +15,7 @@ from ..engine import Parameter, autograd
 from ..formats import PackedTensor, get_format
 from ..kernels.fp4 import definitions, support
 from . import codec
+from .one_sum import first_sum
 from .products import Fp4Products, fp4_linear, fp4_linear_cross_entropy, rows_of, weight_panels
 from .recipe import Recipe
 from .slots import check_slots
@@ -24,6 +25,7 @@ from .unit import ComputeUnit
 class Holder(Protocol):
     """What a way asks of the card that holds the weight."""
 
+    name: str
     recipe: Recipe
     unit: ComputeUnit
     parameter: Parameter
@@ -112,7 +114,14 @@ class Fp4(Way):
 
     def multiply(self, card, weight, dense, x, *rest, share=False, **static):  # type: ignore[no-untyped-def]
         products = Fp4Products(card.recipe, card.unit, weight, card.ways, share)
-        return FP4_TWINS[dense.name](products, x, *rest, **static)
+        made = FP4_TWINS[dense.name](products, x, *rest, **static)
+        recorder = card.unit.recorder
+        if recorder is not None and recorder.samples and card.recipe.accumulate != "float32" and x.size:
+            with card.unit.span("sum", card.name, output="[0, 0]") as values:
+                explained = first_sum(card.recipe, weight, rows_of(x))
+                if explained is not None:
+                    values.update(sum=explained.data["result"], steps=str(explained))
+        return made
 
 
 class Packed(Way):
