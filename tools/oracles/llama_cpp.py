@@ -41,7 +41,8 @@ def continued(model: Path) -> str:
     try:
         import xllamacpp
     except ImportError:
-        from llama_cpp import Llama
+        sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != Path(__file__).resolve().parent]
+        from llama_cpp import Llama  # llama-cpp-python's, not this file
 
         answer = Llama(str(model), n_ctx=256, n_threads=2, verbose=False)(PROMPT, max_tokens=12, temperature=0.0)
         return str(answer["choices"][0]["text"])

@@ -23,6 +23,7 @@ from vbw_np.kernels.fp4.tensor_core import (
     quantize_left,
     quantize_right,
     right_from_packed,
+    transformer_engine_alpha,
 )
 from vbw_np.kernels.simd import cpu
 from vbw_np.kernels.simd.memory import aligned_empty
@@ -66,6 +67,28 @@ def test_every_instruction_set_gives_the_bits_of_the_reference(isa: str, fmt: st
         out = np.full((m, n), np.nan, np.float32)
         assert matmul(left, right, out, isa=isa) is out
         assert np.array_equal(out, matmul_reference(left, right)), (isa, m, n, k)
+
+
+@pytest.mark.parametrize("isa", cpu.available())
+def test_transformer_engines_order_of_alpha(isa: str) -> None:
+    """(ax * aw) / (36 * 448**2), one float32 number after the other; ours is (ax / 2688) * (aw / 2688)."""
+    f = np.float32
+    x, w = data((48, 96), 1), data((130, 96), 2)
+    left, right = quantize_left(x), quantize_right(w)
+    rows, amax_w = np.abs(x).max(axis=1), np.abs(w).max()
+    sums = matmul(left, right, isa=isa, alpha=1)
+    assert np.array_equal(sums * (left.factors[:48] * right.factor)[:, None], matmul(left, right, isa=isa))
+    for reciprocal in (False, True):
+        alpha = transformer_engine_alpha(rows, amax_w, reciprocal=reciprocal)
+        wanted = [f(f(a * amax_w) * f(1 / 7225344)) if reciprocal else f(f(a * amax_w) / f(7225344)) for a in rows]
+        assert alpha.dtype == np.float32 and alpha.tolist() == wanted
+        got = matmul(left, right, isa=isa, alpha=alpha)
+        assert np.array_equal(got, sums * np.array(wanted)[:, None])
+        assert np.array_equal(got, matmul_reference(left, right, alpha))
+        assert 0.3 < (got != matmul(left, right, isa=isa)).mean() < 0.9
+        assert np.allclose(got, matmul(left, right, isa=isa), rtol=3e-7, atol=0)
+    with pytest.raises(ValueError, match=r"alpha has shape \(130,\); it is one number, or one a row.*\(48,\)"):
+        matmul(left, right, alpha=np.ones(130, f))
 
 
 @pytest.mark.parametrize("fmt", FORMATS)

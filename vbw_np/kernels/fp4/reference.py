@@ -15,7 +15,49 @@ STEP = 64
 """Elements of the reduction that Blackwell adds at once."""
 
 
-def matmul_reference(left: LeftOperand, right: RightOperand) -> np.ndarray:
+def transformer_engine_alpha(
+    amax_left: np.ndarray | np.float32, amax_right: np.ndarray | np.float32, *, reciprocal: bool = False
+) -> np.ndarray | np.float32:
+    """What TransformerEngine multiplies a product of two NVFP4 operands with; pass it to `matmul` as `alpha`.
+
+    `(amax_left * amax_right) / (36 * 448**2)`, each operation rounded to float32.
+
+    Parameters
+    ----------
+    amax_left, amax_right : float32
+        The second-level numbers of both operands (there: one a tensor; on the left one a row, (M,), works too).
+    reciprocal : bool
+        `(amax_left * amax_right) * (1 / (36 * 448**2))` instead, as its later releases have it.
+
+    Notes
+    -----
+    Source: `compute_nvfp4_per_tensor_scale_kernel` in `transformer_engine/common/recipe/nvfp4.cu`.
+    """
+    factor = np.float32(36 * 448**2)
+    product = np.float32(amax_left) * np.float32(amax_right)
+    return product * (np.float32(1) / factor) if reciprocal else product / factor
+
+
+def factors_of(left: LeftOperand, right: RightOperand, alpha: np.ndarray | float | None) -> np.ndarray:
+    """What each row of sums is multiplied with, float32: `alpha`, or the product of both operands' factors.
+
+    Raises
+    ------
+    ValueError
+        If alpha is neither one number nor one a row.
+    """
+    if alpha is None:
+        return left.factors * right.factor
+    alpha = np.asarray(alpha, np.float32)
+    if alpha.shape not in ((), (1,), (left.shape[0],)):
+        raise ValueError(f"alpha has shape {alpha.shape}; it is one number, or one a row of the left operand: "
+                         f"({left.shape[0]},)")  # fmt: skip
+    factors = np.zeros_like(left.factors)
+    factors[: left.shape[0]] = alpha
+    return factors
+
+
+def matmul_reference(left: LeftOperand, right: RightOperand, alpha: np.ndarray | float | None = None) -> np.ndarray:
     """The product by its definition, in NumPy: block after block, exact dots, float32 sums. (M, N) float32."""
     check_pair(left, right)
     (m, length), n, block = left.shape, right.shape[0], left.block
@@ -27,7 +69,7 @@ def matmul_reference(left: LeftOperand, right: RightOperand) -> np.ndarray:
             k = slice(b * block, (b + 1) * block)
             dot = x[:, k] @ w[:, k].T  # integers up to 4608: exact in any order
             y += np.multiply.outer(scale_x[:, b], scale_w[:, b]) * dot
-        return y * (left.factors[:m] * right.factor)[:, None]
+        return y * factors_of(left, right, alpha)[:m, None]
 
 
 def check_pair(left: LeftOperand, right: RightOperand) -> None:

@@ -6,7 +6,8 @@
 and `sw` are the decoded block scales, the factors the second-level scales. The sum over blocks is a float32
 accumulator that starts at zero and takes one block after the other; the factor is applied last. It is the product of
 the two operands' factors, each rounded once ((amax_x / 2688) * (amax_w / 2688)), kept a row on the left, so that no
-token changes another. (Libraries form one alpha of both, (amax_x * amax_w) / 2688**2: other last bits.)
+token changes another. Libraries form one alpha of both amax, which gives other last bits: `matmul(..., alpha=)` takes
+it, and `transformer_engine_alpha` is TransformerEngine's.
 
 `matmul_reference` is this definition in NumPy. Every kernel returns its bits, on every instruction set and with
 any number of threads: a scaled dot product has at most 20 significant bits, so the only roundings are the
@@ -69,7 +70,7 @@ from .panels import (
     right_from_packed,
 )
 from .quantize_operands import quantize_left, quantize_right
-from .reference import check_pair, matmul_reference
+from .reference import check_pair, factors_of, matmul_reference, transformer_engine_alpha
 
 __all__ = [
     "LeftOperand",
@@ -80,6 +81,7 @@ __all__ = [
     "quantize_left",
     "quantize_right",
     "right_from_packed",
+    "transformer_engine_alpha",
 ]
 
 GROUP = 8
@@ -109,6 +111,7 @@ def matmul(
     *,
     accumulate: bool = False,
     isa: str | None = None,
+    alpha: np.ndarray | float | None = None,
 ) -> np.ndarray:
     """The product `left @ right.T` of two FP4 operands.
 
@@ -123,6 +126,8 @@ def matmul(
         Add to `out` (one float32 addition an element) instead of overwriting it.
     isa : str, optional
         One of `cpu.INSTRUCTION_SETS`; default `VBW_KERNELS`, else the fastest here.
+    alpha : float32, one number or (M,), optional
+        What the sums are multiplied with, in place of the product of both operands' factors.
 
     Returns
     -------
@@ -137,7 +142,7 @@ def matmul(
     elif out.shape != shape or out.dtype != np.float32 or not out.flags.c_contiguous:
         raise ValueError(f"out must be C-contiguous float32 {shape}, got {out.dtype} {out.shape}")
     if cpu.jit_disabled():
-        product = matmul_reference(left, right)
+        product = matmul_reference(left, right, alpha)
         np.add(out, product, out=out) if accumulate else np.copyto(out, product)
         return out
     isa = cpu.choose(isa)
@@ -146,7 +151,7 @@ def matmul(
     chunks = -(-shape[0] // ROWS_AT_ONCE)
     rows = -(-shape[0] // (chunks * 48)) * 48  # rows of a task
     variant = Variant(isa, left.block)
-    factors = left.factors * right.factor
+    factors = factors_of(left, right, alpha)
     operands = factors, right.codes, right.scales
     aligned = (out.ctypes.data | out.strides[0]) % 64 == 0
     finish = ADD if accumulate else STREAM if aligned and out.nbytes >= STREAM_FROM else STORE
