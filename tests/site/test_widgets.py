@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +14,10 @@ import pytest
 from tests.site.looking import complaints, small_targets, wide
 from tools.notebooks import pages, widgets
 from tools.notebooks.widgets import tables
-from vbw_np.engine import Tensor
+from vbw_np.device import place
+from vbw_np.engine import Tensor, autograd, nn, no_grad
 from vbw_np.formats import E2M1, ELEMENTS, quantize
+from vbw_np.formats.packing import NIBBLE_ORDERS, pack_nibbles
 from vbw_np.steps.values import number
 
 pytestmark = pytest.mark.slow
@@ -177,6 +180,116 @@ def test_the_staircase_and_the_die_round_as_the_library_does(page: Any) -> None:
             assert float(mean[1]) == pytest.approx(float(thrown[n].mean()), rel=1e-5)
         else:
             assert len(set(thrown[n])) == 1
+
+
+# ---- nibbles, cache, histogram, roofline
+
+
+def put(page: Any, kind: str, which: int, value: int) -> str:
+    """Set a slider of a widget; what the widget says then."""
+    return page.evaluate(
+        """([kind, which, value]) => {
+        const root = document.querySelector(`[data-widget=${kind}]`), input = root.querySelectorAll('input')[which];
+        input.value = value; input.dispatchEvent(new Event('input'));
+        return root.querySelector('.says').textContent; }""",
+        [kind, which, value],
+    )
+
+
+@pytest.mark.parametrize("order", NIBBLE_ORDERS)
+def test_codes_are_packed_as_the_library_packs_them_wherever_they_are_moved(order: str, page: Any) -> None:
+    root = page.locator("[data-widget=nibbles]")
+    root.locator("select").select_option(order)
+    rng = np.random.default_rng(0)
+    for _ in range(12):
+        tile = int(rng.integers(8))
+        root.locator("button.tile").nth(tile).focus()
+        page.keyboard.press(["ArrowLeft", "ArrowRight"][int(rng.integers(2))])
+        codes = np.array([int(text, 16) for text in root.locator("button.tile b").all_inner_texts()], np.uint8)
+        packed = pack_nibbles(codes, order, group=8)
+        said = root.locator(".says").inner_text()
+        assert said.startswith(f"Order {order}: the bytes are {' '.join(f'{byte:02x}' for byte in packed)}. ")
+    assert sorted(codes) == sorted(tables.nibbles()["codes"])
+
+
+def test_a_code_is_dragged_with_the_pointer(page: Any) -> None:
+    root = page.locator("[data-widget=nibbles]")
+    before = root.locator("button.tile b").all_inner_texts()
+    root.scroll_into_view_if_needed()
+    first, third = (root.locator("button.tile").nth(n).bounding_box() for n in (0, 2))
+    page.mouse.move(first["x"] + 10, first["y"] + 10)
+    page.mouse.down()
+    page.mouse.move(third["x"] + 10, third["y"] + 10)
+    page.mouse.up()
+    assert root.locator("button.tile b").all_inner_texts() == [before[1], before[2], before[0], *before[3:]]
+
+
+def test_every_two_codes_make_the_byte_that_the_library_makes() -> None:
+    made = tables.nibbles()["bytes"]
+    for low in range(16):
+        for high in range(16):
+            assert int(made[16 * high + low], 16) == pack_nibbles(np.array([low, high], np.uint8))[0]
+
+
+def test_the_cache_hits_as_a_devices_cache_does(page: Any) -> None:
+    """The widget's accesses against those of three cards of a real device."""
+    x = Tensor(np.ones((1, 64), np.float32))
+    for position, capacity in enumerate(tables.capacities()):
+        said = put(page, "cache", 0, position)
+        model = nn.Sequential(*(nn.Linear(64, 64) for _ in range(3)))
+        with autograd.use_twins(False), no_grad():
+            device = place(model, "nvfp4", mode="inference", cache_bytes=capacity)
+            with device.trace() as recorder:
+                for _ in range(tables.RUNS):
+                    model(x)
+        kinds = [e.kind for e in recorder.in_order() if e.kind in ("decode", "decode hit")]
+        found = " ".join("H" if kind == "decode hit" else "M" for kind in kinds)
+        hits, thrown = found.count("H"), device.decode_cache.evictions
+        assert said.endswith(f"{hits} of 12 accesses hit, {thrown} evictions. In order: {found}."), said
+
+
+HISTOGRAM = """([kind, format]) => {
+  const root = document.querySelector('[data-widget=histogram]');
+  for (const [n, value] of [kind, format].entries()) {
+    const list = root.querySelectorAll('select')[n]; list.value = value; list.dispatchEvent(new Event('change')); }
+  return [root.querySelector('.says').textContent,
+    [...root.querySelectorAll('tbody tr')].map(row => [...row.cells].map(cell => cell.textContent))]; }"""
+
+
+@pytest.mark.parametrize("fmt", tables.HISTOGRAM_FORMATS)
+def test_the_histogram_counts_what_the_format_made(fmt: str, page: Any) -> None:
+    for kind, x in tables.samples().items():
+        said, rows = page.evaluate(HISTOGRAM, [kind, fmt])
+        packed = quantize(x, fmt)
+        became = packed.dequantize()
+        error = ((became - x).astype(np.float64) ** 2).sum()
+        decibels = 10 * np.log10((x.astype(np.float64) ** 2).sum() / error)
+        assert f"signal to noise {decibels:.2f} dB; {int((became == 0).sum())} of 4096 became zero" in said
+        for values, column in ((x, 1), (became, 2)):
+            inner = [int(row[column]) for row in rows[1:-1]]
+            edges = tables.EDGES[1:-1]
+            assert inner == [int(((values >= a) & (values < b)).sum()) for a, b in itertools.pairwise(edges)]
+            assert sum(int(row[column]) for row in rows) == x.size
+
+
+LIMITED = r" does (\S+) operations a byte and reaches (\S+)e9, limited by (\w+)"
+
+
+def test_the_roofline_is_the_smaller_of_two_roofs(page: Any) -> None:
+    bits = {"float32": 32, "nvfp4": 4.5, "mxfp4": 4.25}
+    for b, bandwidth in enumerate(tables.BANDWIDTHS):
+        put(page, "roofline", 1, b)
+        for p, peak in enumerate(tables.PEAKS):
+            put(page, "roofline", 2, p)
+            for n in range(13):
+                said, rows = put(page, "roofline", 0, n), 1 << n
+                for fmt in tables.ROOF_FORMATS:
+                    moved = bits[fmt] / 8 * 1024**2 + 8 * rows * 1024
+                    per_byte = 2 * rows * 1024**2 / moved
+                    limit = "memory" if per_byte < peak / bandwidth else "arithmetic"
+                    found = re.search(fmt + LIMITED, said)
+                    assert float(found[1]) == pytest.approx(per_byte, rel=1e-3) and found[3] == limit
+                    assert float(found[2]) == pytest.approx(min(peak, bandwidth * per_byte), rel=1e-3)
 
 
 # ---- all

@@ -38,3 +38,13 @@ def test_predictions(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("no guess yet") and "so it is" in lines[1]
     assert lines[2] == "legs: you said 3; it is 4. Where does it come from?"
+
+
+@pytest.mark.parametrize(
+    ("guess", "actual", "near"),
+    [(1.9, 2.0, False), (21, 20, True), (19, 20, True), (23, 20, False), (9.6, 10.3, True), (3, 4, False),
+     (-0.95, -1.02, True), ("21", 20, False), (True, 20, False), ([21], [20], False)],
+)  # fmt: skip
+def test_a_near_guess_is_near(guess, actual, near, capsys):
+    predict(guess, actual)
+    assert ("that is near" in capsys.readouterr().out) is near

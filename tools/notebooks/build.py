@@ -42,13 +42,28 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ROOT / "notebooks" / "src"
 NOTEBOOKS = ROOT / "notebooks"
 
+REPOSITORY = ""
+"""Address of the public repository, such as https://github.com/OWNER/NAME: with it, notebooks have a link that opens
+them in Colab, and their first cell gets the project there. Empty as long as there is none."""
+
 SETUP = """\
-# Find the project, whether this notebook runs inside a checkout or beside an installed package.
+# Find the project: this notebook runs inside a checkout, beside an installed package, or on Colab.
 import sys
 from pathlib import Path
 
+REPOSITORY = "{repository}"  # where Colab gets the project from
 here = Path.cwd()
 root = next((folder for folder in (here, *here.parents) if (folder / "vbw_np" / "engine.py").is_file()), None)
+if root is None and REPOSITORY and "google.colab" in sys.modules:
+    import subprocess
+    from importlib.metadata import version
+
+    root, before = here / "vbw-np", version("numpy")
+    if not root.is_dir():
+        subprocess.run(["git", "clone", "--quiet", "--depth", "1", REPOSITORY, str(root)], check=True)
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "numpy>=1.26", "numba>=0.61"], check=True)
+    if version("numpy") != before:
+        print("NumPy was replaced: choose Runtime > Restart session, then run this cell again.")
 if root is not None and str(root) not in sys.path:
     sys.path.insert(0, str(root))  # our folder first: another project also has a package called autograd
 try:
@@ -56,8 +71,22 @@ try:
 except ImportError:
     raise ImportError(
         "vbw_np was not found. Open this notebook inside a checkout of the project, or install the checkout into "
-        "this kernel: python -m pip install --editable PATH_TO_THE_CHECKOUT (on Colab: clone it first)."
+        "this kernel: python -m pip install --editable PATH_TO_THE_CHECKOUT (on Colab: name its address above)."
     ) from None"""
+
+
+def setup() -> str:
+    """The first code cell."""
+    return SETUP.replace("{repository}", REPOSITORY)
+
+
+def colab_link(source: Source) -> str:
+    """A link that opens a notebook of the public repository in Colab; nothing where there is none."""
+    place = REPOSITORY.rstrip("/").removesuffix(".git").partition("github.com/")[2]
+    if not place:
+        return ""
+    address = f"https://colab.research.google.com/github/{place}/blob/main/notebooks/{source.name}.ipynb"
+    return f" [Open in Colab]({address})."
 
 
 @dataclass
@@ -132,7 +161,7 @@ def heading(source: Source) -> str:
     return (
         f"# {source.number} {front['title']}\n\n**{front['question']}**\n\n"
         f"*About {front['minutes']} minutes to read and play; the cells run in {front.get('seconds', '10')} seconds "
-        f"or less.{before} Words in bold are in the [glossary](../docs/glossary.md).*"
+        f"or less.{before} Words in bold are in the [glossary](../docs/glossary.md).*{colab_link(source)}"
     )
 
 
@@ -177,7 +206,7 @@ def notebook(source: Source, answers: dict[str, str] | None = None) -> dict[str,
         cells.append(cell)
 
     add("markdown", heading(source), {})
-    add("code", SETUP, {})
+    add("code", setup(), {})
     for cell in source.cells:
         text = cell.source
         if answers is not None and "exercise" in cell.options:

@@ -25,9 +25,11 @@ from pygments import highlight  # noqa: E402
 from pygments.formatters import HtmlFormatter  # noqa: E402
 from pygments.lexers import PythonLexer  # noqa: E402
 
-from tools.notebooks import build, widgets  # noqa: E402
+from tools.notebooks import build, cover, widgets  # noqa: E402
 from vbw_np.teach import CLAIMS, RESULTS, exercises  # noqa: E402
 from vbw_np.teach.runner import Cell, run_cells  # noqa: E402
+
+PAGES = ROOT / "docs" / "notebooks"
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1c1e21; --soft: #4d4f52; --paper: #fdfdfb; --line: #d9d9d2; --code: #f4f3ee;
@@ -77,14 +79,22 @@ th, td { border: 1px solid var(--line); padding: 0.2rem 0.5rem; text-align: left
 details { margin: 0.6rem 0; font: 0.9rem/1.5 system-ui, "DejaVu Sans", sans-serif; }
 summary { cursor: pointer; color: var(--link); padding: 0.1rem 0; }
 .index { list-style: none; padding: 0; }
-.index li { display: grid; grid-template-columns: 2.2rem 1fr auto; gap: 0 0.4rem; border-top: 1px solid var(--line);
+.index li { display: grid; grid-template-columns: 2.2rem 1fr auto auto;
+            align-items: start; gap: 0 0.4rem; border-top: 1px solid var(--line);
             padding: 0.55rem 0; }
 .index span, .index a { font: 1rem/1.5 system-ui, "DejaVu Sans", sans-serif; }
 .index span { color: var(--soft); }
 .index q { grid-column: 2 / 4; quotes: none; }
+.index q small { color: var(--soft); font: 0.85rem/1.4 system-ui, "DejaVu Sans", sans-serif; }
+.index img { grid-column: 4; grid-row: 1 / span 4; width: 11rem; height: auto; border-radius: 4px; margin-left: 1rem; }
+.map { margin: 1.2rem 0; } .map svg { display: block; width: 100%; min-width: 44rem; height: auto; }
+.map path { fill: none; stroke: var(--soft); opacity: 0.55; } .map rect { fill: var(--code); stroke: var(--link); }
+.map text { fill: var(--link); font: 600 15px system-ui, "DejaVu Sans", sans-serif; }
+.map a:focus-visible rect, .map a:hover rect { stroke-width: 3; }
 .index a.run { grid-column: 2 / 4; justify-self: start; font-size: 0.9rem; }
 footer { font: 0.85rem/1.5 system-ui, "DejaVu Sans", sans-serif; color: var(--soft); margin-top: 2rem; }
-@media (max-width: 30rem) { body { font-size: 1rem; } main { padding: 0.6rem 0.9rem 3rem; } h1 { font-size: 1.5rem; }
+@media (max-width: 30rem) { .index img { grid-column: 2 / 4; grid-row: auto; margin: 0.4rem 0; }
+  body { font-size: 1rem; } main { padding: 0.6rem 0.9rem 3rem; } h1 { font-size: 1.5rem; }
   pre { font-size: 0.75rem; padding: 0.6rem 0.7rem; } .out { border-left: 0; padding-left: 0; } }
 @media print { nav, details { display: none; } body { font-size: 10.5pt; } main { max-width: none; padding: 0; }
   .code pre, .scroll { background: none; }
@@ -190,7 +200,7 @@ def code_cell(cell: Cell) -> str:
         outputs.append(_lines(repr(cell.value)))
     if outputs:
         out = "".join(outputs)
-        if cell.unguessed:
+        if cell.predicts:
             out = f"<details><summary>Guess first, then look</summary>{out}</details>"
         parts.append(f'<div class="out">{out}</div>')
     if cell.exercise is None:
@@ -245,7 +255,7 @@ def notebook_page(position: int, all_sources: list[build.Source]) -> str:
     for cell in cells:
         if cell.kind == "markdown":
             parts.append(linked_terms(markdown(cell.source)))
-        elif cell.source == build.SETUP:
+        elif cell.source == build.setup():
             shown = highlight(cell.source, PythonLexer(), HtmlFormatter())
             parts.append(_CONTENTS)
             parts.append(f"<details><summary>The first cell finds the project</summary>{_code(shown)}</details>")
@@ -268,12 +278,19 @@ def digest(source: build.Source) -> str:
 
 
 def index_page(
-    all_sources: list[build.Source], runs: dict[str, str] | None = None, steps: dict[str, str] | None = None
+    all_sources: list[build.Source],
+    runs: dict[str, str] | None = None,
+    steps: dict[str, str] | None = None,
+    built: Path = PAGES,
 ) -> str:
-    """The list of notebooks in order; on a site, with the pages that run (by name) and play a step (by recipe)."""
+    """The list of notebooks in order, with a picture from each page in the folder `built`, and a map.
+
+    On a site, with the pages that run (by name) and play a step (by recipe).
+    """
     rows = "".join(
         f'<li><span>{s.number}</span><a href="{s.name}.html">{html.escape(s.front["title"])}</a>'
-        f"<span>{s.front['minutes']} minutes</span><q>{html.escape(s.front['question'])}</q>"
+        f"<span>{s.front['minutes']} minutes</span><q>{html.escape(s.front['question'])}{_built_on(s)}</q>"
+        f"{cover.picture(built / f'{s.name}.html')}"
         + (f'<a class="run" href="{runs[s.name]}">Run it in your browser</a></li>' if runs else "</li>")
         for s in all_sources
     )
@@ -287,9 +304,15 @@ def index_page(
         f"{where}in JupyterLab, VS Code or Colab from <code>notebooks/</code> to change things and to do the "
         f"exercises, which check themselves. All in all about {minutes} minutes. Words are explained where they first "
         'appear, and in the <a href="glossary.html">glossary</a>.</p>'
-        f'<ol class="index">{rows}</ol>{after}'
+        f'{cover.map_of(all_sources)}<ol class="index">{rows}</ol>{after}'
     )
     return page("vbw-np: the notebooks", body)
+
+
+def _built_on(source: build.Source) -> str:
+    before = ", ".join(cover.needs(source))
+    optional = " Optional." if source.front.get("optional") else ""
+    return f" <small>{f'Builds on {before}.' if before else ''}{optional}</small>"
 
 
 def glossary_page() -> str:
@@ -314,7 +337,7 @@ def main() -> int:
         start = time.perf_counter()
         (arguments.out / f"{source.name}.html").write_text(notebook_page(position, all_sources), "utf-8")
         print(f"{source.name}.html  {time.perf_counter() - start:.1f} s")
-    (arguments.out / "index.html").write_text(index_page(all_sources), "utf-8")
+    (arguments.out / "index.html").write_text(index_page(all_sources, built=arguments.out), "utf-8")
     (arguments.out / "glossary.html").write_text(glossary_page(), "utf-8")
     return 0
 

@@ -172,7 +172,7 @@ def run_page(source: build.Source, all_sources: list[build.Source], pyodide: str
         else:
             number += 1
             made = editor(cell, raw["id"], number)
-            if cell.source == build.SETUP:
+            if cell.source == build.setup():
                 made = f"<details><summary>The first cell finds the project</summary>{made}</details>"
             parts.append(made)
         if n == 0:

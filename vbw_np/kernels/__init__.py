@@ -16,6 +16,7 @@ from ..engine import autograd
 HAVE_NUMBA = find_spec("numba") is not None
 
 if HAVE_NUMBA:
+    from . import telling  # noqa: F401
     from .registry import install
 else:
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .claims import CLAIMS
+from .claims import CLAIMS, GUESSED
 from .runner import Cell, run_cell
 
 
@@ -44,15 +44,18 @@ class Session:
         -------
         str
             JSON: `stdout`; `html` (how its value shows itself) or `value` (its text); `error`, a traceback that begins
-            in the notebook; `seconds`; `claims`, how many held so far; `unguessed`, as in `Cell`.
+            in the notebook; `seconds`; `claims`, how many held so far; `unguessed`, whether it compared a guess
+            that nobody has made.
         """
         cell = Cell("code", source, json.loads(metadata))
+        before = len(GUESSED)
         run_cell(cell, self.namespace, self._name(number), _Watched(self.say))
         value = None if cell.html or cell.value is None else repr(cell.value)
         return json.dumps(
             {
                 "stdout": cell.stdout, "html": cell.html, "value": value, "seconds": cell.seconds,
-                "error": cell.error and self._own_part(cell.error), "claims": len(CLAIMS), "unguessed": cell.unguessed,
+                "error": cell.error and self._own_part(cell.error), "claims": len(CLAIMS),
+                "unguessed": not all(GUESSED[before:]),
             }
         )  # fmt: skip
 

@@ -78,12 +78,30 @@ def claim(
     print(f"[holds] {text}" + (f"  (measured {shown})" if len(shown) < 60 else ""))
 
 
+GUESSED: list[bool] = []
+"""For every call of `predict` in this process, whether there was a guess."""
+
+
 def predict(guess: Any, actual: Any, what: str = "") -> None:
     """Compare a guess with what was measured; without a guess, say so and go on."""
     label = f"{what}: " if what else ""
+    GUESSED.append(not is_blank(guess))
     if is_blank(guess):
         print(f"{label}no guess yet. It is {describe_value(actual)}.")
     elif same(guess, actual, 1e-9):
         print(f"{label}you said {describe_value(guess)}, and so it is.")
+    elif _near(guess, actual):
+        print(f"{label}you said {describe_value(guess)}, and that is near: it is {describe_value(actual)}.")
     else:
         print(f"{label}you said {describe_value(guess)}; it is {describe_value(actual)}. Where does it come from?")
+
+
+NEAR = 0.1
+"""A guess that is off by no more than this part of the number is a near one; counts up to ten are right or wrong."""
+
+
+def _near(guess: Any, actual: Any) -> bool:
+    numbers = [x for x in (guess, actual) if isinstance(x, int | float | np.number) and not isinstance(x, bool)]
+    if len(numbers) < 2 or (abs(actual) <= 10 and float(actual).is_integer()):
+        return False
+    return bool(abs(guess - actual) <= NEAR * abs(actual))

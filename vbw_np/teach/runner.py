@@ -64,9 +64,9 @@ class Cell:
         return self._marked("check")
 
     @property
-    def unguessed(self) -> bool:
-        """Whether the cell compares a guess that nobody has made yet: a page then covers what comes out of it."""
-        return "predict(" in self.source and re.search(r"^guess\w*(, \w+)* = None\b", self.source, re.M) is not None
+    def predicts(self) -> bool:
+        """Whether the cell compares a guess with what is so: a page covers what comes out where nobody has guessed."""
+        return re.search(r"\bpredict\(", self.source) is not None
 
     def _marked(self, kind: str) -> str | None:
         ours, nbgrader = self.metadata.get("vbw"), self.metadata.get("nbgrader")

@@ -10,9 +10,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 
+from vbw_np.kernels import telling
 from vbw_np.kernels.simd import jit
 from vbw_np.kernels.twins import elementwise
 from vbw_np.kernels.warmup import Warmed, run, warmup
@@ -176,3 +178,15 @@ def test_the_folders_import_one_way():
         for file in (ROOT / "vbw_np" / "kernels" / folder).glob("*.py"):
             found = set(re.findall(r"^\s*from \.\.(\w+)", file.read_text(), re.MULTILINE))
             assert found <= allowed, f"{folder}/{file.name} imports {sorted(found - allowed)}"
+
+
+@pytest.mark.skipif(not jit.enabled(), reason="numba is switched off")
+def test_a_notebook_hears_once_that_a_cell_waits_for_kernels(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(telling, "told", [])
+    numba.njit(lambda x: x + 1)(1)
+    assert capsys.readouterr().out == ""  # no notebook
+    monkeypatch.setitem(sys.modules, "ipykernel", object())
+    numba.njit(lambda x: x + 2)(1)
+    assert capsys.readouterr().out == telling.WORDS + "\n"
+    numba.njit(lambda x: x + 3)(1)
+    assert capsys.readouterr().out == ""

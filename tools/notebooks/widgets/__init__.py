@@ -19,6 +19,10 @@ HERE = Path(__file__).parent
 PLACES: dict[str, tuple[tuple[str, str], ...]] = {
     "01_reverse_mode": (("picture", "tape"),),
     "02_e2m1": (("manipulate-three-fields", "bits"),),
+    "03_packing": (("manipulate", "nibbles"),),
+    "05_which_four_bits": (("predict", "histogram"),),
+    "06_device": (("picture-a-cache-that-is-one-byte-too-small", "cache"),),
+    "11_speed_test": (("manipulate-intensity-of-a-product", "roofline"),),
     "04_block_scales": (("manipulate-the-scale-of-one-block", "outlier"),),
     "08_straight_through": (("second-way-out-roll-a-die", "stairs"),),
 }
@@ -27,6 +31,10 @@ PLACES: dict[str, tuple[tuple[str, str], ...]] = {
 TITLES = {
     "tape": "Walk the tape, node by node",
     "bits": "Toggle the bits of any format",
+    "nibbles": "Which code goes where in a byte",
+    "histogram": "Numbers through the formats",
+    "cache": "A cache of some size",
+    "roofline": "The two roofs, and a product under them",
     "outlier": "One number grows, and its neighbours pay",
     "stairs": "A staircase, and a die that decides between two steps",
 }

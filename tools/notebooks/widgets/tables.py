@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 
 from vbw_np import viz
-from vbw_np.formats import ELEMENTS, Codebook, quantize
+from vbw_np.device.cache import DecodeCache
+from vbw_np.formats import ELEMENTS, Codebook, fake_quantize, get_format, quantize, sqnr_db
+from vbw_np.formats.packing import NIBBLE_ORDERS, pack_nibbles
 from vbw_np.steps.values import number
 
 Numbers = list[str]
@@ -127,3 +129,114 @@ def stairs() -> dict[str, Any]:
         "nearest": "".join(f"{code:x}" for code in nearest),
         "faces": ["".join(f"{codes[n]:x}" for codes in by_face) for n in range(x.size)],
     }  # fmt: skip
+
+
+# ---- nibbles: which code goes where
+
+CODES = 8
+
+
+def nibbles() -> dict[str, Any]:
+    """For each order, whose code is in the low and in the high half of each byte; and every byte by its two halves."""
+    orders = {}
+    for order in NIBBLE_ORDERS:
+        halves = []
+        for shift in (0, 4):
+            one_hot = pack_nibbles(np.eye(CODES, dtype=np.uint8), order, group=CODES) >> shift & 1  # (code, byte)
+            halves.append(one_hot.argmax(axis=0).tolist())
+        orders[order] = [list(pair) for pair in zip(*halves)]
+    pairs = np.array([[low, high] for high in range(16) for low in range(16)], np.uint8)
+    return {
+        "orders": orders, "codes": [1, 2, 3, 4, 10, 11, 12, 13],
+        "bytes": [f"{byte:02x}" for byte in pack_nibbles(pairs).reshape(-1)],
+    }  # fmt: skip
+
+
+# ---- cache: what is kept of three weights that are asked for in a circle
+
+WEIGHTS, RUNS, WEIGHT_BYTES = 3, 4, 16_384
+
+
+def cache_run(capacity: int) -> tuple[str, int]:
+    """Hits (H) and misses (M) of a decode cache, in order, and how often it threw something out."""
+    kept = DecodeCache(capacity)
+    found = ""
+    for n in range(WEIGHTS * RUNS):
+        hit = kept.get(n % WEIGHTS, 0) is not None
+        found += "H" if hit else "M"
+        if not hit:
+            kept.put(n % WEIGHTS, 0, object(), WEIGHT_BYTES)
+    return found, kept.evictions
+
+
+def capacities() -> list[int]:
+    """From nothing to room for all, by quarters of a weight, and a byte below each whole number of them."""
+    quarters = [n * WEIGHT_BYTES // 4 for n in range(4 * WEIGHTS + 3)]
+    return sorted({*quarters, *(n * WEIGHT_BYTES - 1 for n in range(1, WEIGHTS + 1))})
+
+
+def cache() -> dict[str, Any]:
+    """For each capacity what the cache did."""
+    runs = {capacity: cache_run(capacity) for capacity in capacities()}
+    return {"weights": WEIGHTS, "runs": RUNS, "bytes": WEIGHT_BYTES,
+            "positions": [{"capacity": c, "found": f, "evictions": e} for c, (f, e) in runs.items()]}  # fmt: skip
+
+
+# ---- histogram: numbers before and after a format
+
+EDGES = np.linspace(-4, 4, 81)
+HISTOGRAM_FORMATS = ("nvfp4", "mxfp4", "int4-e4m3")
+
+
+def samples() -> dict[str, np.ndarray]:
+    """4,096 numbers of four kinds, all of variance one or near it."""
+    rng = np.random.default_rng(3)
+    kinds = {
+        "normal": rng.normal(size=(16, 256)), "Laplace": rng.laplace(size=(16, 256)) / 2**0.5,
+        "Student t": rng.standard_t(3, size=(16, 256)) / 3**0.5, "uniform": rng.uniform(-(3**0.5), 3**0.5, (16, 256)),
+    }  # fmt: skip
+    return {name: x.astype(np.float32) for name, x in kinds.items()}
+
+
+def counted(x: np.ndarray) -> list[int]:
+    """How many numbers are in each bin; those beyond the ends count in the last ones."""
+    return np.histogram(np.clip(x, -3.999, 3.999), EDGES)[0].tolist()
+
+
+def histogram() -> dict[str, Any]:
+    """For each kind of numbers and each format: the counts, and the signal-to-noise ratio in decibels."""
+    kinds: dict[str, Any] = {}
+    for name, x in samples().items():
+        kinds[name] = {"before": counted(x)}
+        for fmt in HISTOGRAM_FORMATS:
+            became = fake_quantize(x, fmt)
+            kinds[name][fmt] = {"after": counted(became), "sqnr": f"{sqnr_db(x, became):.2f}",
+                                "zeros": int((became == 0).sum())}  # fmt: skip
+    return {"kinds": kinds, "formats": HISTOGRAM_FORMATS, "edges": [float(e) for e in np.round(EDGES, 3)]}
+
+
+# ---- roofline: rows times a matrix of 1,024 by 1,024
+
+SIDE = 1024
+ROOF_FORMATS = ("float32", "nvfp4", "mxfp4")
+BANDWIDTHS = (5, 10, 20, 40, 80)  # 1e9 bytes a second
+PEAKS = (50, 100, 200, 400)  # 1e9 operations a second
+
+
+def intensity(rows: int, fmt: str) -> float:
+    """Operations a byte: two a weight and row; the bytes are those of both operands and of the result."""
+    weight = 4 * SIDE * SIDE if fmt == "float32" else get_format(fmt).bits / 8 * SIDE * SIDE
+    return 2 * rows * SIDE * SIDE / (weight + 2 * 4 * rows * SIDE)
+
+
+def roofline() -> dict[str, Any]:
+    """Intensities by rows and format; for each pair of roofs what can be reached."""
+    rows = [1 << n for n in range(13)]
+    points = {fmt: [intensity(r, fmt) for r in rows] for fmt in ROOF_FORMATS}
+    reached = {
+        f"{peak} {bandwidth}": {fmt: [min(peak, bandwidth * i) for i in points[fmt]] for fmt in ROOF_FORMATS}
+        for peak in PEAKS
+        for bandwidth in BANDWIDTHS
+    }
+    return {"rows": rows, "formats": ROOF_FORMATS, "intensity": points, "reached": reached, "peaks": PEAKS,
+            "bandwidths": BANDWIDTHS, "side": SIDE}  # fmt: skip

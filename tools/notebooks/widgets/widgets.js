@@ -251,6 +251,125 @@ widgets.stairs = (root, table) => {
   show();
 };
 
+// ---- which code goes where in a byte
+
+widgets.nibbles = (root, table) => {
+  let order = Object.keys(table.orders)[0], codes = table.codes.slice(), held = null;
+  const tiles = element("div", { class: "tiles", role: "group", "aria-label": "eight codes in their order" }), bytes = element("div", { class: "tiles" });
+  const says = element("p", { class: "says", "aria-live": "polite" });
+  const move = (from, to) => {
+    if (to < 0 || to >= codes.length || from === to) return;
+    codes.splice(to, 0, codes.splice(from, 1)[0]);
+    show();
+    tiles.children[to].focus();
+  };
+  const under = event => [...tiles.children].indexOf(document.elementFromPoint(event.clientX, event.clientY)?.closest(".tile"));
+
+  function tile(code, n) {
+    const made = element("button", { type: "button", class: "tile", "aria-label": `element ${n}, code ${code}; arrows left and right move it` },
+      element("small", {}, `element ${n}`), element("b", {}, code.toString(16)));
+    made.addEventListener("keydown", event => {
+      const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+      if (by) { event.preventDefault(); move(n, n + by); }
+    });
+    made.addEventListener("pointerdown", event => { held = n; made.setPointerCapture(event.pointerId); made.classList.add("held"); });
+    made.addEventListener("pointerup", event => { made.classList.remove("held"); const to = under(event); if (held !== null && to >= 0) move(held, to); held = null; });
+    return made;
+  }
+
+  function show() {
+    tiles.replaceChildren(...codes.map(tile));
+    const packed = table.orders[order].map(([low, high]) => [table.bytes[codes[high] * 16 + codes[low]], low, high]);
+    bytes.replaceChildren(...packed.map(([text, low, high], n) => element("div", { class: "tile" },
+      element("small", {}, `byte ${n}`), element("b", {}, text), element("small", {}, `high: ${high}, low: ${low}`))));
+    says.textContent = `Order ${order}: the bytes are ${packed.map(p => p[0]).join(" ")}. ` +
+      packed.map(([, low, high], n) => `Byte ${n} has element ${high} in its high half and element ${low} in its low half`).join("; ") + ".";
+  }
+
+  root.append(row(choice("Order", Object.keys(table.orders), order, name => { order = name; show(); }), element("span", {}, "Drag a code to another place, or move it with the arrow keys.")),
+    tiles, element("div", { class: "arrow", "aria-hidden": "true" }, "↓"), bytes, says);
+  show();
+};
+
+// ---- a cache of some size
+
+widgets.cache = (root, table) => {
+  const full = table.weights * table.bytes, start = table.positions.findIndex(p => p.capacity === full - 1);
+  const says = element("p", { class: "says", "aria-live": "polite" }), picture = element("div");
+  const words = n => `${table.positions[n].capacity.toLocaleString("en-US")} bytes`;
+
+  function show(n) {
+    const { found, evictions, capacity } = table.positions[n], hits = [...found].filter(c => c === "H").length;
+    const room = (capacity + 1) % table.bytes ? `${Number((capacity / table.bytes).toFixed(2))} weights` : `${(capacity + 1) / table.bytes} weights less one byte`;
+    says.textContent = `Room for ${words(n)}, ${room}: ${hits} of ${found.length} accesses hit, ${evictions} evictions. In order: ${[...found].join(" ")}.`;
+    picture.replaceChildren(drawing(700, 30 + 44 * table.weights, ...[...found].flatMap((what, i) => {
+      const x = 96 + i * 50, y = 8 + (i % table.weights) * 44, hit = what === "H";
+      return [element("rect", { class: hit ? "here" : "miss", x, y, width: 42, height: 34, rx: 4 }), element("text", { class: hit ? "on" : "name", x: x + 21, y: y + 22, "text-anchor": "middle" }, what)];
+    }), ...[...Array(table.weights)].map((_, w) => element("text", { x: 6, y: 30 + w * 44 }, `weight ${w + 1}`)),
+    element("text", { x: 96, y: 22 + 44 * table.weights }, "in time, left to right: M a miss, H a hit")));
+  }
+
+  root.append(slider("Size of the cache", 0, table.positions.length - 1, start, words, show), picture, says);
+  show(start);
+};
+
+// ---- a histogram through the formats
+
+widgets.histogram = (root, table) => {
+  let kind = Object.keys(table.kinds)[0], format = table.formats[0];
+  const says = element("p", { class: "says", "aria-live": "polite" }), picture = element("div"), numbers = element("tbody");
+
+  function show() {
+    const { before, ...rest } = table.kinds[kind], { after, sqnr, zeros } = rest[format], most = Math.max(...after, ...before);
+    const sx = v => 10 + (v + 4) / 8 * 680, high = v => 150 * Math.sqrt(v / most);
+    const bars = before.flatMap((count, n) => {
+      const x = sx(table.edges[n]), width = 680 / before.length;
+      return [element("rect", { class: "here", x: x + 1, width: width - 2, y: 160 - high(after[n]), height: high(after[n]), "fill-opacity": 0.75 }),
+        element("path", { class: "was", d: `M${x} ${160 - high(count)}h${width}` })];
+    });
+    picture.replaceChildren(drawing(700, 182, element("line", { class: "line", x1: 10, x2: 690, y1: 160, y2: 160 }), ...bars,
+      ...[-4, -2, 0, 2, 4].map(v => element("text", { x: sx(v), y: 178, "text-anchor": v < -3 ? "start" : v > 3 ? "end" : "middle" }, String(v)))));
+    const used = after.filter(c => c).length;
+    says.textContent = `${kind} numbers in ${format}: signal to noise ${sqnr} dB; ${zeros} of 4096 became zero; ${used} of ${after.length} bins are not empty, ` +
+      `${before.filter(c => c).length} before. In order: ${table.formats.map(f => `${f} ${rest[f].sqnr} dB`).join(", ")}.`;
+    numbers.replaceChildren(...before.map((count, n) => element("tr", {}, element("th", { scope: "row" }, `${table.edges[n]} to ${table.edges[n + 1]}`), element("td", {}, String(count)), element("td", {}, String(after[n])))));
+  }
+
+  root.append(row(choice("Numbers", Object.keys(table.kinds), kind, name => { kind = name; show(); }), choice("Format", table.formats, format, name => { format = name; show(); })),
+    picture, element("p", {}, "Line: before. Filled: after. Heights by square root, so that rare numbers can be seen."), says,
+    element("details", {}, element("summary", {}, "All counts"), element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "all counts" },
+      element("table", {}, element("thead", {}, element("tr", {}, ...["bin", "before", "after"].map(t => element("th", { scope: "col" }, t)))), numbers))));
+  show();
+};
+
+// ---- the roofline
+
+widgets.roofline = (root, table) => {
+  let n = 0, peak = table.peaks[1], bandwidth = table.bandwidths[2];
+  const says = element("p", { class: "says", "aria-live": "polite" }), picture = element("div"), short = x => String(Number(x.toPrecision(4)));
+
+  function show() {
+    const reached = table.reached[`${peak} ${bandwidth}`];
+    const sx = v => 50 + (Math.log2(v) + 2) / 13 * 630, sy = v => 190 - (Math.log2(v) + 1) / 11 * 180;
+    const ridge = peak / bandwidth, clamp = v => Math.max(0.25, Math.min(2048, v));
+    const dots = table.formats.flatMap((format, f) => {
+      const x = sx(clamp(table.intensity[format][n])), y = sy(reached[format][n]);
+      return [element("circle", { class: f ? "here" : "other", cx: x, cy: y, r: 6, "fill-opacity": f === 2 ? 0.4 : 1 }), element("text", { class: "name", x: x + (f === 1 ? -9 : 9), y: y + (f === 2 ? 20 : -8), "text-anchor": f === 1 ? "end" : "start" }, format)];
+    });
+    const grid = [0.25, 1, 4, 16, 64, 256, 1024].map(v => element("text", { x: sx(v), y: 208, "text-anchor": "middle" }, String(v)));
+    const left = [1, 4, 16, 64, 256].flatMap(v => [element("line", { class: "grid", x1: 50, x2: 690, y1: sy(v), y2: sy(v) }), element("text", { x: 44, y: sy(v) + 4, "text-anchor": "end" }, String(v))]);
+    picture.replaceChildren(drawing(700, 228, ...left, ...grid, element("path", { class: "line", d: `M${sx(0.25)} ${sy(0.25 * bandwidth)}L${sx(ridge)} ${sy(peak)}H690` }), ...dots,
+      element("text", { x: 370, y: 224, "text-anchor": "middle" }, "operations a byte; upward: 1e9 operations a second")));
+    says.textContent = `${table.rows[n]} row${n ? "s" : ""} times ${table.side} by ${table.side}, ${peak}e9 operations and ${bandwidth}e9 bytes a second at most: ` + table.formats.map(format =>
+      `${format} does ${short(table.intensity[format][n])} operations a byte and reaches ${short(reached[format][n])}e9, limited by ${table.intensity[format][n] < ridge ? "memory" : "arithmetic"}`).join("; ") + ".";
+  }
+
+  root.append(slider("Rows", 0, table.rows.length - 1, n, i => String(table.rows[i]), i => { n = i; show(); }),
+    slider("Memory", 0, table.bandwidths.length - 1, 2, i => `${table.bandwidths[i]} GB/s`, i => { bandwidth = table.bandwidths[i]; show(); }),
+    slider("Arithmetic", 0, table.peaks.length - 1, 1, i => `${table.peaks[i]} GFLOP/s`, i => { peak = table.peaks[i]; show(); }), picture, says);
+  show();
+};
+
 for (const root of document.querySelectorAll(".widget")) {
   widgets[root.dataset.widget](root, JSON.parse(document.getElementById(`table-${root.dataset.widget}`).textContent));
   root.hidden = false;
