@@ -137,6 +137,8 @@ READ = {
     "data --data": ["data --data PIPE.txt"],
     "step --data": ["step --data PIPE.npy", "step --data PIPE.npz"],
     "ptq model": ["ptq PIPE.gguf", "ptq PIPE.safetensors", "ptq MODEL", "ptq SHARDS"],
+    "gguf model": ["gguf MODEL x.gguf", "gguf PIPE.gguf x.gguf", "gguf SHARDS x.gguf"],
+    "bench model --model": ["bench model --model PIPE.gguf"],
     "ptq --text": ["ptq x.gguf --text PIPE.txt"],
     "ptq --calibration": ["ptq x.gguf --calibration PIPE.txt"],
     "conform --python": ["conform mine:quantize --profile modelopt-nvfp4 --python PIPE.py"],
@@ -146,7 +148,7 @@ READ = {
     "compare --out": ["compare --out PIPE.txt --recipes fp32 --seeds 0 --steps 1"],
 }  # fmt: skip
 """Lines in which what is to be read, or written into, is a pipe that nobody writes to."""
-WRITTEN = {"--json", "--trace", "--plot", "--html", "--picture", "convert out", "quantize --out", "ptq --out",
+WRITTEN = {"--json", "--trace", "--plot", "--html", "--picture", "convert out", "gguf out", "quantize --out", "ptq --out",
            "vectors --out"}  # fmt: skip
 """Files and folders that are only made; a pipe there is for whoever reads it."""
 

@@ -40,6 +40,7 @@ ROOMS = (
     "vbw_np.device.commands",
     "vbw_np.formats.commands",
     "vbw_np.checkpoints.commands",
+    "vbw_np.models.commands",
     "vbw_np.conformance.commands",
     "vbw_np.data.commands",
     "vbw_np.ptq.commands",

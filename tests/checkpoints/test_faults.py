@@ -13,6 +13,7 @@ import safetensors
 import safetensors.numpy
 
 from vbw_np.checkpoints import find_weights, open_checkpoint
+from vbw_np.checkpoints.differing import compare
 from vbw_np.checkpoints.quantizing import quantize_checkpoint
 from vbw_np.cli import main
 from vbw_np.formats import E4M3, pack_nibbles, swizzle_scales, unpack_nibbles
@@ -197,6 +198,13 @@ def test_one_corrupted_tensor_among_hundreds(tmp_path, capsys):
     assert f"the worst is {target} (corrupted)" in text and "the first at [5, " in text
     code, text = run(capsys, "diff", tmp_path / "original", bad, "--tolerance", "0.02", "--json")
     assert code == 1 and json.loads(text)["differences"][0]["name"] == target
+
+
+def test_weights_of_two_families_that_cannot_be_compared_are_called_that():
+    data = Path(__file__).with_name("data")
+    four, eight = (find_weights(open_checkpoint(data / name)) for name in ("modelopt-nvfp4", "modelopt-fp8"))
+    other = compare(four["model.layers.0.mlp.up_proj.weight"], eight["model.layers.0.mlp.down_proj.weight"])
+    assert (other.status, other.reason) == ("not comparable", "NVFP4 here, FP8 there")
 
 
 def test_nan_scales_are_named(files, tmp_path, capsys):

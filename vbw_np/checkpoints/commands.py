@@ -191,9 +191,9 @@ def _note_on_gguf(source_kind: str, to: str) -> None:
     """Say on stderr what a GGUF file made of Hugging Face's tensors is not."""
     if to == "gguf" and source_kind != "gguf":
         print(
-            "vbw: note: tensors keep their names and order of rows, and no tokenizer goes along; readers of GGUF decode"
-            " this file, llama.cpp does not run it. To run it, convert with llama.cpp's convert_hf_to_gguf.py first, "
-            "then quantize that GGUF file",
+            "vbw: note: tensors keep their names and order of rows, and no tokenizer goes along; readers of GGUF "
+            "decode this file, llama.cpp does not run it. For that, `vbw gguf FOLDER FILE.gguf` first (a Llama), then "
+            "`vbw quantize FILE.gguf`",
             file=sys.stderr,
         )
 

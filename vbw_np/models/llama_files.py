@@ -166,13 +166,13 @@ def load_llama(source: str | os.PathLike[str] | Checkpoint, dtype: DTypeLike = n
     rename = gguf_name if checkpoint.kind == "gguf" else str
     slots = {rename(name): (name, parameter) for name, parameter in model.named_parameters()}
     weights = find_weights(checkpoint)  # quantized ones, too, whose parts are several tensors
-    _check_tensors(checkpoint, weights, {name: parameter.shape for name, (_, parameter) in slots.items()}, rename)
+    check_tensors(checkpoint, weights, {name: parameter.shape for name, (_, parameter) in slots.items()}, rename)
     for stored, (name, parameter) in slots.items():
         parameter.assign(_values(weights[stored].float32(), checkpoint.kind, name, config))
     return model
 
 
-def _check_tensors(
+def check_tensors(
     checkpoint: Checkpoint, weights: Mapping[str, Weight], shapes: Mapping[str, tuple[int, ...]], rename
 ) -> None:
     """Every weight is there in its shape, and there are no others but what is made anew or the tied head."""

@@ -7,6 +7,7 @@ vocabulary gives other ids, and the model reads another text.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -163,6 +164,41 @@ def _from_json(library: Any, path: Path, config: Mapping[str, Any]) -> Tokenizer
         raise CheckpointError(f"{path} is no tokenizer: {' '.join(str(error).split())[:200]}") from None
     stop = config.get("eos_token_id")
     return Tokenizer(made, stop=stop if isinstance(stop, list) else [] if stop is None else [stop])
+
+
+def words_rule(path: Path) -> str:
+    """llama.cpp's name of the rule by which a `tokenizer.json` cuts text into words.
+
+    Raises
+    ------
+    CheckpointError
+        It is no byte-level BPE, normalizes text, or cuts it by a rule that is not known.
+    """
+    library = _library()
+    _from_json(library, path, {})  # damaged files get their words
+    about = json.loads(library.Tokenizer.from_file(str(path)).to_str())
+    if about["model"].get("type") != "BPE" or about["model"].get("byte_fallback") or about["normalizer"] is not None:
+        raise CheckpointError(
+            f"{path} holds {about['model'].get('type')} with byte_fallback={bool(about['model'].get('byte_fallback'))} "
+            f"and a normalizer={about['normalizer'] is not None}; known is byte-level BPE of plain text"
+        )
+
+    for name, make in WORDS.items():
+        known = library.Tokenizer(library.models.BPE())
+        known.pre_tokenizer = make(library)
+        if _cutting(json.loads(known.to_str())["pre_tokenizer"]) == _cutting(about["pre_tokenizer"]):
+            return name
+    raise CheckpointError(
+        f"{path} cuts text into words by a rule that is not known, {json.dumps(about['pre_tokenizer'])[:200]}; "
+        f"known are {', '.join(WORDS)}"
+    )
+
+
+def _cutting(state: Any) -> Any:
+    """What of a pre-tokenizer's JSON decides where words end."""
+    if isinstance(state, dict):
+        return {key: _cutting(value) for key, value in state.items() if key != "trim_offsets"}
+    return [_cutting(part) for part in state] if isinstance(state, list) else state
 
 
 def _from_gguf(library: Any, metadata: Mapping[str, Any], path: Path) -> Tokenizer:
