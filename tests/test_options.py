@@ -139,6 +139,8 @@ READ = {
     "ptq model": ["ptq PIPE.gguf", "ptq PIPE.safetensors", "ptq MODEL", "ptq SHARDS"],
     "gguf model": ["gguf MODEL x.gguf", "gguf PIPE.gguf x.gguf", "gguf SHARDS x.gguf"],
     "bench model --model": ["bench model --model PIPE.gguf"],
+    "explain-activation model": ["explain-activation PIPE.gguf", "explain-activation MODEL"],
+    "explain-activation --text": ["explain-activation x.gguf --text PIPE.txt"],
     "ptq --text": ["ptq x.gguf --text PIPE.txt"],
     "ptq --calibration": ["ptq x.gguf --calibration PIPE.txt"],
     "conform --python": ["conform mine:quantize --profile modelopt-nvfp4 --python PIPE.py"],
@@ -148,8 +150,8 @@ READ = {
     "compare --out": ["compare --out PIPE.txt --recipes fp32 --seeds 0 --steps 1"],
 }  # fmt: skip
 """Lines in which what is to be read, or written into, is a pipe that nobody writes to."""
-WRITTEN = {"--json", "--trace", "--plot", "--html", "--picture", "convert out", "gguf out", "quantize --out", "ptq --out",
-           "vectors --out"}  # fmt: skip
+WRITTEN = {"--json", "--trace", "--plot", "--html", "--picture", "convert out", "gguf out", "quantize --out",
+           "ptq --out", "vectors --out"}  # fmt: skip
 """Files and folders that are only made; a pipe there is for whoever reads it."""
 
 

@@ -218,10 +218,11 @@ def _contestants(
     file: Path, folder: str, settings: dict[str, Any], threads: int
 ) -> Iterator[tuple[str, Contestant]]:
     from ..models.llama_cards import recipe_of
-    from ..models.llama_files import load_llama
+    from ..models.llama_files import config_of, load_llama, open_checkpoint
 
     for recipe in settings["recipes"]:
         recipe_of(recipe)  # refuses what is not known before anything is loaded
+    config_of(open_checkpoint(file))
     capacity = settings["contexts"][-1] + settings["tokens"] + 1
     for recipe in settings["recipes"]:
         print(f"placing {recipe}", file=sys.stderr)
