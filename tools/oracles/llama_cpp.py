@@ -1,5 +1,7 @@
 """A GGUF model in full precision, quantized by `vbw quantize`, runs in llama.cpp and says what the original says.
 
+So does the same model in Hugging Face's layout, made a GGUF file again by `vbw gguf`.
+
     python tools/oracles/llama_cpp.py MODEL.gguf [FORMAT ...]
 
 Needs the package xllamacpp, llama.cpp's server as a library, or llama-cpp-python, which compiles it; MODEL.gguf is any
@@ -9,6 +11,7 @@ llama.cpp refuses a file.
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 from pathlib import Path
@@ -20,7 +23,10 @@ sys.path[:0] = [str(ROOT)]
 
 from vbw_np.checkpoints import find_weights, open_checkpoint  # noqa: E402
 from vbw_np.checkpoints.quantizing import quantize_checkpoint  # noqa: E402
-from vbw_np.checkpoints.writing import Planned, write_gguf  # noqa: E402
+from vbw_np.checkpoints.writing import Planned, write_gguf, write_safetensors  # noqa: E402
+from vbw_np.models.llama_files import config_to_json, load_llama  # noqa: E402
+from vbw_np.models.llama_gguf import write_llama_gguf  # noqa: E402
+from vbw_np.models.tokenizer import load_tokenizer  # noqa: E402
 
 PROMPT = "The capital of France is"
 FORMATS = ("q4_0", "q4_1", "q8_0", "q4_k", "iq4_nl", "mxfp4", "nvfp4")
@@ -34,6 +40,29 @@ def in_float32(model: Path, out: Path) -> None:
         for name, weight in find_weights(checkpoint).items()
     ]
     write_gguf(out, tensors, dict(checkpoint.metadata) | {"general.file_type": 0})
+
+
+def through_hugging_face(model: Path, scratch: Path) -> Path:
+    """The same model as transformers would save it, made a GGUF file by `vbw gguf`; every tensor must be the same."""
+    folder, out = scratch / "hf", scratch / "again.gguf"
+    folder.mkdir()
+    llama, checkpoint = load_llama(model), open_checkpoint(model)
+    tensors = [
+        Planned(name, "F32", parameter.shape, lambda parameter=parameter: [parameter.data])
+        for name, parameter in llama.named_parameters()
+    ]
+    write_safetensors(folder, tensors, {"format": "pt"})
+    ends = {f"{name}_token_id": checkpoint.metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos")}
+    (folder / "config.json").write_text(json.dumps(json.loads(config_to_json(llama.config)) | ends))
+    load_tokenizer(model)._library.save(str(folder / "tokenizer.json"))
+    write_llama_gguf(folder, out)
+    before, after = find_weights(checkpoint), find_weights(open_checkpoint(out))
+    for name, weight in after.items():
+        assert np.array_equal(weight.float32(), before[name].float32()), name
+    for key in ("tokens", "merges", "token_type", "pre", "bos_token_id", "eos_token_id"):
+        one, two = (open_checkpoint(path).metadata[f"tokenizer.ggml.{key}"] for path in (model, out))
+        assert np.array_equal(one, two), f"{key} differ"
+    return out
 
 
 def continued(model: Path) -> str:
@@ -62,6 +91,8 @@ def main() -> None:
         whole = Path(scratch) / "float32.gguf"
         in_float32(model, whole)
         print(f"float32: {continued(whole)!r}", flush=True)
+        again = through_hugging_face(model, Path(scratch))
+        print(f"through Hugging Face's layout and `vbw gguf`: {continued(again)!r}", flush=True)
         for name in formats:
             folder = Path(scratch) / name
             done = quantize_checkpoint(open_checkpoint(whole), folder, name, "gguf")
