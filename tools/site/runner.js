@@ -176,7 +176,8 @@ class Notebook {
       this.claims = message.result.claims;
       if (message.result.error) this.drop();
       this.next();
-    } else if (message.type === "value") this.answers.get(message.id)(message.value);
+    } else if (message.type === "value") this.answers.get(message.id).done(message.value);
+    else if (this.answers.has(message.id)) this.answers.get(message.id).failed(new Error(message.text));
     else if (message.type === "failed") this.failed(message.text);
   }
 
