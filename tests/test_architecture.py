@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "checkpoints": {"formats", "progress"},
     "steps": {"formats", "device", "engine"},
     "conformance": {"formats"},
-    "models": {"formats", "kernels", "device", "engine", "layers", "checkpoints"},
+    "models": {"formats", "kernels", "device", "engine", "layers", "checkpoints", "machine"},
     "data": {"formats", "kernels", "device", "engine"},
     "ptq": {"formats", "kernels", "engine", "layers", "models", "checkpoints", "viz", "progress"},
     "training": {"formats", "kernels", "device", "engine", "models", "checkpoints", "data", "machine", "progress"},

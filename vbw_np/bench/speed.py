@@ -28,6 +28,7 @@ from ..engine import autograd, optim
 from ..errors import UserError
 from ..formats import NonFiniteError
 from ..layers import ShortestPathReflection
+from ..models import compiling
 from ..models.claude4 import Claude4, Claude4Config
 from . import environment
 from .floor import PARTS, Floor, Product, flop_by_part, step_products
@@ -108,15 +109,12 @@ class Settings:
 
     def new_device(self, recipe: str) -> Device:
         """An empty device for one of the recipes."""
-        return Device(
-            recipe,
-            mode=self.mode,
-            refresh_interval=self.refresh_interval,
-            boh=self.boh,
-            error_budget=self.error_budget,
-            compute=self.compute,
-            seed=self.seed,
-        )
+        return Device(recipe, error_budget=self.error_budget, **self.device_options())
+
+    def device_options(self) -> dict[str, Any]:
+        """What a device is made with, but for its error budget."""
+        names = ("mode", "refresh_interval", "boh", "compute", "seed")
+        return {name: getattr(self, name) for name in names}
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, ready for JSON."""
@@ -370,19 +368,13 @@ def _warm_up(settings: Settings, recipe: str) -> dict[str, float]:
 
     Its arrays are large enough for the kernels of large ones, but for those of products, which is called by itself.
     """
-    width = math.lcm(settings.model.heads, ShortestPathReflection.HEADS, 32)
-    config = dataclasses.replace(settings.model, vocab_size=1024, d_model=width, hidden=128, layers=1)
-    rng = np.random.default_rng(0)
     start = time.perf_counter()
     with environment.CompileClock() as clock:
-        model = Claude4(config)
-        device = dataclasses.replace(settings, error_budget=None).new_device(recipe)
-        device.place(model)
-        optimizer = optim.Adam(model.parameters())
+        compiling.ahead(recipe, settings.model, **settings.device_options())
+        model = Claude4(compiling.small(settings.model))
+        dataclasses.replace(settings, error_budget=None).new_device(recipe).place(model)
         autograd.ops.matmul_arrays(*np.zeros((2, 128, 128), np.float32))
-        for _ in range(2):
-            optim.mean_gradients(optimizer, model.loss, [rng.integers(0, config.vocab_size, (8, 72))])
-            optimizer.step()
+        compiling.steps(model)
     return {"warm_up_s": time.perf_counter() - start, "warm_up_compile_s": clock.seconds}
 
 

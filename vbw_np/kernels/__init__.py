@@ -18,10 +18,14 @@ HAVE_NUMBA = find_spec("numba") is not None
 if HAVE_NUMBA:
     from . import telling  # noqa: F401
     from .registry import install
+    from .simd.jit import kept
 else:
 
     def install() -> None:
         """Nothing: there is no numba to compile kernels with."""
+
+    def kept(room: str) -> bool | None:
+        """None: no kernel is kept on disk, for there is none."""
 
 
 install()

@@ -33,6 +33,7 @@ from ..engine import no_grad, optim
 from ..errors import UserError
 from ..files import user_path
 from ..formats import NonFiniteError
+from ..models import compiling
 from ..models.claude4 import Claude4
 from ..progress import Progress
 from . import checkpoint, diagnose
@@ -142,8 +143,10 @@ class Trainer:
                 f"the text has {self.train_stream.vocab_size:,} token ids, and the model's vocabulary "
                 f"{config.model.vocab_size:,}; give --vocab-size {self.train_stream.vocab_size}"
             )
+        options: dict[str, Any] = {"mode": "auto", "refresh_interval": 1, "seed": config.seed}
+        compiling.ahead(config.recipe, config.model, **options)
         self.model = Claude4(config.model, seed=config.seed)
-        self.device = Device(config.recipe, mode="auto", refresh_interval=1, seed=config.seed)
+        self.device = Device(config.recipe, **options)
         self.device.place(self.model)
         self.parameters = list(self.model.parameters())
         self.optimizer = optim.AdamW(

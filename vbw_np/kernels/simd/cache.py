@@ -92,6 +92,11 @@ class _Files:
             if not old.name.startswith(current):
                 old.unlink(missing_ok=True)
 
+    def any(self) -> bool:
+        """Whether something is kept that was compiled from today's sources."""
+        current = self.path(None).name[: -len(".0123456789abcdef.nbc")]
+        return any(self._folder.glob(f"{current}.*.nbc"))
+
     def flush(self) -> None:
         """Forget all."""
         for path in self._folder.glob(f"{self._base}.*.nbc"):
@@ -116,6 +121,10 @@ class KernelCache(FunctionCache):
     def __init__(self, function: Callable, stamp: Callable[[], str]) -> None:
         super().__init__(function)
         self._cache_file = _Files(self._cache_path, self._impl.filename_base, stamp)
+
+    def any(self) -> bool:
+        """Whether a specialisation is there."""
+        return self._cache_file.any()
 
     def load_overload(self, sig: object, target_context: object) -> object | None:
         """The compiled specialisation, if it is there and can be used."""

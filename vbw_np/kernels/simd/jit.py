@@ -136,6 +136,13 @@ def share(team: tuple[int, int], count: int) -> range:
     return range(count * thread // threads, count * (thread + 1) // threads)
 
 
+def kept(room: str) -> bool | None:
+    """Whether compiled kernels of a room (``"fp4"``) are on disk; None where none can be."""
+    caches = [k._cache for k in KERNELS if k.py_func.__module__.startswith(f"{_ROOM}.{room}.")]
+    known = [cache for cache in caches if isinstance(cache, KernelCache)]
+    return any(cache.any() for cache in known) if known and problem() is None else None
+
+
 def enabled() -> bool:
     """Whether numba compiles at all; with ``NUMBA_DISABLE_JIT=1`` kernels are plain Python, for study, not for use."""
     return not config.DISABLE_JIT
