@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,9 @@ import pytest
 import safetensors.numpy
 
 from vbw_np.checkpoints import CheckpointError, open_checkpoint
+from vbw_np.checkpoints.differing import diff_checkpoints
+from vbw_np.checkpoints.measuring import measure_checkpoints
+from vbw_np.checkpoints.names import to_hf
 from vbw_np.checkpoints.quantizing import quantize_checkpoint
 from vbw_np.cli import main
 from vbw_np.models.llama import Llama, LlamaConfig
@@ -79,6 +83,36 @@ def test_rows_of_queries_lie_as_llama_cpp_has_them(tmp_path):
         for i in range(8):
             np.testing.assert_array_equal(ours[16 * head + 2 * i], theirs[16 * head + i])
             np.testing.assert_array_equal(ours[16 * head + 2 * i + 1], theirs[16 * head + 8 + i])
+
+
+@pytest.mark.parametrize("fmt", ["f32", "q8_0", "q4_1", "mxfp4"])
+def test_diff_and_measure_know_the_order_of_rows(tmp_path, fmt):
+    """The original against llama.cpp's file of it: the loss of the format, of queries and keys as of the others."""
+    source = folder(tmp_path / "hf")
+    write_llama_gguf(source, tmp_path / "m.gguf")
+    a, b = open_checkpoint(source), open_checkpoint(tmp_path / "m.gguf")
+    if fmt == "f32":
+        assert {d.status for d in diff_checkpoints(a, b).differences} == {"equal", "equal values"}
+        assert not diff_checkpoints(b, a).beyond(0) and not diff_checkpoints(b, b).beyond(0)
+        return
+    quantize_checkpoint(b, tmp_path / "q", fmt, "gguf", layers=["blk.*"])
+    quantized = open_checkpoint(tmp_path / "q")
+    losses = {loss.name: loss for loss in measure_checkpoints(a, quantized)}
+    same = {to_hf(loss.name): loss for loss in measure_checkpoints(b, quantized)}
+    assert len(losses) == 14
+    for name, loss in losses.items():
+        assert loss.sqnr_db == pytest.approx(same[name].sqnr_db, abs=1e-9) and loss.sqnr_db > 15
+    assert not diff_checkpoints(a, quantized).beyond(10 ** (-1.5)) and not diff_checkpoints(quantized, a).beyond(0.04)
+    shutil.copytree(tmp_path / "q", tmp_path / "bad")
+    tensor = quantized["blk.1.attn_k.weight"]
+    raw = bytearray((tmp_path / "bad" / "model.gguf").read_bytes())
+    blocks = np.frombuffer(raw, np.uint8)[tensor.offset : tensor.offset + tensor.nbytes]
+    if fmt == "mxfp4":  # a mistake in rows of keys has its name as elsewhere
+        blocks = blocks.reshape(-1, 17)
+        blocks[:, 1:] = blocks[:, 1:] >> 4 | blocks[:, 1:] << 4
+        (tmp_path / "bad" / "model.gguf").write_bytes(bytes(raw))
+        worst = diff_checkpoints(a, open_checkpoint(tmp_path / "bad")).beyond(0.04)
+        assert [d.name for d in worst] == ["model.layers.1.self_attn.k_proj.weight"]
 
 
 def test_what_llama_cpp_would_not_run_is_refused_by_name(tmp_path, capsys):

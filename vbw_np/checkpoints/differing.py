@@ -15,8 +15,8 @@ import numpy as np
 from ..formats import PackedTensor, pack_nibbles, relative_mse, swizzle_scales, unswizzle_scales
 from ..progress import Progress
 from .errors import CheckpointError
-from .names import to_hf
 from .opening import Checkpoint
+from .pairing import paired
 from .producers import find_weights
 from .suspicion import family, header_suspicions, nibble_orders
 from .weights import Weight
@@ -71,11 +71,11 @@ class Comparison:
 
 
 def diff_checkpoints(a: Checkpoint, b: Checkpoint) -> Comparison:
-    """Compare two checkpoints weight by weight, by name (GGUF's Llama names count as Hugging Face's).
+    """Compare two checkpoints weight by weight, by name; `paired` lets Llamas of llama.cpp and Hugging Face compare.
 
     `a` is taken to be right: errors are relative to it, and reasons are mistakes of `b`.
     """
-    left, right = ({to_hf(n): w for n, w in find_weights(c).items()} for c in (a, b))
+    left, right = paired(a, b)
     found = []
     with Progress(len(left), "comparing", item="weights") as progress:
         for name, weight in left.items():
@@ -95,8 +95,10 @@ def diff_checkpoints(a: Checkpoint, b: Checkpoint) -> Comparison:
 
 
 def same_bytes(a: Weight, b: Weight) -> bool:
-    """Whether both are held by the same parts with the same bytes."""
-    if (a.format, a.producer, a.shape) != (b.format, b.producer, b.shape) or set(a.parts) != set(b.parts):
+    """Whether both are held by the same parts with the same bytes, in the same order of rows."""
+    if (type(a), a.format, a.producer, a.shape) != (type(b), b.format, b.producer, b.shape):
+        return False
+    if set(a.parts) != set(b.parts):
         return False
     return all(
         a.parts[role].dtype == b.parts[role].dtype and np.array_equal(a.parts[role].bytes(), b.parts[role].bytes())

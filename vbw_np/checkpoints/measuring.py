@@ -10,9 +10,8 @@ import numpy as np
 from ..formats import decibels, relative_mse
 from ..progress import Progress
 from .errors import CheckpointError
-from .names import to_hf
 from .opening import Checkpoint
-from .producers import find_weights
+from .pairing import paired
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,7 @@ def measure_checkpoints(original: Checkpoint, quantized: Checkpoint) -> list[Los
 
     `relative_error` is the root of the relative squared error: |error| / |weight| in the 2-norm.
     """
-    left = {to_hf(n): w for n, w in find_weights(original).items()}
-    right = {to_hf(n): w for n, w in find_weights(quantized).items()}
+    left, right = paired(original, quantized)
     common = [n for n in left if n in right and left[n].is_float and right[n].is_float and not right[n].is_plain]
     if not common:
         raise CheckpointError(

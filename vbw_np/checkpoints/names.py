@@ -25,7 +25,7 @@ GGUF_LAYER_TO_HF = {
 def to_hf(name: str) -> str:
     """Hugging Face's name of a GGUF name; others stay as they are.
 
-    llama.cpp's converter permutes the rows of q and k of Llama models; names alone do not undo that.
+    llama.cpp's converter permutes the rows of q and k of Llama models; `pairing` undoes that.
     """
     match = re.fullmatch(r"blk\.(\d+)\.(\w+)\.(weight|bias)", name)
     if match and match[2] in GGUF_LAYER_TO_HF:

@@ -164,7 +164,8 @@ def test_dequantize_equals_the_readable_decoder(name):
     fmt = formats.get_format(name)
     for shape in SHAPES[:7] if fmt.block_rows == 1 else [s for s in SHAPES if len(s) == 2]:
         for x in (next(arrays(shape, seed=7)), list(arrays(shape, seed=8))[1]):
-            packed = formats.quantize(x, fmt, measure=False)
+            policy = "raise" if fmt.rule.affine is None else "producer"  # ggml's searches make NaN of huge numbers
+            packed = formats.quantize(x, fmt, measure=False, nonfinite=policy)
             nested = fmt.fine is not None and fmt.fine.kind == "nested"
             for planes in range(packed.planes + 1) if nested else {0, packed.planes}:
                 expected = packed.dequantize(planes)
