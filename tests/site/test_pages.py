@@ -50,6 +50,19 @@ def test_a_page_to_read(name: str, look: tuple[int, str], browser: Any, pages: s
     page.context.close()
 
 
+def test_the_contents_stand_beside_the_text_where_there_is_room(browser: Any, pages: str) -> None:
+    for width, beside in ((1280, True), (1279, False), (400, False)):
+        page = opened(browser, f"{pages}01_reverse_mode.html", width, "light")
+        assert page.locator(".rail").is_visible() is beside and page.locator(".contents").is_visible() is not beside
+        if beside:
+            rail, text = (page.locator(part).first.bounding_box() for part in (".rail", "main > p"))
+            assert rail["x"] >= 0 and rail["x"] + rail["width"] <= text["x"]
+            page.locator(".rail a").last.click()
+            last = page.locator("h2[id], h3[id]:not(.widget h3)").last
+            assert last.evaluate("e => e.getBoundingClientRect().top < innerHeight")
+        page.context.close()
+
+
 @pytest.mark.parametrize("look", LOOKS, ids=str)
 @pytest.mark.parametrize("name", ["02_e2m1", "10_training"])
 def test_a_page_to_run(name: str, look: tuple[int, str], browser: Any, pages: str) -> None:

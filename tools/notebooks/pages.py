@@ -78,6 +78,13 @@ table { border-collapse: collapse; font: 0.83rem/1.4 system-ui, "DejaVu Sans", s
 th, td { border: 1px solid var(--line); padding: 0.2rem 0.5rem; text-align: left; vertical-align: top; }
 details { margin: 0.6rem 0; font: 0.9rem/1.5 system-ui, "DejaVu Sans", sans-serif; }
 summary { cursor: pointer; color: var(--link); padding: 0.1rem 0; }
+.rail { display: none; }
+@media screen and (min-width: 80rem) { .contents { display: none; }
+  .rail { display: block; position: fixed; top: 1.2rem; left: max(0.7rem, calc(50% - 40.4rem)); width: 13.6rem;
+          max-height: calc(100vh - 2.4rem); overflow-y: auto; border: 0; padding: 0; margin: 0; font-size: 0.82rem; }
+  .rail b { color: var(--soft); } .rail ul { list-style: none; margin: 0.3rem 0; padding: 0; }
+  .rail li { margin: 0.3rem 0; line-height: 1.35; } .rail a { color: var(--soft); text-decoration: none; }
+  .rail a:hover, .rail a:focus-visible { color: var(--link); text-decoration: underline; } }
 .index { list-style: none; padding: 0; }
 .index li { display: grid; grid-template-columns: 2.2rem 1fr auto auto;
             align-items: start; gap: 0 0.4rem; border-top: 1px solid var(--line);
@@ -268,8 +275,16 @@ def notebook_page(position: int, all_sources: list[build.Source]) -> str:
     parts.append(navigation(position, all_sources, end=True))
     body, headings = anchored("\n".join(parts))
     links = "".join(f'<li><a href="#{name}">{words}</a></li>' for name, words in headings)
-    body = body.replace(_CONTENTS, f"<details><summary>On this page</summary><ul>{links}</ul></details>")
+    body = body.replace(_CONTENTS, contents(links))
     return page(f"{source.number} {source.front['title']}", widgets.placed(source.name, body), digest(source))
+
+
+def contents(links: str) -> str:
+    """The headings: a rail beside the text where there is room, else folded above it."""
+    return (
+        f'<nav class="rail" aria-label="On this page"><b>On this page</b><ul>{links}</ul></nav>'
+        f'<details class="contents"><summary>On this page</summary><ul>{links}</ul></details>'
+    )
 
 
 def digest(source: build.Source) -> str:
