@@ -11,7 +11,7 @@ from vbw_np.engine import no_grad
 from vbw_np.errors import UserError
 from vbw_np.formats import FORMATS, encode, fit_scales, get_format
 from vbw_np.models.llama import Llama
-from vbw_np.ptq.calibration import Moments, watch, wrapped
+from vbw_np.ptq.calibration import KeptMoments, Moments, watch, wrapped
 from vbw_np.ptq.errors import CalibrationError
 from vbw_np.ptq.measuring import Reference, measure
 from vbw_np.ptq.methods import Method, read_method
@@ -228,3 +228,12 @@ def test_measuring_against_definitions(windows: np.ndarray, llama: Llama) -> Non
     assert quality.kl == pytest.approx((np.exp(p) * (p - q)).sum(-1).mean(), rel=1e-4)
     assert quality.top1 == pytest.approx((before.argmax(-1) == after.argmax(-1)).mean())
     assert all(error.output is None for error in quantized.errors)
+
+
+def test_moments_that_were_put_away_come_back_bit_for_bit() -> None:
+    moments = Moments.empty(37)
+    moments.add(np.random.default_rng(0).normal(size=(4, 50, 37)).astype(np.float32))
+    kept = KeptMoments.of(moments)
+    again = kept.moments()
+    assert np.array_equal(again.hessian, moments.hessian) and np.array_equal(again.largest, moments.largest)
+    assert kept.triangle.nbytes == 37 * 38 // 2 * 4 and again.tokens == 200

@@ -163,7 +163,7 @@ def explain_activation(x: NDArray, activation: Activation, fmt: str | BlockForma
     lost = int(((kept == 0) & (block != 0) & others).sum())
     error, usual = _relative(block, kept, others), _usual_error(x, decoded, length)
     steps = (
-        Step("place", activation.place, f"token {at[0]}, channel {at[1]}"),
+        Step("place", f"token {at[0]}, channel {at[1]}", activation.place),
         Step("usual", number(activation.usual), f"median token's largest; this is {activation.times:,.0f} times that"),
         *inner.steps,
         Step("its block", f"channels {first} to {columns.stop - 1}", f"{others.sum()} other numbers"),

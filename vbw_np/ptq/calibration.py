@@ -87,6 +87,32 @@ class Moments:
         return Moments(hessian, np.full(len(hessian), np.nan, np.float32), self.tokens)
 
 
+@dataclasses.dataclass(frozen=True)
+class KeptMoments:
+    """Moments put away: of the symmetric `hessian` the lower triangle alone, which is half the memory."""
+
+    triangle: NDArray[np.float32]
+    largest: NDArray[np.float32]
+    tokens: int
+
+    @classmethod
+    def of(cls, moments: Moments) -> KeptMoments:
+        """Put away."""
+        return cls(moments.hessian[_lower(len(moments.hessian))], moments.largest, moments.tokens)
+
+    def moments(self) -> Moments:
+        """As they were, bit for bit."""
+        width = len(self.largest)
+        hessian, lower = np.empty((width, width), np.float32), _lower(width)
+        hessian[lower] = self.triangle
+        hessian.T[lower] = self.triangle
+        return Moments(hessian, self.largest, self.tokens)
+
+
+def _lower(width: int) -> NDArray[np.bool_]:
+    return np.tri(width, dtype=bool)
+
+
 def check_windows(windows: NDArray) -> None:
     """Refuse a calibration of too few tokens.
 

@@ -14,7 +14,7 @@ from ..engine import Tensor, nn, no_grad
 from ..formats import BlockFormat, FittedScales, PackedTensor, encode, relative_mse
 from ..kernels.fp4.definitions import dequantize, quantize
 from ..models.llama import Llama, LlamaBlock
-from .calibration import Moments, check_windows, spread, watch, wrapped
+from .calibration import KeptMoments, Moments, check_windows, spread, watch, wrapped
 from .errors import CalibrationError
 from .fitting import Fitter, check_choices, check_columns, fits_by_block
 from .gptq import gptq, gptq_in_order
@@ -187,7 +187,7 @@ class Calibration:
     def __init__(self, windows: NDArray) -> None:
         check_windows(windows)
         self.windows = windows
-        self._kept: list[dict[str, Moments]] = []
+        self._kept: list[dict[str, KeptMoments]] = []
 
     def blocks(self, model: Llama, plan: Plan) -> Iterator[tuple[str, LlamaBlock, dict[str, Moments]]]:
         """Every block with the moments of its inputs; between two of them the first one is to be quantized."""
@@ -195,17 +195,18 @@ class Calibration:
         sequential = rounding is not None and rounding.sequential
         as_it_was = not sequential and not (rotate and rotate.where == "stream")
         if as_it_was and self._kept:
-            for (prefix, block), moments in zip(blocks_of(model), self._kept, strict=True):
-                yield prefix, block, dict(moments)
+            for (prefix, block), kept in zip(blocks_of(model), self._kept, strict=True):
+                yield prefix, block, {site: each.moments() for site, each in kept.items()}
             return
-        stream, kept = Stream(model, self.windows), []
+        stream, reading = Stream(model, self.windows), []
         for prefix, block in blocks_of(model):
             moments, out = stream.watch(block)
-            kept.append(moments)
+            if as_it_was:
+                reading.append({site: KeptMoments.of(each) for site, each in moments.items()})
             yield prefix, block, dict(moments)
             stream.pieces = stream.through(block) if sequential else out
         if as_it_was:
-            self._kept = kept
+            self._kept = reading
 
 
 def quantize_model(

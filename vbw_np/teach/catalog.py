@@ -9,6 +9,7 @@ from .lessons import (
     cards,
     codes_and_bytes,
     files,
+    one_number,
     own_parts,
     post_training,
     roofline_and_museum,
@@ -17,7 +18,7 @@ from .lessons import (
 )
 
 _LESSONS = (codes_and_bytes, block_scales, cards, training_steps, roofline_and_museum, own_parts, files, post_training,
-            sums)  # fmt: skip
+            sums, one_number)  # fmt: skip
 EXERCISES: dict[str, Exercise] = {
     exercise.name: exercise
     for exercise in sorted((e for lesson in _LESSONS for e in lesson.EXERCISES), key=lambda e: e.name)
