@@ -22,9 +22,12 @@ $(STAMP): pyproject.toml
 bench: $(STAMP)  ## the main job: train Claude4 on its 62 virtual cards and print the report (ARGS="..." for more)
 	"$(BIN)/python" -m vbw_np bench $(ARGS)
 
+# As many processes as there are cores, up to four: each holds kernels of its own. WORKERS=0 for one that a debugger can enter.
+WORKERS ?= auto
+
 test: $(STAMP)  ## lint, then every test that is fast
 	"$(BIN)/python" -m ruff check .
-	"$(BIN)/python" -m pytest -m "not slow" $(ARGS)
+	"$(BIN)/python" -m pytest -m "not slow" --numprocesses $(WORKERS) --maxprocesses 4 --dist loadfile $(ARGS)
 
 QUICK = tests/test_architecture.py tests/test_front_door.py tests/autograd tests/layers \
 	$(addprefix tests/formats/test_,codec.py elements.py scales.py scalar.py walk_edges.py walk_containers.py) \
