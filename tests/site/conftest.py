@@ -9,16 +9,12 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("mistune", reason='the docs extra is not installed: pip install --editable ".[docs]"')
-pytest.importorskip("pygments", reason='the docs extra is not installed: pip install --editable ".[docs]"')
-
-from tools.site import build as site
-from tools.site import run
-
 
 @pytest.fixture(scope="session")
 def pyodide() -> str:
     """A folder with Pyodide."""
+    from tools.site import build as site
+
     folder = os.environ.get("VBW_PYODIDE", "") or str(site.ROOT / ".pyodide")
     try:
         site.needed_files(Path(folder))
@@ -30,6 +26,8 @@ def pyodide() -> str:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     """A headless Chromium that reaches this machine only."""
+    from tools.site import run
+
     try:
         with run.chromium() as found:
             yield found
@@ -40,6 +38,9 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def address(pyodide: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The whole site, served, with Pyodide in it."""
+    from tools.site import build as site
+    from tools.site import run
+
     folder = tmp_path_factory.mktemp("site")
     site.write_site(folder, pyodide, check=False)
     with run.served(folder) as found:

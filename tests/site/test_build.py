@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("mistune", reason='the docs extra is not installed: pip install --editable ".[docs]"')
+
 from tools.notebooks import build, widgets
 from tools.site import build as site
 from vbw_np.teach.browser import Session, save_notebook

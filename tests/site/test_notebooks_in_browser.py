@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip("mistune", reason='the docs extra is not installed: pip install --editable ".[docs]"')
+
 from tools.notebooks import build
 from tools.site import run
 from vbw_np.teach import RIGHT

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip("mistune", reason='the docs extra is not installed: pip install --editable ".[docs]"')
+
 from tests.site.looking import complaints, small_targets, wide
 from tools.notebooks import build
 from tools.site import build as site

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+pytest.importorskip("mistune", reason='the docs extra is not installed: pip install --editable ".[docs]"')
+
 from tests.site.looking import complaints, small_targets, wide
 from tools.notebooks import pages, widgets
 from tools.notebooks.widgets import tables
