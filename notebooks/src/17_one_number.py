@@ -125,7 +125,7 @@ A divergence of 3.7: the model without this number is another model. In a traine
 
 ## Keys are not values
 
-A model that writes keeps a **key** and a **value** of every token that it has read, in every layer; that store is the **KV cache**. The key decides how much attention a token gets, the value is what it says. Keys have a habit that values do not have: some channels are large for every token. Here are both, with two loud channels in the keys.
+A model that writes keeps a key and a value of every token that it has read, in every layer; that store is the **KV cache**. The key decides how much attention a token gets, the value is what it says. Keys have a habit that values do not have: some channels are large for every token. Here are both, with two loud channels in the keys.
 """
 
 # %%

@@ -16,8 +16,8 @@ from vbw_np.kernels.simd import jit
 
 FAST = [
     "mxfp4", "mxfp4-even", "mxfp4-ceil", "mxfp4-rceil", "nvfp4", "nvfp4-1level", "nvfp4-row-scaled", "nvfp4-16x16",
-    "nvfp4-16x16-1level", "nvfp4-headroom", "nvfp4-row-headroom", "nvfp4-nested", "mxfp4-nested", "fp4-row", "fp4-g16",
-    "seed-v6",
+    "nvfp4-16x16-1level", "nvfp4-headroom", "nvfp4-row-headroom", "nvfp4-eden", "nvfp4-nested", "mxfp4-nested",
+    "fp4-row", "fp4-g16", "seed-v6",
 ]  # fmt: skip
 """Formats that kernels quantize; all others are left to NumPy."""
 
