@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from autograd import Generator, Tensor, nn
+from autograd import functional as F
 from vbw_np import optim
 
 
@@ -72,3 +73,10 @@ def test_dropout_draws_anew_and_repeats_from_a_saved_state() -> None:
 def test_bad_sizes_are_refused(make, complaint: str) -> None:
     with pytest.raises((ValueError, TypeError), match=complaint):
         make()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.int64])
+def test_ids_are_what_numpy_indexes_with(dtype):
+    """Where addresses have 32 bits, NumPy takes no int64 (the browser's build)."""
+    ids = F.check_ids("embedding", np.array([0, 3], dtype), 4)
+    assert ids.dtype == np.intp and ids.tolist() == [0, 3]
