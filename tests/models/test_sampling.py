@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vbw_np.errors import UserError
-from vbw_np.models.sampling import Sampling, sample
+from vbw_np.models.sampling import Sampling, _likeliest, sample
 
 
 def test_the_nucleus_holds_the_token_that_crosses_it() -> None:
@@ -84,3 +84,10 @@ def test_sorting_a_part_draws_what_sorting_all_draws(top_p: float, top_k: int | 
             ours, theirs = (np.random.default_rng(seed) for _ in range(2))
             drawn = [sample(logits, ours, 1.0, top_p, top_k) for _ in range(4)]
             assert drawn == [by_sorting_all(logits, theirs, top_p, top_k) for _ in range(4)]
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 64, 299, 300, 1000])
+@pytest.mark.parametrize("levels", [20, 10**9])
+def test_the_likeliest_are_those_of_sorting_all_ties_included(count: int, levels: int) -> None:
+    logits = np.random.default_rng(0).integers(0, levels, 300).astype(np.float64)  # of 20 levels many are equal
+    assert _likeliest(logits, count).tolist() == np.argsort(-logits, kind="stable")[:count].tolist()
