@@ -121,3 +121,12 @@ def test_a_shared_umask_leaves_files_that_are_read(module, tmp_path):
     again = module()
     again(1.0)
     assert sum(again.stats.cache_hits.values()) == 1
+
+
+def test_whether_something_is_kept_is_told_of_todays_sources_alone(tmp_path):
+    before, now = (cache._Files(str(tmp_path), "mine.f", lambda text=text: text) for text in ("before", "now"))
+    assert not before.any() and not now.any()
+    before.save(("a key",), "a kernel")
+    assert before.any() and not now.any()
+    now.save(("another",), "a kernel")  # and what older sources left goes
+    assert now.any() and not before.any()
