@@ -99,11 +99,13 @@ def test_twenty_batches_make_a_valid_small_trace(recipe: str, batches: int, mode
 def test_threads_have_tracks_of_their_own(layer: nn.Linear) -> None:
     device = place(layer, "nvfp4")
     x = Tensor(np.ones((4, 64), np.float32))
+    all_there = threading.Barrier(4)  # a system gives the number of a thread that has ended to the next one
 
     def work() -> None:
         with no_grad():
             for _ in range(20):
                 layer(x)
+            all_there.wait(60)
 
     with device.trace() as recorder:
         threads = [threading.Thread(target=work) for _ in range(4)]
