@@ -30,7 +30,7 @@ for settings in ({"temperature": 0}, {"seed": 5}):
 def texts(**environment: str) -> list[str]:
     """The greedy text and the drawn one, by a process of its own."""
     made = subprocess.run(
-        [sys.executable, "-c", PROGRAM], env=os.environ | environment, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", PROGRAM], env=os.environ | environment, capture_output=True, text=True, timeout=1800
     )
     assert made.returncode == 0, made.stderr
     return made.stdout.splitlines()

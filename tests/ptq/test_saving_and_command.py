@@ -15,9 +15,13 @@ from vbw_np.formats import get_format
 from vbw_np.layers.rotary import to_interleaved
 from vbw_np.models.llama import Llama, LlamaConfig
 from vbw_np.models.llama_files import GGUF_KEYS, config_to_json, gguf_name, load_llama
+from vbw_np.models.llama_token import LlamaReader
+from vbw_np.models.tokenizer import load_tokenizer
+from vbw_np.ptq.measuring import Reference, log_softmax
 from vbw_np.ptq.methods import read_method
 from vbw_np.ptq.quantizing import Calibration, Plan, Quantized, quantize_model
 from vbw_np.ptq.saving import save
+from vbw_np.ptq.texts import evaluation_text, windows_of
 
 CONFIG = LlamaConfig(
     vocab_size=256, hidden_size=64, intermediate_size=128, num_attention_heads=4, num_key_value_heads=2, head_dim=16
@@ -129,6 +133,30 @@ def test_a_table_its_rows_and_what_is_gone_on_from(folder: Path, tmp_path: Path,
     assert "made with another evaluation text" in capsys.readouterr().err
 
 
+def test_keys_and_values_are_kept_as_a_cache_keeps_them(folder: Path, tmp_path: Path) -> None:
+    results, whole = tmp_path / "rows.json", ("--keep", "*", *FEW, "--json", tmp_path / "rows.json")
+    found = {}
+    for keys, values in ((None, None), ("int4-row", None), (None, "int4-row"), ("int4-row", "int4-row")):
+        words = [] if keys is None else ["--kv-keys", keys]
+        words += [] if values is None else ["--kv-values", values]
+        assert run(folder, *whole, *words, "--resume") == 0
+        (row,) = json.loads(results.read_text())["rows"]
+        assert (row["keys"], row["values"], row["bits"]) == (keys or "float32", values or "float32", 32)
+        found[keys, values] = row["kl"]
+    assert abs(found[None, None]) < 1e-6 and all(kl > 1e-4 for key, kl in found.items() if key != (None, None))
+    assert len(set(found.values())) == 4
+    model, checkpoint = small(), open_checkpoint(folder)
+    windows = windows_of(evaluation_text(), load_tokenizer(checkpoint).encode, 2, 32, "evaluation")
+    reference = Reference.of(model, windows)
+    divergences = []
+    for window, hidden in zip(windows, reference.hidden):
+        reader = LlamaReader(model, 1, 32, keys="int4-row")
+        written = np.concatenate([reader.logits(token[None, None]) for token in window])  # token by token
+        p, q = (log_softmax(logits.astype(np.float64)) for logits in (hidden @ reference.head.T, written))
+        divergences.append((np.exp(p) * (p - q)).sum(axis=-1))
+    assert np.mean(divergences) == pytest.approx(found["int4-row", None], rel=1e-3)
+
+
 def test_sensitivity_keeps_one_kind_at_a_time(folder: Path, tmp_path: Path) -> None:
     results = tmp_path / "rows.json"
     assert run(folder, "--format", "mxfp4", *FEW, "--sensitivity", "--activations", "same", "--json", results) == 0
@@ -162,6 +190,7 @@ def test_the_model_that_was_measured_is_written(folder: Path, tmp_path: Path) ->
         (["--out", "x.gguf"], "a GGUF file needs"),
         (["--out", "."], "exists already"),
         (["--resume"], "--resume goes on from the rows of --json"),
+        (["--kv-keys", "seed-v6"], "cannot be kept as seed-v6"),
         (["--text", "nowhere"], "cannot read nowhere"),
         (["--method", "rotate:points=128"], "blocks of 128 do not fit into a width of 64"),
     ],

@@ -29,6 +29,7 @@ _EXAMPLES = """examples:
   vbw ptq model.gguf --format nvfp4,mxfp4 --method rtn,gptq,awq+gptq
   vbw ptq model.gguf --format int4-row --method rtn,rotate:points=64 --activations same
   vbw ptq model.gguf --format nvfp4 --method awq+four-over-six+gptq --out quantized
+  vbw ptq model.gguf --keep '*' --kv-keys nvfp4                    (weights stay, keys are rounded)
   vbw ptq model.gguf --format mxfp4 --method rtn --sensitivity --json mxfp4.json --picture mxfp4.svg"""
 
 
@@ -55,6 +56,8 @@ def add_commands(subparsers: Any) -> None:
         help="text that methods learn from (default: docstrings of Python's library)")  # fmt: skip
     add("--calibration-windows", type=options.whole(1), default=32, metavar="N",
         help="of 128 tokens of that text (default: %(default)s)")  # fmt: skip
+    add("--kv-keys", type=options.name, metavar="F", help="format in which keys are kept (default: float32)")
+    add("--kv-values", type=options.name, metavar="F", help="format in which values are kept (default: float32)")
     add("--layers", action="store_true", help="print the errors of every layer")
     add("--json", type=options.path, metavar="FILE", help="write the rows, layer by layer, after each of them")
     add("--resume", action="store_true", help="rows that --json FILE holds already are not computed again")
@@ -74,21 +77,23 @@ def run(arguments: argparse.Namespace) -> int:
 
     judging, learning = _read_texts(arguments)
     checkpoint = open_checkpoint(arguments.model)
-    config_of(checkpoint)  # a model that is not known is refused before anything else
-    plans = _plans(arguments)
+    config = config_of(checkpoint)  # a model that is not known is refused before anything else
+    plans = _plans(arguments, config.head_dim)
     _check_outputs(arguments, plans, checkpoint)
     judged, learned, settings = _texts(arguments, checkpoint, judging, learning)
     _run_all(arguments, checkpoint, plans, judged, learned, settings)
     return 0
 
 
-def _plans(arguments: argparse.Namespace) -> list[Plan]:
+def _plans(arguments: argparse.Namespace, head_dim: int) -> list[Plan]:
+    from ..models.key_value_cache import format_of_vectors
     from .comparing import plans_of
     from .methods import read_method
 
     formats = [name.strip() for name in arguments.format.split(",")]
     methods = [read_method(text) for text in arguments.method.split(",")]
-    return plans_of(formats, methods, arguments.activations, tuple(arguments.keep), arguments.sensitivity)
+    cache = [format_of_vectors(name, head_dim) for name in (arguments.kv_keys, arguments.kv_values)]
+    return plans_of(formats, methods, arguments.activations, tuple(arguments.keep), arguments.sensitivity, *cache)
 
 
 def _check_outputs(arguments: argparse.Namespace, plans: list[Plan], checkpoint: Checkpoint) -> None:

@@ -54,6 +54,8 @@ class Row:
     format, method, activations : str
         As a user writes them.
     keep : tuple of str
+    keys, values : str
+        The formats in which they are kept, or float32.
     bits : float
         Bits a quantized weight.
     quality : Quality
@@ -70,17 +72,20 @@ class Row:
     quality: Quality
     layers: tuple[tuple[str, float, float | None], ...]
     seconds: float
+    keys: str = "float32"
+    values: str = "float32"
 
     @property
     def key(self) -> tuple:
-        return (self.format, self.method, self.activations, self.keep)
+        return (self.format, self.method, self.activations, self.keep, self.keys, self.values)
 
     @property
     def label(self) -> str:
         """A short name for pictures."""
         kept = f" but {', '.join(self.keep)}" if self.keep else ""
         inputs = f", inputs {self.activations}" if self.activations != "none" else ""
-        return f"{self.format} {self.method}{inputs}{kept}"
+        cache = [(what, fmt) for what, fmt in (("keys", self.keys), ("values", self.values)) if fmt != "float32"]
+        return f"{self.format} {self.method}{inputs}{kept}" + "".join(f", {what} {fmt}" for what, fmt in cache)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -91,14 +96,15 @@ class Row:
     def of(cls, flat: dict[str, Any]) -> Row:
         """From `as_dict`."""
         quality = {field.name: flat[field.name] for field in dataclasses.fields(Quality)}
-        rest = {f.name: flat[f.name] for f in dataclasses.fields(cls) if f.name != "quality"}
+        rest = {f.name: flat[f.name] for f in dataclasses.fields(cls) if f.name in flat}
         rest["keep"], rest["layers"] = tuple(rest["keep"]), tuple(map(tuple, rest["layers"]))
         return cls(**rest, quality=Quality(**quality))
 
 
 def key_of(plan: Plan) -> tuple:
     """By what a plan's row is found again."""
-    return (plan.fmt.name, str(plan.method), plan.activations.name if plan.activations else "none", plan.keep)
+    inputs, kept = plan.activations.name if plan.activations else "none", (plan.keys, plan.values)
+    return (plan.fmt.name, str(plan.method), inputs, plan.keep, *(fmt.name if fmt else "float32" for fmt in kept))
 
 
 def run_plan(
@@ -111,14 +117,21 @@ def run_plan(
     """Quantize a fresh model by a plan and measure it."""
     started = time.perf_counter()
     quantized = quantize_model(load(), plan, calibration, done)
-    quality = measure(quantized.model, reference, quantized.running(), done)
+    quality = measure(quantized.model, reference, quantized.running(), done, keys=plan.keys, values=plan.values)
     layers = tuple((error.name, error.weight, error.output) for error in quantized.errors)
-    row = Row(*key_of(plan), quantized.bits, quality, layers, time.perf_counter() - started)
+    *what, keys, values = key_of(plan)
+    row = Row(*what, quantized.bits, quality, layers, time.perf_counter() - started, keys, values)
     return row, quantized
 
 
 def plans_of(
-    formats: Iterable[str], methods: Iterable[Method], activations: str, keep: tuple[str, ...], sensitivity: bool
+    formats: Iterable[str],
+    methods: Iterable[Method],
+    activations: str,
+    keep: tuple[str, ...],
+    sensitivity: bool,
+    keys: BlockFormat | None = None,
+    values: BlockFormat | None = None,
 ) -> list[Plan]:
     """Every format with every method; with `sensitivity` each once more for every kind of layer that stays as it is.
 
@@ -131,7 +144,7 @@ def plans_of(
     for name in formats:
         fmt = get_format(name)
         for method in methods:
-            chosen = Plan(fmt, method, activations_of(activations, fmt), keep)
+            chosen = Plan(fmt, method, activations_of(activations, fmt), keep, keys, values)
             chosen.check()
             plans.append(chosen)
             if sensitivity:
@@ -175,17 +188,20 @@ def read_results(path: str, settings: dict[str, Any]) -> list[Row]:
     return rows
 
 
-HEADINGS = ("format", "method", "inputs", "kept", "bits", "perplexity", "KL", "top-1 %", "seconds")
+HEADINGS = (
+    "format", "method", "inputs", "kept", "keys", "values", "bits", "perplexity", "KL", "top-1 %", "seconds"
+)  # fmt: skip
 
 
 def table_of(rows: list[Row], exact: Quality) -> str:
     """The rows as aligned text, the float model first."""
-    cells = [HEADINGS, ("float32", "-", "-", "-", "32", f"{exact.perplexity:.2f}", "0", "100", "")]
+    cells = [HEADINGS, ("float32", *"-----", "32", f"{exact.perplexity:.2f}", "0", "100", "")]
     for row in rows:
         quality = row.quality
         figures = (f"{row.bits:.2f}", f"{quality.perplexity:.2f}", f"{quality.kl:.4f}", f"{100 * quality.top1:.1f}")
         inputs, kept = row.activations.replace("none", "-"), ", ".join(row.keep) or "-"
-        cells.append((row.format, row.method, inputs, kept, *figures, f"{row.seconds:.0f}"))
+        cache = (row.keys.replace("float32", "-"), row.values.replace("float32", "-"))
+        cells.append((row.format, row.method, inputs, kept, *cache, *figures, f"{row.seconds:.0f}"))
     widths = [max(len(line[i]) for line in cells) for i in range(len(HEADINGS))]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths)).rstrip() for line in cells)
 

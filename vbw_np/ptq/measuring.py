@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..engine import no_grad
+from ..models.key_value_cache import Format
 from ..models.llama import Llama
 
 ROWS = 64
@@ -76,6 +77,9 @@ def measure(
     reference: Reference,
     running: contextlib.AbstractContextManager[None] | None = None,
     done: Callable[[str], None] = lambda name: None,
+    *,
+    keys: Format = None,
+    values: Format = None,
 ) -> Quality:
     """Compare a model with the float one on the windows of the reference.
 
@@ -87,12 +91,15 @@ def measure(
         Inside which the model is as it would be run, such as ``quantized.running()``.
     done : callable
         Told of every window.
+    keys, values : str or BlockFormat, optional
+        In which the model keeps those of the tokens that it has read; see `KeyValueCache`.
     """
     entropy = divergence = agree = 0.0
     count = 0
     with running or contextlib.nullcontext(), model.evaluating(), no_grad():
         for window, exact in zip(reference.windows, reference.hidden, strict=True):
-            hidden = model.model(window[None]).data[0]
+            cache = model.cache(1, len(window), keys=keys, values=values) if keys or values else None
+            hidden = model.model(window[None], cache).data[0]
             for start in range(0, len(window), ROWS):
                 rows = slice(start, start + ROWS)
                 p = log_softmax(exact[rows] @ reference.head.T)

@@ -40,12 +40,16 @@ class Plan:
         Of the inputs of every layer that is quantized; None leaves them in float32.
     keep : tuple of str
         Name patterns of layers that stay as they are.
+    keys, values : BlockFormat or None
+        Of what the model keeps of the tokens that it has read; None leaves them in float32.
     """
 
     fmt: BlockFormat
     method: Method
     activations: BlockFormat | None = None
     keep: tuple[str, ...] = ()
+    keys: BlockFormat | None = None
+    values: BlockFormat | None = None
 
     @property
     def weights(self) -> BlockFormat:
