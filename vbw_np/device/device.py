@@ -375,7 +375,8 @@ class Device:
         """
         with self.trace(samples=True) as recorder:
             result = function(*args, **kwargs)
-        return Steps(recorder.in_order(), result)
+        operand = self.recipe.activation
+        return Steps(recorder.in_order(), result, self.recipe.weight if operand is None else operand.format)
 
     def report(self) -> DeviceReport:
         """Everything about the cards: `str()` for text, HTML in a notebook, `.as_dict()` for JSON, `.save(path)`."""

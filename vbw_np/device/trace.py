@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..files import write_whole
-from ..formats import PackedTensor
+from ..formats import BlockFormat, PackedTensor
 from ..formats.explain import Explanation, explain_element
+from .largest import MASSIVE, Largest, largest_input
 from .walk import Walk
 
 KINDS = {
@@ -111,6 +112,8 @@ class Event:
         First entries of the arrays at hand, where they were asked for.
     packed : PackedTensor or None
         The packed weight at hand, where samples were asked for.
+    largest : Largest or None
+        The largest number of the input at hand, where samples were asked for.
     """
 
     kind: str
@@ -123,6 +126,7 @@ class Event:
     values: dict[str, Any]
     samples: dict[str, Sample]
     packed: PackedTensor | None = None
+    largest: Largest | None = None
 
     @property
     def duration(self) -> float:
@@ -137,7 +141,9 @@ class Event:
     def facts(self) -> list[tuple[str, str]]:
         """The values and samples at hand, as names and text."""
         values = [(name, f"{v:.4g}" if isinstance(v, float) else str(v)) for name, v in self.values.items()]
-        return values + [(name, str(sample)) for name, sample in self.samples.items()]
+        massive = self.largest is not None and self.largest.times >= MASSIVE
+        told = [("massive", str(self.largest))] if massive else []
+        return values + [(name, str(sample)) for name, sample in self.samples.items()] + told
 
     def __str__(self) -> str:
         indent = "  " * self.depth
@@ -191,7 +197,8 @@ class Recorder:
             times = start - self._began, end - self._began
             held = [value for value in values.values() if isinstance(value, PackedTensor)] if self.samples else []
             packed = held[-1] if held else None
-            event = Event(kind, card, *times, order, depth, threading.get_ident(), plain, samples, packed)
+            largest = largest_input(values) if self.samples else None
+            event = Event(kind, card, *times, order, depth, threading.get_ident(), plain, samples, packed, largest)
             with self._lock:
                 self.events.append(event)
 
@@ -252,11 +259,40 @@ class Steps(Walk[Event]):
     ----------
     result : Any
         What the function returned.
+    inputs : str, BlockFormat or None
+        The format that `explain_input` takes if none is named.
     """
 
-    def __init__(self, events: Sequence[Event], result: Any) -> None:
+    def __init__(self, events: Sequence[Event], result: Any, inputs: str | BlockFormat | None = None) -> None:
         super().__init__(events)
-        self.result = result
+        self.result, self.inputs = result, inputs
+
+    def massive(self) -> list[Event]:
+        """The events that had an input at hand, the one with the most unusual number first."""
+        return sorted((e for e in self if e.largest is not None), key=lambda event: -event.largest.times)
+
+    def explain_input(self, fmt: str | BlockFormat | None = None) -> Explanation:
+        """The largest input of the card at which the reader stands: its bits in a format, and what its block lost.
+
+        Parameters
+        ----------
+        fmt : str or BlockFormat, optional
+            That of the recipe's inputs if there is one, else that of its weights.
+
+        Raises
+        ------
+        LookupError
+            The reader stands before the first event, or no input of this card was at hand yet.
+        """
+        if self.now is None:
+            raise LookupError("no event yet: call next(), or goto")
+        seen = [e.largest for e in self[: self._next] if e.card == self.now.card and e.largest is not None]
+        if not seen:
+            raise LookupError(f"no input of {self.now.card!r} was at hand yet; go on with until('matmul')")
+        fmt = self.inputs if fmt is None else fmt
+        if fmt is None:
+            raise LookupError("the recipe has no format; name one, such as nvfp4")
+        return seen[-1].explain(fmt)
 
     def explain(self, i: int, j: int = 0) -> Explanation:
         """Entry [i, j] of the packed weight of the card at which the reader stands: its byte, its bits, its scale.

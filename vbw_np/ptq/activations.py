@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..engine import Tensor, no_grad
-from ..formats import BlockFormat, get_format, quantize
+from ..formats import BlockFormat, get_format
 from ..formats.explain import Explanation, Step, number
+from ..formats.explain_block import explain_in_block
 from ..models.llama import Llama
 from .calibration import wrapped
 from .errors import CalibrationError
@@ -152,41 +153,14 @@ def explain_activation(x: NDArray, activation: Activation, fmt: str | BlockForma
         Its token and channel are looked at.
     fmt : str or BlockFormat
     """
-    record, at = get_format(fmt), (activation.token, activation.channel)
-    packed = quantize(x, record, nonfinite="propagate")
-    inner, decoded = packed.explain(*at, x=x), packed.dequantize()
-    length = record.block or x.shape[1]
-    first = at[1] // length * length
-    columns = slice(first, min(first + length, x.shape[1]))
-    block, kept = x[at[0], columns].astype(np.float64), decoded[at[0], columns]
-    others = np.arange(len(block)) != at[1] - first
-    lost = int(((kept == 0) & (block != 0) & others).sum())
-    error, usual = _relative(block, kept, others), _usual_error(x, decoded, length)
+    told = explain_in_block(x, (activation.token, activation.channel), fmt)
     steps = (
-        Step("place", f"token {at[0]}, channel {at[1]}", activation.place),
+        Step("place", f"token {activation.token}, channel {activation.channel}", activation.place),
         Step("usual", number(activation.usual), f"median token's largest; this is {activation.times:,.0f} times that"),
-        *inner.steps,
-        Step("its block", f"channels {first} to {columns.stop - 1}", f"{others.sum()} other numbers"),
-        Step("became zero", f"{lost} of {others.sum()}", "of the others"),
-        Step("error of the others", f"{error:.3f}", f"squared, of their squares; the median block's is {usual:.3f}"),
+        *told.steps,
     )
-    data = inner.data | dataclasses.asdict(activation)
-    data |= {"became_zero": lost, "others": int(others.sum()), "error_of_others": error, "usual_error": usual}
-    return Explanation(f"an activation in {record.name}", steps, data)
-
-
-def _relative(x: NDArray, kept: NDArray, chosen: NDArray) -> float:
-    """Squared error over squares, of some of a block's numbers."""
-    squares = float(np.square(x[chosen]).sum())
-    return float(np.square(x[chosen] - kept[chosen]).sum()) / squares if squares else 0.0
-
-
-def _usual_error(x: NDArray, decoded: NDArray, length: int) -> float:
-    """The median over blocks of squared error over squares."""
-    width = x.shape[1] // length * length
-    parts = [a[:, :width].astype(np.float64).reshape(-1, length) for a in (x, decoded)]
-    squares, errors = np.square(parts[0]).sum(axis=1), np.square(parts[0] - parts[1]).sum(axis=1)
-    return float(np.median(errors[squares > 0] / squares[squares > 0])) if (squares > 0).any() else 0.0
+    data = told.data | dataclasses.asdict(activation)
+    return Explanation(f"an activation in {get_format(fmt).name}", steps, data)
 
 
 @dataclasses.dataclass(frozen=True)

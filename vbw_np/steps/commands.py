@@ -13,16 +13,24 @@ from ..files import check_output
 if TYPE_CHECKING:
     import numpy as np
 
-VERBS = {"step": "one training step, number by number: as text, or as a page that plays"}
+VERBS = {"step": "one training step, number by number: as text, or as a page that plays; --model: a language model's"}
 
 _DESCRIPTION = """Record one training step of a small model (two layers of 16 x 16, 32 letters) on virtual cards and
 tell it event by event: scales, codes, bytes, products, the loss, gradients with the random bits that rounded them, the
-update, and what caches do afterwards. Every number is the device's own, to the last bit."""
+update, and what caches do afterwards. Every number is the device's own, to the last bit.
+
+With --model FILE: one reading of a language model on cards instead, which input is massive and what its block lost."""
 
 _EXAMPLES = """examples:
   vbw step --recipe nvfp4-train --html step.html
   vbw step --recipe mxfp4-train --seed 3 --phase backward --card second
+  vbw step --model model.gguf --recipe mxfp4-train --prompt "The capital of France is"
   vbw step --data weights.npz --json step.json"""
+
+_OF_THE_SMALL_MODEL = {
+    "seed": 0, "lr": 0.5, "accumulate": None, "data": None, "phase": None, "element": None, "html": None, "json": None
+}  # fmt: skip
+"""Options that make no sense for a language model, and what they are if nobody gives them."""
 
 
 def add_commands(subparsers: Any) -> None:
@@ -37,11 +45,14 @@ def add_commands(subparsers: Any) -> None:
         help="weights of your own: .npz with `first` or `second`, or .npy with the first card's; at least 16 x 16, of "
         "which the upper left corner is taken")  # fmt: skip
     add("--phase", choices=("forward", "loss", "backward", "update", "repack"), help="print this part only")
-    add("--card", choices=("first", "second", "model"), help="print this card's events only")
+    add("--card", type=options.name, metavar="CARD", help="print this card's events only: first, second or model; "
+        "with --model, a layer such as model.layers.11.mlp.down_proj")  # fmt: skip
     add("--element", type=options.whole(0, 15), nargs=2, metavar=("I", "J"),
         help="the weight that sentences are about, of --card (default: one that matters)")  # fmt: skip
     add("--html", type=options.path, metavar="FILE", help="write one page that plays, with everything in it")
     add("--json", type=options.path, metavar="FILE", help="write all events as JSON")
+    add("--model", type=options.path, metavar="FILE", help="a language model (a .gguf file, a folder of safetensors)")
+    add("--prompt", help="what it reads (default: The capital of France is)")
     parser.set_defaults(run=run_step)
 
 
@@ -50,6 +61,12 @@ def run_step(arguments: argparse.Namespace) -> int:
     from .page import write_page
     from .record import step
 
+    if arguments.model is not None:
+        return _read_model(arguments)
+    if arguments.prompt is not None:
+        raise UserError("--prompt is what a language model reads: name one with --model")
+    if arguments.card not in (None, "first", "second", "model"):
+        raise UserError(f"there is no card {arguments.card!r} in the small model; take first, second or model")
     for path in (arguments.html, arguments.json):
         if path is not None:
             check_output(path)
@@ -71,6 +88,17 @@ def run_step(arguments: argparse.Namespace) -> int:
     for event in steps:
         if arguments.phase in (None, event.phase) and arguments.card in (None, event.card):
             print(event)
+    return 0
+
+
+def _read_model(arguments: argparse.Namespace) -> int:
+    from .language_model import PROMPT, read_once, told
+
+    given = [f"--{name}" for name, default in _OF_THE_SMALL_MODEL.items() if getattr(arguments, name) != default]
+    if given:
+        raise UserError(f"{', '.join(given)}: of the small model alone; leave them out with --model")
+    prompt = PROMPT if arguments.prompt is None else arguments.prompt
+    print(told(read_once(arguments.model, arguments.recipe, prompt), arguments.card))
     return 0
 
 
