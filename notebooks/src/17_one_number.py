@@ -1,14 +1,14 @@
 # ---
 # title: One number that holds up a model
-# minutes: 35
+# minutes: 25
 # seconds: 15
 # needs: 05, 09, 14
-# question: Inside a language model one number is hundreds of times larger than all around it. Who pays for it in four bits, and what does a model keep of what it read?
+# question: Inside a language model one number is hundreds of times larger than all around it. Who pays for it in four bits, and what happens without it?
 # ---
 
 # %% [markdown]
 """
-Whoever looks into a trained language model finds a few numbers that do not belong there: at the first word of the text, in one channel, a value a thousand times larger than what is usual. They are called **massive activations** (arXiv 2402.17762). You will find one, see in detail who pays when its block is rounded, and take it away. Then you look at what a model keeps of every word that it has read, its keys and values, and find that the two do not mind rounding alike.
+Whoever looks into a trained language model finds a few numbers that do not belong there: at the first word of the text, in one channel, a value a thousand times larger than what is usual. They are called **massive activations** (arXiv 2402.17762). You will find one, see in detail who pays when its block is rounded, and take it away.
 """
 
 # %%
@@ -16,7 +16,6 @@ import numpy as np
 
 from vbw_np import viz
 from vbw_np.formats import fake_quantize
-from vbw_np.models.key_value_cache import KeyValueCache
 from vbw_np.models.llama import Llama, LlamaConfig
 from vbw_np.ptq import activations_at, explain_activation, massive, without
 from vbw_np.teach import check, claim, hint, predict, solution
@@ -123,97 +122,9 @@ print(f"divergence {gone.kl:.2f}")
 """
 A divergence of 3.7: the model without this number is another model. In a trained one it serves as a fixed point that heads of attention look at when they have nothing to look for, and the same happens, though other places make up for a part of it.
 
-## Keys are not values
-
-A model that writes keeps a key and a value of every token that it has read, in every layer; that store is the **KV cache**. The key decides how much attention a token gets, the value is what it says. Keys have a habit that values do not have: some channels are large for every token. Here are both, with two loud channels in the keys.
-"""
-
-# %%
-tokens, width = 256, 64
-rng = np.random.default_rng(3)
-loud = np.where(np.isin(np.arange(width), (7, 39)), 12.0, 0.0)
-keys = (rng.standard_normal((tokens, width)) + loud).astype(np.float32)
-values = rng.standard_normal((tokens, width)).astype(np.float32)
-queries = (1.5 * rng.standard_normal((tokens, width))).astype(np.float32)
-
-
-def attention(keys, values):
-    scores = queries @ keys.T / np.sqrt(width)
-    scores = np.where(np.tri(tokens, dtype=bool), scores, -np.inf)  # nobody looks ahead
-    weights = np.exp(scores - scores.max(axis=1, keepdims=True))
-    return weights / weights.sum(axis=1, keepdims=True) @ values
-
-
-exact = attention(keys, values)
-
-
-def wrong(keys, values):
-    return float(np.square(attention(keys, values) - exact).sum() / np.square(exact).sum())
-
-
-# %%
-results = {}
-for name in ("nvfp4-row-scaled", "mxfp4", "int4-row"):
-    rounded = fake_quantize(keys, name), fake_quantize(values, name)
-    results[name] = {"keys": wrong(rounded[0], values), "values": wrong(keys, rounded[1])}
-    print(f"{name:17} keys {results[name]['keys']:.3f}   values {results[name]['values']:.3f}")
-claim("NVFP4: keys", results["nvfp4-row-scaled"]["keys"], 0.058, tol=0.0006)
-claim("NVFP4: values", results["nvfp4-row-scaled"]["values"], 0.009, tol=0.0006)
-claim("INT4 with a scale a row: keys", results["int4-row"]["keys"], 0.33, tol=0.005)
-viz.bars(results, ylabel="share of the output that is wrong", form=".3f", title="Keys rounded, values rounded")
-
-# %% [markdown]
-"""
-Rounding the values to NVFP4 makes 0.009 of the output wrong, rounding the keys 0.058; with INT4 and one scale a row it is 0.33 for keys. Two reasons: the loud channels make the scale coarse for their neighbors, and an error of a key is not averaged away as that of a value is, but passes through an exponential and moves attention to other tokens.
-
-## Exercise: take away what says nothing
-
-Take away from every key the mean key. Then all scores of one query change by the same number, and the attention, whose weights are divided by their sum, does not change at all. What is left has no loud channels. `keys` is (tokens, channels).
-"""
-
-
-# %% exercise=17.2
-def centred(keys):
-    ### BEGIN SOLUTION
-    raise NotImplementedError  # what all tokens have in common, channel by channel, goes
-    ### END SOLUTION
-
-
-# %% check=17.2
-check("17.2", centred)
-
-# %%
-mean = keys.mean(axis=0)
-claim("without rounding nothing changes", wrong(keys - mean, values), 0.0, tol=1e-9)
-better = wrong(fake_quantize(keys - mean, "nvfp4-row-scaled"), values)
-claim("NVFP4: keys without their mean", better, 0.012, tol=0.0006)
-claim("INT4: the same", wrong(fake_quantize(keys - mean, "int4-row"), values), 0.014, tol=0.0006)
-print(f"NVFP4 {results['nvfp4-row-scaled']['keys']:.3f}, without the mean {better:.3f}")
-
-# %% [markdown]
-"""
-From 0.058 to 0.012 in NVFP4, and INT4 comes down to 0.014, by a subtraction that nobody can see in the result. In a real model positions turn the keys, and the mean of what was turned is small in the channels that turn fast; so it helps there less than here.
-
-## The KV cache in four bits
-
-How much room does it save? The next cell asks the cache of this project, with the sizes of SmolLM2: thirty layers with three heads of keys and values, each of sixty-four numbers.
-"""
-
-# %%
-room = {}
-for name, (k, v) in {"float32": (None, None), "values": (None, "nvfp4"), "both": ("nvfp4", "nvfp4")}.items():
-    room[name] = KeyValueCache(30, 1, 3, 1, 64, keys=k, values=v).token_nbytes
-    print(f"{name:8} {room[name]:6,} bytes a token")
-claim("float32: bytes a token", room["float32"], 46_080)
-claim("both in NVFP4", room["both"], 7_200)
-
-# %% [markdown]
-"""
-From 46,080 bytes a token to 7,200, and since writing a word reads the whole cache, also so much less to read. Whoever wants to be careful rounds the values and leaves the keys.
-
 ## Real figures
 
-`vbw explain-activation model.gguf --delete` does the first half of this notebook to a real model, and `vbw generate --kv-values nvfp4` writes with such a cache. [docs/language-model.md](../docs/language-model.md) says what was found in SmolLM2. Here are its lines about the number:
+`vbw explain-activation model.gguf --delete` does to a real model what you did here. [docs/language-model.md](../docs/language-model.md) says what was found in SmolLM2. Here are its lines about the number:
 """
 
 # %%
@@ -229,9 +140,9 @@ else:
 """
 ## Where the emulator is not the hardware
 
-A cache on a graphics processor is stored packed and is decoded while attention reads it. Here every vector is rounded and then held decoded, which has the same values and takes more room; the bytes above are those that the packed ones would take.
+What is rounded here is what a graphics processor would round, to the same bits. It would make the scale of each token while it computes, in the same program that makes the inputs; here they are rounded in one go when the layer is done.
 
 ## What you can say now
 
-A massive activation comes through four bits unharmed, and its neighbors under the same scale pay; the smaller the block, the fewer they are. Squares hide it. Keys mind rounding more than values do, because they decide where attention goes, and what all keys have in common can be taken away for nothing.
+A massive activation comes through four bits unharmed, and its neighbors under the same scale pay; the smaller the block, the fewer they are. Squares hide it. And the number is no accident: without it the model says something else.
 """

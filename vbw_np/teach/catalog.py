@@ -9,16 +9,18 @@ from .lessons import (
     cards,
     codes_and_bytes,
     files,
+    kv_cache,
     one_number,
     own_parts,
     post_training,
     roofline_and_museum,
     sums,
     training_steps,
+    whole_numbers,
 )
 
 _LESSONS = (codes_and_bytes, block_scales, cards, training_steps, roofline_and_museum, own_parts, files, post_training,
-            sums, one_number)  # fmt: skip
+            sums, one_number, whole_numbers, kv_cache)  # fmt: skip
 EXERCISES: dict[str, Exercise] = {
     exercise.name: exercise
     for exercise in sorted((e for lesson in _LESSONS for e in lesson.EXERCISES), key=lambda e: e.name)

@@ -1,4 +1,4 @@
-"""The exercises of notebook 17: massive activations, keys and values."""
+"""The exercise of notebook 17: massive activations."""
 
 from __future__ import annotations
 
@@ -34,20 +34,4 @@ EXERCISE_17_1 = exercise(
     symptom="expected:",
 )
 
-EXERCISE_17_2 = exercise(
-    "17.2",
-    "keys without what they have in common",
-    "centred",
-    cases=lambda seed: _arrays(seed + 1),
-    expected=lambda keys: keys - keys.mean(axis=0),
-    tolerance=1e-9,
-    hints=(
-        "The mean key is the mean over tokens: keys.mean(axis=0), one number a channel.",
-        "keys - keys.mean(axis=0)",
-    ),
-    solution="return keys - keys.mean(axis=0)",
-    wrong="return keys - keys.mean()",
-    symptom="expected:",
-)
-
-EXERCISES: tuple[Exercise, ...] = (EXERCISE_17_1, EXERCISE_17_2)
+EXERCISES: tuple[Exercise, ...] = (EXERCISE_17_1,)
