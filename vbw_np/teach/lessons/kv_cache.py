@@ -62,7 +62,7 @@ EXERCISE_19_2 = exercise(
     library=True,  # round_rows is of it
     hints=(
         "full = len(keys) // size * size tokens fill groups.",
-        "round_rows(keys[:full].T).T rounds them channel by channel; np.concatenate adds the rest, or copy and overwrite.",
+        "round_rows(keys[:full].T).T rounds them channel by channel; write it into a copy of all keys.",
     ),
     solution="""
 full = len(keys) // size * size

@@ -109,7 +109,7 @@ EXERCISE_18_3 = exercise(
     expected=_best_share,
     tolerance=1e-9,
     hints=(
-        "For a share: top = share * np.abs(x).max(), step = top / largest, back = np.round(np.clip(x, -top, top) / step) * step.",
+        "top = share * np.abs(x).max() and step = top / largest; back = np.round(np.clip(x, -top, top) / step) * step.",
         "Collect the sums of (back - x) ** 2 and take shares[np.argmin(errors)].",
     ),
     solution="""
