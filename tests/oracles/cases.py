@@ -192,6 +192,15 @@ def answer_digest(*parts: np.ndarray | None) -> str:
     return digest.hexdigest()[:16]
 
 
+def minus_zero(codes: np.ndarray, decoded: np.ndarray) -> None:
+    """bitsandbytes' FP4 code 8 as its CUDA kernel and its plain C code decode it, -0; with AVX-512 it gives +0.
+
+    `codes` are bytes of two codes, the first one high, in the order of `decoded`, which is changed in place.
+    """
+    in_order = np.stack([codes >> 4, codes & 15], axis=-1).reshape(decoded.shape)
+    decoded[(in_order == 8) & (decoded == 0)] = -0.0
+
+
 def one_nan(values: np.ndarray) -> np.ndarray:
     """The same numbers, every NaN with the same bits."""
     return np.where(np.isnan(values), np.float32(np.nan), values)

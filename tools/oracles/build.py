@@ -6,7 +6,7 @@ Each `tests/oracles/<library>.npz` holds, for every profile and case, the first 
 every chunk of rows, of codes, of scales and of the values that the library decodes them to; the numbers stored at
 tensor level; all edge tensors in full (decoded values: digests); and, as JSON under `about`, the versions of everything
 that ran. TransformerEngine cannot be built without a GPU toolkit: its arrays come from its published formulas, written
-here in torch, and say so.
+here in torch, and say so. Last, `mma_sim.py` writes what tensor cores' sums come to.
 """
 
 from __future__ import annotations
@@ -137,10 +137,13 @@ def bitsandbytes(kind: str) -> Callable[[torch.Tensor], Result]:
     def run(x: torch.Tensor) -> Result:
         packed, state = quantize_4bit(x, blocksize=64, quant_type=kind)
         rows = len(x)
+        codes, decoded = numpy_bytes(packed).reshape(rows, -1), values_of(dequantize_4bit(packed, state))
+        if kind == "fp4":
+            cases.minus_zero(codes, decoded)
         return {
-            "codes": numpy_bytes(packed).reshape(rows, -1),
+            "codes": codes,
             "scales": state.absmax.numpy().reshape(rows, -1).view(np.uint8),
-            "decoded": values_of(dequantize_4bit(packed, state)),
+            "decoded": decoded,
         }
 
     return run

@@ -208,7 +208,10 @@ def bitsandbytes(name: str, kind: str, nested: bool) -> None:
             four.weight = four.weight._quantize("cpu")
         del state[f"{layer}.weight"]
         state |= {f"{layer}.{k}": v for k, v in four.state_dict().items()}
-        values[f"{layer}.weight"] = dequantize_4bit(four.weight.data, four.weight.quant_state)
+        decoded = dequantize_4bit(four.weight.data, four.weight.quant_state)
+        if kind == "fp4":
+            cases.minus_zero(four.weight.data.numpy(), decoded.numpy())
+        values[f"{layer}.weight"] = decoded
     save_file({k: v.contiguous() for k, v in state.items()}, path / "model.safetensors", {"format": "pt"})
     keep(name, values, str(next(iter(values.values())).dtype).removeprefix("torch."))
 

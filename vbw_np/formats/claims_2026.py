@@ -12,7 +12,7 @@ from .accumulate import dot
 from .blocks import FORMATS
 from .codec import block_amax, encode, fit_scales
 from .eden import EDEN, quantize_eden, rotate_for_eden
-from .elements import E4M3
+from .elements import E2M1, E4M3
 from .hadamard import hadamard_rotate, random_signs
 from .measure import Drawn, drawn, drawn_mse
 from .random_bits import random_bits, standard_normal
@@ -32,6 +32,20 @@ def sum_error(unit: str, length: int, promote: int | None = None) -> Drawn:
     exact = (E4M3.table[a].astype(np.float64) * E4M3.table[b]).sum(axis=-1)
     errors = np.abs(dot(unit, a, b, promote=promote) - exact) / exact
     return drawn(errors, np.ones_like(errors), lambda q: 100 * q)
+
+
+def sums_that_differ(length: int) -> Drawn:
+    """Share in % of 2048 NVFP4 dot products that Blackwell adds up to other bits than float32 sums, block by block, do.
+
+    Every code and every E4M3 scale from 0 to 448 as likely as any other.
+    """
+    codes = (random_bits((2, 2048, length), seed=2026, stream=70) >> np.uint32(28)).astype(np.uint8)
+    scales = (random_bits((2, 2048, length // 16), seed=2026, stream=71) % np.uint32(0x7F)).astype(np.uint8)
+    blackwell = dot("blackwell-mxf4nvf4", *codes, scale_a=scales[0], scale_b=scales[1])
+    a, b = E2M1.table[codes].reshape(2, 2048, -1, 16)
+    terms = (a * b).sum(axis=-1) * (E4M3.table[scales[0]] * E4M3.table[scales[1]])  # exact, exact, rounded once
+    differ = blackwell != np.add.accumulate(terms, axis=-1)[:, -1]
+    return drawn(differ.astype(np.float64), np.ones(2048), lambda q: 100 * q)
 
 
 def stochastic_draw(x: np.ndarray, draw: int) -> np.ndarray:
@@ -131,6 +145,10 @@ def figures() -> list[Figure]:
         ("13 bits, promoted every 128", sums, even.format(1024), "0.05", _promoted, "%"),
         ("25 bits (Blackwell)", sums, even.format(1024), "3.8e-6", lambda: sum_error("blackwell-f8f6f4", 1024), "%"),
     ]
+    sums, scales = "Blackwell's sums beside float32's: this project", "NVFP4, all codes and scales as likely, K = {}"
+    for length, share in ((256, "71"), (1024, "95"), (4096, "99")):
+        name = f"sums that differ, {length} terms"
+        found.append((name, sums, scales.format(length), share, lambda n=length: sums_that_differ(n), "%"))
     quartet, condition = "Quartet II (arXiv:2601.22813), code: averaging of x y^T", "bits of x y^T, N(0, 1), K = 512"
     for i, bits in enumerate(("2.197", "3.196", "4.196", "5.197")):
         found.append((f"SR 16/17, mean of {4**i}", quartet, condition, bits, lambda i=i: product_bits()[i], "bit"))
