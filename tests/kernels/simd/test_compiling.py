@@ -145,3 +145,28 @@ print(y.tobytes().hex(), sum(rows._softmax.stats.cache_hits.values()))
 """
     first, second = (python(code, NUMBA_CACHE_DIR=str(tmp_path)).split() for _ in range(2))
     assert first[0] == second[0] and (first[1], second[1]) == ("0", "1")
+
+
+COUNTED = """
+import numpy as np
+from vbw_np.kernels.simd import cpu, jit
+from vbw_np.kernels.twins import rows
+
+x, weight = np.ones((40, 41), np.float32), np.ones(41, np.float32)
+for y, vjp in (rows.softmax(x), rows.layer_norm(x, weight, weight), rows.mix_experts(x[:, :2].copy(), x, x)):
+    (vjp[0] if isinstance(vjp, tuple) else vjp)(y)
+wide = "zmm" if "avx512f" in cpu.features() else "ymm" if "avx2" in cpu.features() else ""
+for kernel in jit.KERNELS:
+    for signature in getattr(kernel, "signatures", ()):
+        text = kernel.inspect_asm(signature)
+        loops = text[: text.index("_ZN7cpython")] + text[text.index(".worker:") :].partition("_ZN7cpython")[0]
+        print(kernel.__name__, loops.count("NRT_incref"), loops.count("NRT_decref"), wide in loops)
+"""
+
+
+@compiled
+def test_threads_count_no_references_of_the_rows_they_name(tmp_path: Path):
+    """Counted by two threads, a row's references cost more than the row's work."""
+    names = ("_softmax", "_softmax_vjp", "_layer_norm", "_layer_norm_vjp", "_mix_expert", "_mix_expert_vjp")
+    seen = [line.split() for line in python(COUNTED, NUMBA_CACHE_DIR=str(tmp_path)).splitlines()]
+    assert sorted(seen) == [[name, "0", "0", "True"] for name in sorted(names)]
