@@ -20,21 +20,19 @@ from ..simd import cpu
 from ..simd.jit import jit, pjit, share
 from ..simd.memory import aligned_empty
 from ..simd.variant import Variant
-from .intrinsics_steps import GROUP, ROWS, STEP, step_tile
+from .intrinsics_steps import GROUP, ROWS, STEP, step_rows, step_tile
 from .intrinsics_tile import decode
 from .panels import LeftOperand, RightOperand, half_scales
 from .reference import blackwell_reference
 
 GROUPS = STEP // GROUP
 OFFSET = 12
-"""What `decode` adds to right values for AVX2."""
+"""What `decode` adds to right values on x86."""
 
 FRACTION_BITS, ZERO_EXPONENT = 35, -139
 """The record's parameters, as numbers that the kernels are compiled with (a test holds them to it)."""
 
 _ROWS_AT_ONCE = 256
-_AVX2 = Variant("avx2", GROUP)
-"""What decodes codes; they are decoded alike for blocks of any length."""
 _SAFE = 40  # exponents of MXFP4 scales up to which float32 holds all that the fast loop forms
 
 
@@ -73,6 +71,10 @@ def _ready_left(team, values, scales, is_e4m3, block, ready, words, exponents, n
             exponents[m, g] = _exponent(np.float64(half), is_e4m3) if half != 0 else 0
             nonzero[m, g] = places if half != 0 else 0
         _limits_of(exponents[m], nonzero[m], limits[m])
+        if block == 2 * GROUP:  # the fast loop takes a block at a time; a group of zeros adds none, whatever its scale
+            for g in range(0, groups, 2):
+                words[m, 2 * g] += words[m, 2 * g + 2]
+                row[2 * g + 1] = max(row[2 * g + 1], row[2 * g + 3])
 
 
 @jit
@@ -112,10 +114,14 @@ def _ready_right(team, codes, scales, table, is_e4m3, block, halves, exponents, 
             for s in range(limits.shape[1]):
                 limits[p, s, 0, c] = own[s, 0]
                 limits[p, s, 1, c] = own[s, 1] * np.float32(2.0**-27)
+            if block == 2 * GROUP:
+                for g in range(0, halves.shape[1], 2):
+                    halves[p, g, c] = max(halves[p, g, c], halves[p, g + 1, c])
 
 
 def _left_ready(left: LeftOperand) -> tuple[np.ndarray, ...]:
-    rows, groups = -(-left.shape[0] // ROWS) * ROWS, -(-left.shape[1] // STEP) * GROUPS
+    most = max(ROWS.values())
+    rows, groups = -(-left.shape[0] // most) * most, -(-left.shape[1] // STEP) * GROUPS
     ready = aligned_empty((rows, groups * GROUP), np.int8)
     words, exponents = aligned_empty((rows, 2 * groups), np.int32), aligned_empty((rows, groups), np.int32)
     nonzero, limits = aligned_empty((rows, groups), np.int32), aligned_empty((rows, groups // GROUPS, 2), np.float32)
@@ -196,14 +202,15 @@ def _decode_plain(codes, decoded):  # type: ignore[no-untyped-def]
 
 @jit
 def _redo(bits, m, s, old, new, decoded, left, right, values):  # type: ignore[no-untyped-def]
-    """The outputs whose bits are set, of rows m and m + 1, step s, again: from `old` accumulators into `new` ones."""
+    """The outputs whose bits are set, of the tile from row m on, step s, again: from `old` accumulators into `new`."""
     ready, words, left_exponents, left_nonzero = left
     halves, right_exponents, right_nonzero = right
     groups = slice(s * GROUPS, s * GROUPS + GROUPS)
+    columns = bits | bits >> 16 | bits >> 32 | bits >> 48
     for c in range(16):
-        if (bits >> c | bits >> (c + 16)) & 1:
+        if (columns >> c) & 1:
             _gather(decoded, s * STEP, c, values)
-            for r in range(ROWS):
+            for r in range(len(old)):
                 if (bits >> (16 * r + c)) & 1:
                     new[r, c] = _exact_step(
                         old[r, c],
@@ -223,21 +230,22 @@ def _fast_product(team, variant, left, right, codes, factors, add, out):  # type
     ready, words, left_exponents, left_nonzero, limits = left
     halves, right_exponents, right_nonzero, right_limits = right
     steps, panels, rows = limits.shape[1], codes.shape[0], ready.shape[0]
-    chunks = -(-rows // _ROWS_AT_ONCE)
+    chunks, at_once = -(-rows // _ROWS_AT_ONCE), step_rows(variant)
     for task in share(team, panels * chunks):
         p, chunk = task // chunks, task % chunks
         decoded = np.full(steps * STEP * 16, OFFSET, np.uint8)
         decode(variant, codes[p].ctypes.data, decoded.ctypes.data, codes.shape[1])
-        sums, values = np.zeros((2, ROWS, 16), np.float32), np.empty(STEP, np.uint8)
+        sums, values = np.zeros((2, at_once, 16), np.float32), np.empty(STEP, np.uint8)
         sums_at, values_at, words_at = sums.ctypes.data, ready.ctypes.data, words.ctypes.data
         limits_at, decoded_at = limits.ctypes.data, decoded.ctypes.data
         halves_at, right_limits_at = halves[p].ctypes.data, right_limits[p].ctypes.data
         left_parts = ready, words, left_exponents, left_nonzero
         right_parts = halves[p], right_exponents[p], right_nonzero[p]
-        for m in range(chunk * _ROWS_AT_ONCE, min(rows, (chunk + 1) * _ROWS_AT_ONCE), ROWS):
+        for m in range(chunk * _ROWS_AT_ONCE, min(rows, (chunk + 1) * _ROWS_AT_ONCE), at_once):
             for s in range(steps):
                 old, new = s % 2, 1 - s % 2
                 bits = step_tile(
+                    variant,
                     values_at + m * steps * STEP + s * STEP,
                     steps * STEP,
                     words_at + (m * steps + s) * 32,
@@ -247,8 +255,8 @@ def _fast_product(team, variant, left, right, codes, factors, add, out):  # type
                     decoded_at + s * STEP * 16,
                     halves_at + s * GROUPS * 64,
                     right_limits_at + s * 128,
-                    sums_at + old * 128,
-                    sums_at + new * 128,
+                    sums_at + old * at_once * 64,
+                    sums_at + new * at_once * 64,
                     1 if s == 0 else 0,
                 )
                 if s == 0:
@@ -256,7 +264,7 @@ def _fast_product(team, variant, left, right, codes, factors, add, out):  # type
                 if bits != 0:
                     _redo(bits, m, s, sums[old], sums[new], decoded, left_parts, right_parts, values)
             last = sums[steps % 2]
-            for r in range(min(ROWS, out.shape[0] - m)):
+            for r in range(min(at_once, out.shape[0] - m)):
                 for c in range(min(16, out.shape[1] - p * 16)):
                     value = last[r, c] * factors[m + r]
                     out[m + r, p * 16 + c] = out[m + r, p * 16 + c] + value if add else value
@@ -295,6 +303,12 @@ def _is_safe(exponents: np.ndarray, nonzero: np.ndarray) -> bool:
     return not (np.abs(np.where(nonzero != 0, exponents, 0)) > _SAFE).any()
 
 
+def _isa() -> str | None:
+    """The instruction set of the fast loop: the chosen one, or the widest here that has the loop, or none."""
+    chosen = cpu.choose_vector()
+    return chosen if chosen in ROWS else next((isa for isa in ROWS if isa in cpu.available()), None)
+
+
 def matmul(
     left: LeftOperand, right: RightOperand, out: np.ndarray | None = None, *, accumulate: bool = False
 ) -> np.ndarray:
@@ -324,14 +338,16 @@ def matmul(
         return out
     *left_parts, left_nan = _left_ready(left)
     *right_parts, right_nan = _right_ready(right)
-    fast = "avx2" in cpu.available()
+    isa = _isa()
+    fast = isa is not None
     if fast and left.family == "mxfp4":
         fast = _is_safe(left_parts[2], left_parts[3]) and _is_safe(right_parts[1], right_parts[2])
     factors = np.zeros(len(left_nan), np.float32)
     factors[: shape[0]] = left.factors[: shape[0]] * right.factor
     factors[left_nan != 0] = np.nan
     if fast:
-        _fast_product(_AVX2, tuple(left_parts), tuple(right_parts), right.codes, factors, accumulate, out)
+        variant = Variant(isa, min(left.block, 2 * GROUP))
+        _fast_product(variant, tuple(left_parts), tuple(right_parts), right.codes, factors, accumulate, out)
     else:
         _plain_product(tuple(left_parts[:-1]), tuple(right_parts[:-1]), right.codes, factors, accumulate, out)
     if right_nan.any():
