@@ -135,6 +135,7 @@ READ = {
     "measure original": ["measure PIPE.safetensors PIPE.gguf"],
     "measure quantized": ["measure MODEL PIPE.gguf"],
     "data --data": ["data --data PIPE.txt"],
+    "step --model": ["step --model PIPE.gguf", "step --model PIPE.safetensors", "step --model MODEL"],
     "step --data": ["step --data PIPE.npy", "step --data PIPE.npz"],
     "ptq model": ["ptq PIPE.gguf", "ptq PIPE.safetensors", "ptq MODEL", "ptq SHARDS"],
     "gguf model": ["gguf MODEL x.gguf", "gguf PIPE.gguf x.gguf", "gguf SHARDS x.gguf"],

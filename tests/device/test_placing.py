@@ -162,6 +162,13 @@ def test_options_that_mean_nothing(options: dict, message: str) -> None:
         Device(**options)
 
 
+def test_a_recipe_with_a_change_is_a_recipe_everywhere() -> None:
+    device = place(nn.Linear(32, 16, rng=0), "nvfp4-train:no-sr+blackwell-sums")
+    assert device.recipe.accumulate == "blackwell" and not device.recipe.gradient.stochastic
+    with pytest.raises(ValueError, match="no change of a recipe 'no-st'; did you mean no-sr"):
+        place(nn.Linear(32, 16, rng=0), "nvfp4-train:no-st")
+
+
 def test_float64_models_compute_with_the_decoded_weight() -> None:
     layer = nn.Linear(32, 16, rng=0, dtype=np.float64)
     device = place(layer, "nvfp4")

@@ -210,6 +210,9 @@ class Recomputer:
     def on_cache(self, event: dict, told: Arrays) -> Arrays:
         return {}
 
+    def on_schedule(self, event: dict, told: Arrays) -> Arrays:
+        return {}
+
     def on_handshake(self, event: dict, told: Arrays) -> Arrays:
         facts, weight = event["facts"], self.operands["weight"]
         assert facts["coarse_bytes"] == weight["coarse_bytes"]

@@ -102,7 +102,7 @@ def test_the_command(folder: Path, capsys: pytest.CaptureFixture) -> None:
         (["--html", "x.html", "--lr", "1"], "--lr, --html: of the small model alone"),
         (["--card", "first"], "there is no card 'first'; there are 14, such as model.layers.0"),
         (["--recipe", "fp32"], "places nothing on cards"),
-        (["--prompt", ""], "the prompt has no tokens"),
+        (["--prompt", ""], "argument --prompt: '' "),
         (["--recipe", "nvpf4"], "did you mean nvfp4"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 
 import vbw_np as vbw
 from tests.steps.recompute import Recomputer
-from vbw_np.device import RECIPES
+from vbw_np.device import RECIPES, Schedule, get_recipe
+from vbw_np.device.changes import CHANGES
 from vbw_np.engine import autograd
 from vbw_np.errors import UserError
 from vbw_np.steps import SmallModel, TrainingSteps, batch
@@ -26,6 +28,34 @@ def recorded(recipe: str, seed: int = 0, **options: object) -> dict:
 @pytest.mark.parametrize("seed", [0, 1])
 def test_every_number_comes_out_of_the_events_alone(recipe: str, seed: int) -> None:
     assert Recomputer(recorded(recipe, seed)).run() > 5_000
+
+
+ROTATED = ("hadamard-16", "hadamard-32", "hadamard-64", "hadamard-128", "ms-eden", "split-mean")
+"""Changes that a recorded step refuses by name."""
+OF_OTHERS = {"no-promotion": "fp8-train", "fine-always": "nvfp4-boh"}
+
+
+@pytest.mark.parametrize("change", [change for change in CHANGES if change not in ROTATED])
+def test_every_change_of_a_recipe_is_recorded(change: str) -> None:
+    """Schedules too: a recorded step is the first one, in which nothing of them is due."""
+    name = f"{OF_OTHERS.get(change, 'nvfp4-train')}:{change}"
+    steps = vbw.step(name)
+    told = [event.facts for event in steps if event.kind == "schedule"]
+    schedule = get_recipe(name).schedule
+    assert told == ([] if schedule is None else [dataclasses.asdict(schedule)])
+    with autograd.use_twins(False):
+        compared(name, seed=0)
+    if change not in ("if4", "ue5m3", "four-over-six-activations", "four-over-six-activations-mae"):
+        assert Recomputer(recorded(name)).run() > 5_000
+
+
+@pytest.mark.parametrize("change", ROTATED)
+def test_what_a_recorded_step_does_not_show_is_refused_by_name(change: str) -> None:
+    with pytest.raises(ValueError, match=f"nvfp4-train:{change}: a recorded step does not show .*gradient[.]s"):
+        vbw.step(f"nvfp4-train:{change}")
+    always = dataclasses.replace(get_recipe("nvfp4-train"), name="always", schedule=Schedule(last=1))
+    with pytest.raises(ValueError, match="computes in float32 from the first step on"):
+        vbw.step(always)
 
 
 @pytest.mark.parametrize(

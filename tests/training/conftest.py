@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from vbw_np.device.changes import get_recipe
 from vbw_np.models.claude4 import Claude4Config
 from vbw_np.training import checkpoint
 from vbw_np.training.config import TrainConfig
-from vbw_np.training.recipes import get_training_recipe
 
 MODEL = Claude4Config(
     vocab_size=256, d_model=16, heads=2, hidden=32, layers=2, rank=4, experts=2, dropout=0.1, causal=True,
@@ -41,7 +41,7 @@ def config(text: Path) -> Callable[..., TrainConfig]:
             model=MODEL, data=str(text), tokenizer="byte", held_out=0.2, steps=6, batch_size=2, seq_len=16, lr=1e-2,
             warmup=2, eval_every=3, eval_batches=2,
         )  # fmt: skip
-        return dataclasses.replace(defaults, recipe=get_training_recipe(recipe), **changes)
+        return dataclasses.replace(defaults, recipe=get_recipe(recipe), **changes)
 
     return make
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from vbw_np.device.changes import get_recipes
 from vbw_np.errors import UserError
 from vbw_np.training import checkpoint, cluster, compare
 from vbw_np.training.config import TrainConfig
-from vbw_np.training.recipes import get_training_recipes
 
 Make = Callable[..., TrainConfig]
 
@@ -29,7 +29,7 @@ def without_times(table: list[compare.Row]) -> list[compare.Row]:
 def test_a_worker_is_killed_half_way(config: Make, tmp_path: Path, ending: Callable) -> None:
     distributed = pytest.importorskip("distributed")
     settings = config(steps=200, save_every=2, eval_every=50)
-    runs = compare.plan(settings, get_training_recipes("fp32,nvfp4"), [0, 1])
+    runs = compare.plan(settings, get_recipes("fp32,nvfp4"), [0, 1])
     here = compare.compare(runs, tmp_path / "here")
     with distributed.LocalCluster(
         n_workers=2, threads_per_worker=1, processes=True, host="127.0.0.1", dashboard_address=None
@@ -68,7 +68,7 @@ def test_without_a_scheduler_or_the_extra(config: Make, tmp_path: Path, monkeypa
             raise ImportError(name)
         return real(name, *rest, **named)
 
-    runs = compare.plan(config(), get_training_recipes("fp32"), [0])
+    runs = compare.plan(config(), get_recipes("fp32"), [0])
     with monkeypatch.context() as patch, pytest.raises(UserError, match=r"it is the extra 'cluster'"):
         patch.setattr(builtins, "__import__", without)
         cluster.compare_on_cluster(runs, str(tmp_path), "tcp://127.0.0.1:1")
@@ -78,6 +78,6 @@ def test_without_a_scheduler_or_the_extra(config: Make, tmp_path: Path, monkeypa
 @pytest.mark.filterwarnings("default")
 def test_nobody_answers(config: Make, tmp_path: Path) -> None:
     pytest.importorskip("distributed")
-    runs = compare.plan(config(), get_training_recipes("fp32"), [0])
+    runs = compare.plan(config(), get_recipes("fp32"), [0])
     with pytest.raises(UserError, match="no scheduler answers there"):
         cluster.compare_on_cluster(runs, str(tmp_path), "tcp://127.0.0.1:1")

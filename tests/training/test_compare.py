@@ -14,16 +14,16 @@ import numpy as np
 import pytest
 
 from vbw_np.cli import main
-from vbw_np.errors import UserError
-from vbw_np.training import compare
-from vbw_np.training.config import TrainConfig
-from vbw_np.training.recipes import (
+from vbw_np.device.changes import (
     ABLATIONS,
     CHANGES,
     NOT_OF_NVFP4_TRAIN,
-    get_training_recipe,
-    get_training_recipes,
+    get_recipe,
+    get_recipes,
 )
+from vbw_np.errors import UserError
+from vbw_np.training import compare
+from vbw_np.training.config import TrainConfig
 
 Make = Callable[..., TrainConfig]
 
@@ -63,16 +63,16 @@ def test_tables() -> None:
 
 
 def test_a_plan_is_seed_by_seed_and_its_folders_differ(config: Make) -> None:
-    runs = compare.plan(config(), get_training_recipes("fp32,nvfp4-train:ste=off"), [0, 1])
+    runs = compare.plan(config(), get_recipes("fp32,nvfp4-train:ste=off"), [0, 1])
     assert [(run.config.recipe.name, run.config.seed) for run in runs] == [
         ("fp32", 0), ("nvfp4-train:ste=off", 0), ("fp32", 1), ("nvfp4-train:ste=off", 1)]  # fmt: skip
     assert len({run.folder for run in runs}) == 4 and all(":" not in run.folder for run in runs)
     with pytest.raises(UserError, match="different numbers"):
-        compare.plan(config(), [get_training_recipe("fp32")], [1, 1])
+        compare.plan(config(), [get_recipe("fp32")], [1, 1])
 
 
 def test_a_comparison_goes_on_where_it_was_stopped(config: Make, tmp_path: Path) -> None:
-    runs = compare.plan(config(), get_training_recipes("fp32,nvfp4-train:keep-all,nvfp4"), [0])
+    runs = compare.plan(config(), get_recipes("fp32,nvfp4-train:keep-all,nvfp4"), [0])
     assert compare.compare(runs, tmp_path / "a", minutes=0)[0]["step"] < 6
     first = compare.compare(runs, tmp_path / "a")
     whole = compare.compare(runs, tmp_path / "b")
@@ -88,7 +88,7 @@ def test_a_comparison_goes_on_where_it_was_stopped(config: Make, tmp_path: Path)
 
 
 def test_a_recipe_that_breaks_is_a_result(config: Make, tmp_path: Path) -> None:
-    (broken,) = compare.compare(compare.plan(config(lr=1e38, clip=0.0), get_training_recipes("fp32"), [0]), tmp_path)
+    (broken,) = compare.compare(compare.plan(config(lr=1e38, clip=0.0), get_recipes("fp32"), [0]), tmp_path)
     assert "training stopped at step" in broken["error"]
 
 
@@ -96,20 +96,20 @@ def test_a_recipe_that_breaks_is_a_result(config: Make, tmp_path: Path) -> None:
 
 
 def test_each_ablation_changes_one_thing() -> None:
-    base = get_training_recipe("nvfp4-train")
+    base = get_recipe("nvfp4-train")
     for name in ABLATIONS:
-        recipe = get_training_recipe(name)
+        recipe = get_recipe(name)
         assert recipe.name == name and recipe != base
-    assert get_training_recipe("nvfp4-train:no-hadamard").weight_gradient.hadamard == 0
-    assert not get_training_recipe("nvfp4-train:no-sr").gradient.stochastic
-    assert get_training_recipe("nvfp4-train:sr-everywhere").activation.stochastic
-    assert get_training_recipe("nvfp4-train:1d-scales").weight == "nvfp4"
-    assert get_training_recipe("nvfp4-train:four-over-six").weight == "nvfp4-16x16-4over6"
-    assert get_training_recipe("nvfp4-train:keep-head").keeps("output_head")
-    assert get_training_recipe("nvfp4:ste=off").gradient_rule == "row-max"
-    both = get_training_recipe("nvfp4-train:1d-scales+four-over-six")
+    assert get_recipe("nvfp4-train:no-hadamard").weight_gradient.hadamard == 0
+    assert not get_recipe("nvfp4-train:no-sr").gradient.stochastic
+    assert get_recipe("nvfp4-train:sr-everywhere").activation.stochastic
+    assert get_recipe("nvfp4-train:1d-scales").weight == "nvfp4"
+    assert get_recipe("nvfp4-train:four-over-six").weight == "nvfp4-16x16-4over6"
+    assert get_recipe("nvfp4-train:keep-head").keeps("output_head")
+    assert get_recipe("nvfp4:ste=off").gradient_rule == "row-max"
+    both = get_recipe("nvfp4-train:1d-scales+four-over-six")
     assert both.weight == "nvfp4-4over6"
-    assert get_training_recipe("nvfp4-boh:fine-always").fine == "always"  # nvfp4-train has no fine tier
+    assert get_recipe("nvfp4-boh:fine-always").fine == "always"  # nvfp4-train has no fine tier
     assert set(CHANGES) - {name.partition(":")[2] for name in ABLATIONS} == set(NOT_OF_NVFP4_TRAIN)
 
 
@@ -131,7 +131,7 @@ def test_every_change_stands_in_a_table(change: str) -> None:
 )
 def test_recipes_that_do_not_exist(name: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        get_training_recipe(name)
+        get_recipe(name)
 
 
 # -------------------------------------------------------------------------------------------------------- the commands

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from vbw_np.device import RECIPES, Recipe, Schedule, place
+from vbw_np.device.changes import get_recipe
 from vbw_np.engine import Tensor, nn
 from vbw_np.errors import UserError
 from vbw_np.formats import quantize
 from vbw_np.training.config import TrainConfig
 from vbw_np.training.habits import Habits
 from vbw_np.training.loop import Trainer
-from vbw_np.training.recipes import get_training_recipe
 
 Make = Callable[..., TrainConfig]
 
@@ -173,7 +173,7 @@ def test_what_makes_no_sense_is_refused(fields: dict, match: str) -> None:
 
 def test_the_changes_by_name() -> None:
     def of(name: str) -> Recipe:
-        return get_training_recipe(name)
+        return get_recipe(name)
 
     assert of("nvfp4:reset-oscillation").schedule == Schedule("reset")
     assert of("mxfp4-train:stop-sign+last-steps").schedule == Schedule(stop_below=math.sqrt(3), last=0.1)

@@ -9,10 +9,11 @@ print(device.report())
 
 from .cache import DecodeCache
 from .card import Card, StaleWeightError
+from .changes import get_recipe
 from .codec import decode
 from .device import Device, place, release
 from .link import Handshake, Link
-from .recipe import RECIPES, Operands, Recipe, Schedule, get_recipe
+from .recipe import RECIPES, Operands, Recipe, Schedule
 from .report import DeviceReport
 from .statistics import Statistics
 from .trace import Event, Recorder, Sample, Steps

@@ -15,8 +15,9 @@ from ..files import check_output
 from ..layers import GRU, MultiheadAttention
 from .cache import DecodeCache
 from .card import Card
+from .changes import get_recipe
 from .link import Link
-from .recipe import Recipe, Select, get_recipe, selector
+from .recipe import Recipe, Select, selector
 from .report import DeviceReport
 from .state import device_state, load_device_state
 from .statistics import Statistics

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import fnmatch
 from collections.abc import Callable, Sequence
 
@@ -267,23 +266,6 @@ RECIPES: dict[str, Recipe] = {
         ),
     )
 }
-
-
-def get_recipe(recipe: str | Recipe) -> Recipe:
-    """A recipe by name; a recipe is returned as it is.
-
-    Raises
-    ------
-    ValueError
-        No such recipe; lists the names.
-    """
-    if isinstance(recipe, Recipe):
-        return recipe
-    if recipe not in RECIPES:
-        close = difflib.get_close_matches(recipe, RECIPES, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise ValueError(f"there is no recipe {recipe!r}{hint} The recipes are: {', '.join(RECIPES)}")
-    return RECIPES[recipe]
 
 
 LARGE = 1 << 16  # entries of a weight that `select="large"` places

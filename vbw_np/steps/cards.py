@@ -237,7 +237,8 @@ class CardStory:
         how = self.recipe.gradient if self.packed is not None else None
         story = self.story.at("backward", self.card.name, "gradient" if how else "gradient of the input")
         if how is None:
-            data = self.weight.data if self.recipe.activation is None else self.packed.dequantize()
+            rounded = self.packed is not None and self.recipe.activation is not None
+            data = self.packed.dequantize() if rounded else self.weight.data
             turned = Matrix("the weight", np.ascontiguousarray(data.T), self.inputs, self.outputs)
             why = "The gradient goes back through the same weight that computed."
             return products.of_numbers(story, name, gradient, turned, turned=(False, False), why=why)

@@ -52,7 +52,7 @@ def add_commands(subparsers: Any) -> None:
     add("--html", type=options.path, metavar="FILE", help="write one page that plays, with everything in it")
     add("--json", type=options.path, metavar="FILE", help="write all events as JSON")
     add("--model", type=options.path, metavar="FILE", help="a language model (a .gguf file, a folder of safetensors)")
-    add("--prompt", help="what it reads (default: The capital of France is)")
+    add("--prompt", type=options.text, help="what it reads (default: The capital of France is)")
     parser.set_defaults(run=run_step)
 
 

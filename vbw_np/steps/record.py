@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..device import Device, Recipe, get_recipe, place
+from ..device import Device, Recipe, Schedule, get_recipe, place
 from ..engine import autograd, optim
 from ..errors import UserError
 from .cards import CardStory
@@ -21,7 +21,7 @@ from .witness import Visit, Witness
 
 KNOWN_FIELDS = {
     "name", "weight", "summary", "fine", "error_budget", "activation", "gradient", "weight_gradient", "keep",
-    "gradient_rule", "accumulate", "promote",
+    "gradient_rule", "accumulate", "promote", "schedule",
 }  # fmt: skip
 KNOWN_OPERAND = {"format", "stochastic", "hadamard", "right"}
 
@@ -49,6 +49,8 @@ def check_known(recipe: Recipe) -> None:
                     f"recipe {recipe.name}: a recorded step does not show {prefix}{field.name}="
                     f"{getattr(record, field.name)!r}; take a recipe without it: nvfp4-train, mxfp4-train"
                 )
+    if recipe.schedule is not None and recipe.schedule.last == 1:
+        raise ValueError(f"recipe {recipe.name} computes in float32 from the first step on: record fp32 instead")
 
 
 def step(
@@ -189,6 +191,8 @@ def _tell(run: _Run) -> Story:
         name: CardStory(story, run.device.cards[name], recipe, outputs=labels[0], inputs=labels[1])
         for name, labels in CARDS.items()
     }
+    if recipe.schedule is not None:
+        _schedule(story, recipe.schedule)
     parts = _forward(story, cards, run, "forward")
     story.agree("the loss", _loss(story.at("loss"), parts, run.targets), run.loss)
     _backward(story, cards, run, parts)
@@ -197,6 +201,31 @@ def _tell(run: _Run) -> Story:
     story.agree("the loss after the step", _loss(story.at("repack"), parts, run.targets), run.loss_after)
     _counts(story, run)
     return story
+
+
+def _schedule(story: Story, schedule: Schedule) -> None:
+    """What will change as training goes on; a recorded step is the first one."""
+    will = []
+    if schedule.oscillation != "off":
+        does = "counts" if schedule.oscillation == "count" else "resets"
+        will.append(
+            f"at the end of every {schedule.window} steps it {does} the weights whose code moved {schedule.ratio:g} "
+            "times as far as they did"
+        )
+    if schedule.last:
+        will.append(f"in the last {100 * schedule.last:g}% of the steps all products are float32")
+    if schedule.stop_below:
+        will.append(
+            f"every {schedule.every} steps the gradient is held against its error from quantization, and once it is "
+            f"shorter than {schedule.stop_below:.4g} times that, all products are float32"
+        )
+    what = "; ".join(will) or "nothing"
+    story.at("forward", "model").add(
+        "schedule",
+        f"What this recipe changes as training goes on: {what}. This is the first step, before all that.",
+        {},
+        dataclasses.asdict(schedule),
+    )
 
 
 def _forward(story: Story, cards: dict[str, CardStory], run: _Run, phase: str) -> dict[str, NDArray]:

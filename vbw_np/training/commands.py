@@ -92,7 +92,7 @@ _COMPARE = "Train under several recipes from the same start on the same batches;
 
 
 def _recipe_help() -> str:
-    from .recipes import CHANGES
+    from ..device.changes import CHANGES
 
     lines = [f"  :{name:14} {summary}" for name, (summary, _) in CHANGES.items()]
     return "changes of a recipe, such as nvfp4-train:no-sr, joined by +:\n" + "\n".join(lines)
@@ -206,9 +206,9 @@ def run_train(arguments: argparse.Namespace) -> int:
 
 
 def _trainer(arguments: argparse.Namespace) -> Any:
+    from ..device import get_recipe
     from ..errors import UserError
     from .loop import Trainer
-    from .recipes import get_training_recipe
 
     if arguments.resume is not None:
         changes = {name: getattr(arguments, name) for name in ("steps", "lr", "clip")
@@ -219,7 +219,7 @@ def _trainer(arguments: argparse.Namespace) -> Any:
             raise UserError(f"--{other[0].replace('_', '-')} is decided when a run begins; a resumed one keeps it")
         return Trainer.resume(arguments.resume, **changes)
     config = _config(arguments)
-    recipe = get_training_recipe(arguments.recipe or "fp32")
+    recipe = get_recipe(arguments.recipe or "fp32")
     config = dataclasses.replace(config, recipe=recipe, seed=arguments.seed or 0)
     name = f"{arguments.preset or 'bytes'}-{recipe.name.replace(':', '_')}-seed{config.seed}"
     return Trainer(config, arguments.out or Path("runs") / name)
@@ -243,9 +243,9 @@ def _sample(trainer: Any, prompt: str | None, count: int) -> str:
 
 def run_compare(arguments: argparse.Namespace) -> int:
     """``vbw compare``"""
+    from ..device.changes import get_recipes
     from ..errors import UserError
     from . import compare as comparison
-    from .recipes import get_training_recipes
 
     for file in filter(None, (arguments.json, arguments.plot)):
         check_output(file)
@@ -253,7 +253,7 @@ def run_compare(arguments: argparse.Namespace) -> int:
         comparison.check_plot(arguments.plot)
     _set_threads(arguments.threads)
     config = _config(arguments)
-    runs = comparison.plan(config, get_training_recipes(arguments.recipes), _seeds(arguments.seeds))
+    runs = comparison.plan(config, get_recipes(arguments.recipes), _seeds(arguments.seeds))
     tell = _tell(arguments)
     if arguments.dask is not None:
         from .cluster import compare_on_cluster

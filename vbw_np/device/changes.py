@@ -1,7 +1,8 @@
-"""What each trick is worth: recipes with one thing changed, by name, such as ``nvfp4-train:no-hadamard``.
+"""Recipes by name, and with something changed: ``nvfp4-train:no-hadamard`` says what that trick is worth.
 
-    get_training_recipe("nvfp4-train:no-hadamard")
-    get_training_recipe("mxfp4-train:keep-head+no-sr")     # several changes, left to right
+    get_recipe("nvfp4-train")
+    get_recipe("nvfp4-train:no-hadamard")
+    get_recipe("mxfp4-train:keep-head+no-sr")     # several changes, left to right
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import difflib
 import math
 from collections.abc import Callable
 
-from ..device import RECIPES, Operands, Recipe, Schedule
 from ..errors import UserError
+from .recipe import RECIPES, Operands, Recipe, Schedule
 
 Operation = Callable[[Recipe], Recipe]
 
@@ -199,40 +200,40 @@ ABLATIONS = tuple(f"nvfp4-train:{change}" for change in CHANGES if change not in
 """The all-FP4 recipe with one change at a time."""
 
 
-def get_training_recipe(name: str | Recipe) -> Recipe:
-    """A recipe by name, with changes after a colon, joined by ``+``.
+def get_recipe(recipe: str | Recipe) -> Recipe:
+    """A recipe by name, with changes after a colon, joined by ``+``; a recipe is returned as it is.
 
     Raises
     ------
     UserError
         No such recipe or change, or one that does not apply; lists those that exist.
     """
-    if isinstance(name, Recipe):
-        return name
-    base, _, changes = name.partition(":")
-    recipe = _known("recipe", base, RECIPES)
-    words = [recipe.summary]
+    if isinstance(recipe, Recipe):
+        return recipe
+    base, _, changes = recipe.partition(":")
+    found = _known("recipe", base, RECIPES, "The recipes are")
+    words = [found.summary]
     for change in filter(None, changes.split("+")):
-        summary, operation = _known("change of a recipe", change, CHANGES)
-        recipe = operation(recipe)
+        summary, operation = _known("change of a recipe", change, CHANGES, "There are")
+        found = operation(found)
         words.append(summary)
-    return dataclasses.replace(recipe, name=name, summary="; ".join(words)) if changes else recipe
+    return dataclasses.replace(found, name=recipe, summary="; ".join(words)) if changes else found
 
 
-def _known(kind: str, name: str, known: dict) -> object:
+def _known(kind: str, name: str, known: dict, lead: str) -> object:
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {close[0]}?" if close else ";"
-        raise UserError(f"there is no {kind} {name!r}{hint} There are: {', '.join(known)}")
+        raise UserError(f"there is no {kind} {name!r}{hint} {lead}: {', '.join(known)}")
     return known[name]
 
 
-def get_training_recipes(names: str) -> list[Recipe]:
+def get_recipes(names: str) -> list[Recipe]:
     """Recipes from a comma-separated list; ``ablations`` stands for all of `ABLATIONS`."""
     found: list[Recipe] = []
     for name in filter(None, (part.strip() for part in names.split(","))):
         group = ABLATIONS if name == "ablations" else (name,)
-        found += [get_training_recipe(one) for one in group]
+        found += [get_recipe(one) for one in group]
     unique = {recipe.name: recipe for recipe in found}
     if not unique:
         raise UserError("no recipes given; name some, joined by commas, such as fp32,nvfp4-train")
