@@ -204,7 +204,7 @@ def test_files_have_no_circle() -> None:
 LINES_OF_ROOM = {
     "autograd": 2300, "bench": 3100, "checkpoints": 4700, "conformance": 1500, "data": 1000, "device": 3600,
     "formats": 8200, "kernels": 10700, "layers": 1300, "models": 2500, "ptq": 2950, "steps": 2580, "teach": 4100,
-    "training": 3220, "viz": 1400,
+    "training": 3220, "viz": 1450,
 }  # fmt: skip
 LINES_OF_CORE = 1000  # tensor, primitive, ops and functional together: what a reader of autograd begins with
 LINES_OF_FILE = 600

@@ -1,14 +1,12 @@
 # ---
 # title: Start here
-# minutes: 10
-# seconds: 10
 # question: How small can a number be made before a model stops working, and how will you find out?
 # ---
 
 # %% [markdown]
 """
 Three **models** (programs that learn from examples) learned to write like Python's own library: from the same start, on the same text, in the same number of steps. The first kept and multiplied its numbers in thirty-two **bits** (a bit is a nought or a one). The second multiplied in *four*. The third as well, but somebody had made one mistake
-in how it learns. Run the next two cells, and read what each of them wrote.
+in how it learns. Run all cells from the top down to the texts, and read what each of them wrote.
 """
 
 # %%

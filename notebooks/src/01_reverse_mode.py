@@ -1,7 +1,5 @@
 # ---
 # title: Reverse mode, from one value
-# minutes: 30
-# seconds: 10
 # needs: 00
 # question: How does a model find out in which direction each of its weights should move?
 # ---
@@ -154,6 +152,28 @@ check("01.1", mul_vjp)
 
 # %% [markdown]
 """
+## Exercise: undo the stretching
+
+NumPy lets you add a row to a matrix; the row is silently repeated for every row of the matrix. That is **broadcasting**.
+On the way back, each copy sends a gradient, and again they must be added: if a row of shape `(4,)` was repeated for a matrix
+of shape `(3, 4)`, the gradient `g` that arrives has shape `(3, 4)`, and its sum over the first axis is the row's. Write
+`unbroadcast(g, shape)`: sum `g` until it has the `shape` that the input had before it was repeated. New axes appear in front;
+an axis of length one may have been stretched as well, as when a column `(3, 1)` meets a matrix.
+"""
+
+
+# %% exercise=01.2
+def unbroadcast(g, shape):
+    ### BEGIN SOLUTION
+    raise NotImplementedError  # sum over new axes in front, then over axes that were 1
+    ### END SOLUTION
+
+
+# %% check=01.2
+check("01.2", unbroadcast)
+
+# %% [markdown]
+"""
 ## Exercise: the walk itself
 
 In which order must the walk go? A number may hand its gradient on only when all of it has arrived: so first the youngest, then
@@ -175,28 +195,6 @@ def walk_back(tape):
 
 # %% check=01.3
 check("01.3", walk_back)
-
-# %% [markdown]
-"""
-## Exercise: undo the stretching
-
-NumPy lets you add a row to a matrix; the row is silently repeated for every row of the matrix. That is **broadcasting**.
-On the way back, each copy sends a gradient, and again they must be added: if a row of shape `(4,)` was repeated for a matrix
-of shape `(3, 4)`, the gradient `g` that arrives has shape `(3, 4)`, and its sum over the first axis is the row's. Write
-`unbroadcast(g, shape)`: sum `g` until it has the `shape` that the input had before it was repeated. New axes appear in front;
-an axis of length one may have been stretched as well, as when a column `(3, 1)` meets a matrix.
-"""
-
-
-# %% exercise=01.2
-def unbroadcast(g, shape):
-    ### BEGIN SOLUTION
-    raise NotImplementedError  # sum over new axes in front, then over axes that were 1
-    ### END SOLUTION
-
-
-# %% check=01.2
-check("01.2", unbroadcast)
 
 # %% [markdown]
 """

@@ -1,7 +1,5 @@
 # ---
 # title: E2M1: sixteen codes
-# minutes: 30
-# seconds: 10
 # needs: 00
 # question: How much can four bits say?
 # ---

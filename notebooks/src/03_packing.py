@@ -1,7 +1,5 @@
 # ---
 # title: Packing: two codes a byte
-# minutes: 20
-# seconds: 10
 # needs: 02
 # question: A byte has eight bits and a code has four. Which code goes where, and who says so?
 # ---

@@ -1,7 +1,5 @@
 # ---
 # title: Block scales
-# minutes: 30
-# seconds: 15
 # needs: 02, 03
 # question: The largest code means six, and most weights are far smaller. How do sixteen codes cover any number at all?
 # ---
@@ -46,7 +44,7 @@ stands at 6, twenty-four times as far: whatever is below a twenty-fourth of the 
 ## Blocks
 
 So let fewer numbers share a scale. A **block** is a run of neighbors with a scale of their own. Now the outlier can only ruin its own block.
-The picture shows the same numbers in the format called `nvfp4`, with blocks of sixteen: thin dark bars before, wide light bars after, dashed lines between blocks, and each block's scale at the top.
+The picture shows the same numbers in the format called `nvfp4`, with blocks of sixteen: thin bars before, wide hatched bars after, dashed lines between blocks, and each block's scale at the top.
 In the first block nothing but the outlier is left; in the second nearly every bar keeps its height.
 """
 

@@ -1,7 +1,5 @@
 # ---
 # title: Which four bits?
-# minutes: 25
-# seconds: 15
 # needs: 04
 # question: A float or a whole number, six or four, one scale or two: which four bits bring numbers back nearest?
 # ---

@@ -1,7 +1,5 @@
 # ---
 # title: The device, its caches and its trace
-# minutes: 30
-# seconds: 20
 # needs: 04
 # question: What happens, in order, when a layer multiplies with a weight that is stored in four bits?
 # ---
@@ -43,7 +41,7 @@ Some words of code. `nn.Linear` is a **linear layer**: it multiplies the rows `x
 
 A card does not multiply by itself: it sends its weight to the **compute unit**, the part of the device that multiplies, over the **link**, the memory that stands for the wires between the two. Before that comes a **handshake**: who sends, who receives, how many bytes. (What is sent first is called the **coarse tier**. The optional next notebook adds a second one.)
 
-Here are three layers of 64 by 64 weights. `device.step` runs the model and hands out, one at a time, what the device did. Read the sentences for the first card.
+Here are three layers of 64 by 64 weights. `device.step` runs the model and hands out, one at a time, what the device did. (`log=print` lets the device say in a few words what it has placed.) Read the sentences for the first card.
 Then change the recipe, or put `model(x)` before the loop, so that the loop shows a second run, and see which steps disappear.
 """
 

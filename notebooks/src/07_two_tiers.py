@@ -1,8 +1,6 @@
 # ---
 # title: Two tiers, and who asks for the second
 # optional: yes
-# minutes: 25
-# seconds: 15
 # needs: 06
 # question: If four bits are not enough for one matrix, must all matrices pay for eight?
 # ---

@@ -1,7 +1,5 @@
 # ---
 # title: Straight through, and by chance
-# minutes: 35
-# seconds: 15
 # needs: 01, 05
 # question: Rounding has slope zero. How can anything behind it learn?
 # ---
@@ -143,15 +141,15 @@ A linear layer computed `x @ q.T` with the rounded weight `q`; now the gradient 
 """
 
 
-# %% exercise=08.3
+# %% exercise=08.1
 def straight_through(g, x, q):
     ### BEGIN SOLUTION
     raise NotImplementedError  # return (gradient of x, gradient of the master)
     ### END SOLUTION
 
 
-# %% check=08.3
-check("08.3", straight_through)
+# %% check=08.1
+check("08.1", straight_through)
 
 # %% [markdown]
 """
@@ -182,15 +180,15 @@ scale (two arrays of one shape) and the `limit`, return `g` where the size of `q
 """
 
 
-# %% exercise=08.1
+# %% exercise=08.2
 def clipped_straight_through(g, q, limit):
     ### BEGIN SOLUTION
     raise NotImplementedError  # a mask times g
     ### END SOLUTION
 
 
-# %% check=08.1
-check("08.1", clipped_straight_through)
+# %% check=08.2
+check("08.2", clipped_straight_through)
 
 # %% [markdown]
 """
@@ -301,15 +299,15 @@ Write the version whose average is right: move the die up by half the distance b
 """
 
 
-# %% exercise=08.2
+# %% exercise=08.3
 def stochastic_floor(x, u, k):
     ### BEGIN SOLUTION
     raise NotImplementedError  # np.floor of x plus the die that was moved up
     ### END SOLUTION
 
 
-# %% check=08.2
-check("08.2", stochastic_floor)
+# %% check=08.3
+check("08.3", stochastic_floor)
 
 # %%
 grid = np.linspace(0, 1, 4096, endpoint=False)

@@ -1,7 +1,5 @@
 # ---
 # title: Attention, experts and reflection
-# minutes: 30
-# seconds: 20
 # needs: 06, 08
 # question: Which parts of a real model mind four bits, and which do not?
 # ---

@@ -1,7 +1,5 @@
 # ---
 # title: Training in four bits
-# minutes: 45
-# seconds: 30
 # needs: 05, 08, 09
 # question: How much worse does a model learn when all its products are made of four-bit numbers?
 # ---
@@ -353,7 +351,7 @@ are put together. `own_parts` looks into your notebooks (save them first), and t
 """
 
 # %%
-names = ("01.3", "02.1", "02.3", "03.1", "05.2", "08.3", "10.2")
+names = ("01.3", "02.1", "02.3", "03.1", "05.2", "08.1", "10.2")
 parts = own_parts(names, here={"10.2": descend})
 for part in parts.values():
     print(part)

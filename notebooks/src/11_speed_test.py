@@ -1,7 +1,5 @@
 # ---
 # title: The speed test, read with a roofline
-# minutes: 25
-# seconds: 20
 # needs: 06, 10
 # question: What limits the speed of a product: arithmetic, or the bytes it needs?
 # ---

@@ -1,7 +1,5 @@
 # ---
 # title: Exact rounding
-# minutes: 25
-# seconds: 10
 # needs: 05
 # question: Dividing by a scale, or multiplying by one over it: is that the same?
 # ---

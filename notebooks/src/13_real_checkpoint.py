@@ -1,7 +1,5 @@
 # ---
 # title: Open a real checkpoint
-# minutes: 35
-# seconds: 10
 # needs: 03, 04
 # question: A file on the disk is a long row of bytes. How does one of its bytes become a number, and the numbers a layer's output?
 # ---
@@ -35,14 +33,16 @@ raw = FILE.read_bytes()
 ## Predict
 
 The first eight bytes are one whole number, the lowest byte first: the length of the list that follows, its **header**.
-These are the bytes. What is the number? (The second byte counts two hundred and fifty-sixes.)
+Here are these bytes. What is the number? (The second byte counts two hundred and fifty-sixes.)
 """
+
+# %%
+print(list(raw[:8]))
 
 # %%
 guess = None
 
 length = int.from_bytes(raw[:8], "little")
-print(list(raw[:8]))
 predict(guess, length, "the length of the header")
 claim("the header is 3,296 bytes long", length, 3296)
 claim("the second byte of the number is 12", raw[1], 12)

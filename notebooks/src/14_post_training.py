@@ -1,14 +1,12 @@
 # ---
 # title: Post-training quantization
-# minutes: 40
-# seconds: 20
 # needs: 04, 10
 # question: Somebody trained a model for months, and you may not train it again. How do you round its weights so that it hardly notices?
 # ---
 
 # %% [markdown]
 """
-To round the weights of a model that is finished is called **post-training quantization**. Nobody waits for it to learn around the rounding, as the models of the notebook on training did; whatever is lost stays lost. So it pays to round with care. You will do it in three ways, on one layer whose inputs look like those of a language model: some channels are loud, and channels move together.
+To round the weights of a model that is finished is called **post-training quantization**. Nobody waits for it to learn around the rounding, as the models of the notebook on training did; whatever is lost stays lost. So it pays to round with care. You will do it in three ways, on one layer whose inputs look like those of a language model: some channels (columns of the inputs, and of the weights that they meet) are loud, and channels move together.
 """
 
 # %%
@@ -41,7 +39,7 @@ def loss(rounded):
 """
 ## Predict
 
-Rounding every weight to the nearest value that NVFP4 has is the best that one can do *for each weight alone*. How many times smaller can the error of the layer's *output* become if weights are rounded together, some of them away from their nearest value?
+Rounding every weight to the nearest value that NVFP4 has is the best that one can do *for each weight alone*. How many times smaller can the error of the layer's *output* become if weights are rounded together, some of them away from their nearest value? (You need not follow every line of the function below; what it does is told after the measurement.)
 """
 
 # %%
@@ -75,9 +73,9 @@ def gptq(weight, inputs, fmt, damping=0.01):
 
 # %%
 together = gptq(weight, inputs, FORMATS["nvfp4"])
-print(f"together: {loss(together):.5f}")
 gain = loss(nearest) / loss(together)
 predict(guess, round(gain, 1), "times smaller")
+print(f"together: {loss(together):.5f} of the output is wrong")
 claim("GPTQ's output error is smaller by a factor of 1.4", gain, 1.4, tol=0.05)
 error_of_weights = np.square(together - weight).sum() / np.square(nearest - weight).sum()
 claim("its weights are 2.4 times further away", error_of_weights, 2.4, tol=0.05)

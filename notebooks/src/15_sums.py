@@ -1,7 +1,5 @@
 # ---
 # title: How a tensor core adds
-# minutes: 30
-# seconds: 20
 # needs: 05, 06
 # question: A thousand products are to be added up. Does it matter how a processor does it?
 # ---

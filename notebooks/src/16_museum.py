@@ -1,7 +1,5 @@
 # ---
 # title: A museum of real bugs
-# minutes: 30
-# seconds: 10
 # needs: 03, 04, 06, 12
 # question: Which mistakes did people really make with four-bit numbers, and what is the smallest input that shows each?
 # ---
@@ -288,8 +286,8 @@ viz.heat_map(
 
 # %%
 score = {name: int(sum(row.values())) for name, row in noticed.items()}
-print(score)
 predict(guess, "four chosen", "the best test")
+print(score)
 claim(
     "random numbers notice 3 of the 4 bugs, zeros 0, four chosen numbers all 4",
     list(score.values()),
@@ -353,5 +351,5 @@ These are bugs of software, and bugs of software move: each was in some version,
 
 ## What you can say now
 
-All 10 exhibits are exposed by an input that you could type. You have gone from one bit to a model that learns in four of them, and you know where it can go wrong, and how to look.
+All 10 exhibits are exposed by an input that you could type. You have gone from one bit to a model that learns in four of them, and you know where it can go wrong, and how to look. What follows goes back to finished models: a number inside them, the eight bits before the four, and what they remember.
 """

@@ -1,7 +1,5 @@
 # ---
 # title: One number that holds up a model
-# minutes: 25
-# seconds: 15
 # needs: 05, 09, 14
 # question: Inside a language model one number is hundreds of times larger than all around it. Who pays for it in four bits, and what happens without it?
 # ---
@@ -28,7 +26,7 @@ for parameter in model.parameters():
 
 # %% [markdown]
 """
-This model is a small stand-in with random weights, made like the large ones; it needs no file. What training does in a large model we do by hand: the first token alone puts something into one channel of the stream, and one row of the first feed-forward layer answers to just that channel.
+This model is a small stand-in with random weights, made like the large ones; it needs no file. (Its weights are made eight times larger, so that its layers have something to say.) What training does in a large model we do by hand: the first token alone puts something into one channel of the stream, and one row of the first feed-forward layer answers to just that channel.
 """
 
 # %%

@@ -1,7 +1,5 @@
 # ---
 # title: From INT8 to four bits
-# minutes: 40
-# seconds: 15
 # needs: 05, 14
 # question: Whole numbers of eight bits came first, with a box of tools that made them fit. Which of those tools are gone in four bits, and what took their place?
 # ---

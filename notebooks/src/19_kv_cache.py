@@ -1,7 +1,5 @@
 # ---
 # title: The KV cache in four bits
-# minutes: 35
-# seconds: 15
 # needs: 09, 17
 # question: A model that writes keeps something of every word it has read, and soon that is more than the model itself. How far can it be rounded?
 # ---
@@ -232,7 +230,7 @@ With INT4 and 32 numbers to a scale the keys lose 0.302 where a token shares, an
 
 ## In a model
 
-Here is a small stand-in of a language model with random weights, whose layers add something large to three channels of every key. It reads four texts of 64 tokens with four caches; the measure is the divergence of what it expects next from what it expects with the cache in float32.
+Here is a small stand-in of a language model with random weights, made eight times larger so that they have something to say, and whose layers add something large to three channels of every key. It reads four texts of 64 tokens with four caches; the measure is the divergence of what it expects next from what it expects with the cache in float32.
 """
 
 # %%

@@ -174,9 +174,9 @@ def test_a_wrong_answer_is_caught_with_the_advertised_message(name, monkeypatch)
         assert exercises()[key].symptom in RESULTS[key].message
 
 
-def test_every_exercise_stands_in_a_notebook_once():
+def test_every_exercise_stands_in_a_notebook_once_and_they_stand_in_order():
     placed = [key for name in SOURCES for key in exercises_in(name)]
-    assert sorted(placed) == sorted(exercises())
+    assert placed == sorted(exercises())
     checked = [c.options["check"] for s in SOURCES.values() for c in s.cells if "check" in c.options]
     assert sorted(checked) == sorted(placed)
 
@@ -225,6 +225,19 @@ def test_a_claim_measures_something(name):
                 assert not isinstance(node.args[1], ast.Constant), f"{name}: {ast.unparse(node)} asserts a constant"
 
 
+@every_notebook
+def test_nothing_is_told_before_the_guess_is_compared(name):
+    """From `predict` on, what a cell shows is covered in Jupyter; so nothing comes before."""
+    for cell in SOURCES[name].cells:
+        if cell.kind != "code" or "predict(" not in cell.source or "import " in cell.source:
+            continue
+        calls = [n for n in ast.walk(ast.parse(cell.source)) if isinstance(n, ast.Call)]
+        named = {ast.unparse(n): n.lineno for n in calls if getattr(n.func, "id", "") in ("print", "claim")}
+        at = next(n.lineno for n in calls if getattr(n.func, "id", "") == "predict")
+        early = {text for text, line in named.items() if line < at and "silent=True" not in text}
+        assert not early, early
+
+
 # ---- pictures
 
 
@@ -238,6 +251,7 @@ def check_pictures(name: str, cells: list[Cell]) -> None:
         assert "<details>" in cell.html
         if have_matplotlib():
             assert 'src="data:image/png;base64,' in cell.html and "alt=" in cell.html
+            assert ("<source" in cell.value.page_html()) is cell.value.gray
 
 
 # ---- words

@@ -14,6 +14,7 @@ pytest.importorskip("mistune", reason='the docs extra is not installed: pip inst
 
 from tools.notebooks import build, widgets
 from tools.site import build as site
+from tools.site import run
 from vbw_np.teach.browser import Session, save_notebook
 from vbw_np.teach.runner import read_notebook
 
@@ -96,6 +97,13 @@ def test_what_is_no_site_is_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(site.SiteError, match="holds no Pyodide"):
         site.write_site(tmp_path / "new", str(tmp_path))
     assert not (tmp_path / "new").exists() and (tmp_path / "thesis.txt").read_text() == "mine"
+
+
+def test_the_times_in_the_documentation_are_those_that_were_kept() -> None:
+    text = (site.ROOT / "docs" / "browser.md").read_text("utf-8")
+    assert run.table() in text
+    names = [row.split()[1] for row in run.table().splitlines()[2:]]
+    assert names == [source.name for source in SOURCES]
 
 
 # ---- what the page calls in Python

@@ -6,6 +6,7 @@ Minutes: `make test-browser` runs them.
 from __future__ import annotations
 
 import json
+import os
 import textwrap
 from typing import Any
 
@@ -39,6 +40,8 @@ def test_a_notebook_runs_with_the_answers_and_all_claims_hold(name: str, browser
     finally:
         page.close()
     print(run.line(ran))
+    if os.environ.get("VBW_KEEP_TIMES"):
+        run.keep([ran])
     assert not ran.wrong, run.line(ran)
     assert ran.status.startswith("All cells ran; ") and ran.status.endswith(" claims held."), ran.status
     (source,) = (s for s in build.sources() if s.name == name)

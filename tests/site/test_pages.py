@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("mistune", reason='the docs extra is not installed: pip install --editable ".[docs]"')
+
+from PIL import Image  # matplotlib brings it
 
 from tests.site.looking import complaints, small_targets, wide
 from tools.notebooks import build
@@ -18,7 +22,7 @@ from tools.site import run
 NAMES = ["index", "glossary", *(source.name for source in build.sources())]
 pytestmark = pytest.mark.slow
 
-LOOKS = [(1280, "light"), (400, "dark")]
+LOOKS = [(1280, "light"), (1280, "dark"), (400, "light"), (400, "dark")]
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +54,40 @@ def test_a_page_to_read(name: str, look: tuple[int, str], browser: Any, pages: s
     assert not (found := complaints(page)), "\n".join(found)
     assert not page.said, page.said
     page.context.close()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_page_without_script_has_all_its_text_and_no_widgets(name: str, browser: Any, pages: str) -> None:
+    with_script = opened(browser, f"{pages}{name}.html", 400, "light")
+    without = opened(browser, f"{pages}{name}.html", 400, "light", java_script_enabled=False)
+    parts = "main > h1, main > h2, main > p, main > .code"
+    texts = [page.locator(parts).all_inner_texts() for page in (with_script, without)]
+    assert texts[0] == texts[1] and len(texts[0]) >= 2
+    assert not any(widget.is_visible() for widget in without.locator(".widget").all())
+    with_script.context.close()
+    without.context.close()
+
+
+def seen(picture: Any) -> np.ndarray:
+    """The brightness of every pixel of what is seen of a picture, 0 to 255."""
+    return np.asarray(Image.open(io.BytesIO(picture.screenshot())).convert("L"), np.int16)
+
+
+@pytest.mark.parametrize("name", [source.name for source in build.sources()])
+def test_pictures_have_the_colors_of_the_page(name: str, browser: Any, pages: str) -> None:
+    """Their ground is the page's, light or dark; lines and letters stand out from it; photographs keep their grays."""
+    light, dark = (opened(browser, f"{pages}{name}.html", 1280, scheme) for scheme in ("light", "dark"))
+    for page in (light, dark):
+        page.evaluate("() => document.querySelectorAll('details').forEach(d => { d.open = true; })")
+    pairs = list(zip(light.locator("figure img").all(), dark.locator("figure img").all()))
+    assert pairs
+    for bright, dim in pairs:
+        day, night = seen(bright), seen(dim)
+        assert day[3, 3] > 240 and night[3, 3] < 40 and night.max() > 180, (name, day[3, 3], night[3, 3], night.max())
+        if bright.get_attribute("class") == "gray":
+            assert np.mean(np.abs(day - night) <= 2) > 0.3
+    light.context.close()
+    dark.context.close()
 
 
 def test_the_contents_stand_beside_the_text_where_there_is_room(browser: Any, pages: str) -> None:

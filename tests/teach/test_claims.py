@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import textwrap
+
 import numpy as np
 import pytest
 
@@ -48,3 +52,43 @@ def test_predictions(capsys):
 def test_a_near_guess_is_near(guess, actual, near, capsys):
     predict(guess, actual)
     assert ("that is near" in capsys.readouterr().out) is near
+
+
+IN_JUPYTER = """
+import sys
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import capture_output
+
+shell, out, hook = InteractiveShell.instance(), [], sys.displayhook
+shell.display_pub.publish = lambda data, metadata=None, **rest: out.append(data)
+shell.run_cell("from vbw_np.teach import claim, predict, uncover")
+
+
+def run(source):
+    out.clear()
+    with capture_output(display=False) as seen:
+        shell.run_cell(source)
+    return seen.stdout
+
+
+said = run("print('before')\\npredict(GUESS, 27)\\nclaim('all', 27, 27)\\n27 + 1".replace("GUESS", "None"))
+assert said == "before\\n", said
+(data,) = out
+assert "27" not in data["text/plain"] and "uncover()" in data["text/plain"]
+before, fold = data["text/html"].split("<details>")
+assert "27" not in before and all(part in fold for part in ("It is 27.", "[holds] all", "<pre>28</pre>"))
+assert "It is 27." in run("uncover()") and not out
+assert "print" and run("print('next cell')") == "next cell\\n" and not out
+guessed = run("predict(27, 27)\\nclaim('all', 27, 27)")
+assert "and so it is" in guessed and "[holds] all" in guessed and not out
+said = run("predict(None, 27)\\n1 / 0")
+assert "It is 27." in said and "ZeroDivisionError" in said and not out
+assert run("print('still')") == "still\\n" and sys.displayhook == hook
+"""
+
+
+def test_in_jupyter_the_answer_is_covered_until_it_is_asked_for():
+    pytest.importorskip("IPython")
+    source = textwrap.dedent(IN_JUPYTER)
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-1500:]

@@ -8,7 +8,6 @@ A source is a Python file in the percent format that JupyterLab's jupytext, VS C
 
     # ---
     # title: E2M1: sixteen codes
-    # minutes: 20
     # question: How much can four bits say?
     # ---
 
@@ -41,6 +40,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ROOT / "notebooks" / "src"
 NOTEBOOKS = ROOT / "notebooks"
+TIMES = Path(__file__).with_name("times.json")  # how long cells run: times.py
 
 REPOSITORY = ""
 """Address of the public repository, such as https://github.com/OWNER/NAME: with it, notebooks have a link that opens
@@ -127,7 +127,7 @@ def parse(path: Path) -> Source:
     for line in match.group(1).splitlines():
         key, _, value = line.removeprefix("#").strip().partition(":")
         front[key.strip()] = value.strip()
-    for key in ("title", "minutes", "question"):
+    for key in ("title", "question"):
         if not front.get(key):
             raise ValueError(f"{path.name}: the front matter has no {key!r}")
     cells = []
@@ -143,12 +143,32 @@ def parse(path: Path) -> Source:
         else:
             options = dict((word.split("=", 1) + [""])[:2] for word in words)
             cells.append(SourceCell("code", body, options))
-    return Source(path.stem, front, cells)
+    return Source(path.stem, front | {"minutes": str(minutes(cells))}, cells)
+
+
+def minutes(cells: list[SourceCell]) -> int:
+    """To read and play, by one rule for all, rounded up to five: 130 words or 8 lines of code a minute, two minutes for
+    whatever is to be guessed or changed, one for a picture, five for an exercise."""
+    words = sum(len(cell.source.split()) for cell in cells if cell.kind == "markdown")
+    code = [cell.source for cell in cells if cell.kind == "code"]
+    lines = sum(bool(line.strip()) for source in code for line in source.splitlines())
+    pictures = sum(len(re.findall(r"\bviz\.\w+\(", source)) for source in code)
+    tasks = sum(len(re.findall(r"^##.*(?:Predict|Manipulate)", c.source, re.M)) for c in cells if c.kind == "markdown")
+    exercises = sum("exercise" in cell.options for cell in cells)
+    return 5 * -int(-(words / 130 + lines / 8 + 2 * tasks + pictures + 5 * exercises) // 5)
 
 
 def sources() -> list[Source]:
     """All sources, in order."""
     return [parse(path) for path in sorted(SOURCES.glob("[0-9][0-9]_*.py"))]
+
+
+def running(name: str) -> str:
+    """How long the cells run, as times.py found it, rounded up to five seconds."""
+    took = json.loads(TIMES.read_text("utf-8")).get(name, {"first": 0, "later": 0})
+    first, later = (5 * max(1, -int(-took[when] // 5)) for when in ("first", "later"))
+    once = f" ({first} the first time ever, while kernels are compiled)" if first > later + 5 else ""
+    return f"the cells run in about {later} seconds{once}"
 
 
 def heading(source: Source) -> str:
@@ -160,8 +180,8 @@ def heading(source: Source) -> str:
         before += " Optional: no later notebook needs it."
     return (
         f"# {source.number} {front['title']}\n\n**{front['question']}**\n\n"
-        f"*About {front['minutes']} minutes to read and play; the cells run in {front.get('seconds', '10')} seconds "
-        f"or less.{before} Words in bold are in the [glossary](../docs/glossary.md).*{colab_link(source)}"
+        f"*About {front['minutes']} minutes to read and play; {running(source.name)}.{before} "
+        f"Words in bold are in the [glossary](../docs/glossary.md).*{colab_link(source)}"
     )
 
 

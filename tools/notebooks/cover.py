@@ -18,7 +18,7 @@ WIDTH = 360
 def picture(page: Path) -> str:
     """The first picture of a built page, small, as an element; nothing if the page has none or is not there."""
     text = page.read_text("utf-8") if page.is_file() else ""
-    found = re.search(r'<img src="data:image/png;base64,([^"]+)" alt="([^"]*)"', text)
+    found = re.search(r'<img src="data:image/png;base64,([^"]+)" alt="([^"]*)"( class=gray)?', text)
     if not found:
         return ""
     from PIL import Image  # matplotlib brings it
@@ -30,7 +30,7 @@ def picture(page: Path) -> str:
     small.quantize(32).save(stream, "PNG", optimize=True)
     data = base64.b64encode(stream.getvalue()).decode()
     size = f'width="{small.width // 2}" height="{small.height // 2}"'
-    return f'<img src="data:image/png;base64,{data}" alt="A picture of this notebook" {size}>'
+    return f'<img src="data:image/png;base64,{data}" alt="A picture of this notebook"{found[3] or ""} {size}>'
 
 
 def needs(source: build.Source) -> list[str]:

@@ -76,6 +76,8 @@ figcaption { font: 0.9rem/1.4 system-ui, "DejaVu Sans", sans-serif; color: var(-
 table { border-collapse: collapse; font: 0.83rem/1.4 system-ui, "DejaVu Sans", sans-serif; margin: 0.6rem 0;
         font-variant-numeric: tabular-nums; }
 th, td { border: 1px solid var(--line); padding: 0.2rem 0.5rem; text-align: left; vertical-align: top; }
+@media screen and (prefers-color-scheme: dark) {
+  figure img, ol.index img { filter: invert(0.91) hue-rotate(180deg); } img.gray { filter: none !important; } }
 details { margin: 0.6rem 0; font: 0.9rem/1.5 system-ui, "DejaVu Sans", sans-serif; }
 summary { cursor: pointer; color: var(--link); padding: 0.1rem 0; }
 .rail { display: none; }
@@ -202,7 +204,8 @@ def code_cell(cell: Cell) -> str:
     if cell.stdout.strip():
         outputs.append(_lines(cell.stdout.rstrip()))
     if cell.html:
-        outputs.append(cell.html if "<figure" in cell.html else f'<div class="scroll">{cell.html}</div>')
+        shown = getattr(cell.value, "page_html", lambda: cell.html)()
+        outputs.append(shown if "<figure" in shown else f'<div class="scroll">{shown}</div>')
     elif cell.value is not None:
         outputs.append(_lines(repr(cell.value)))
     if outputs:
@@ -317,8 +320,8 @@ def index_page(
         "<h1>From one bit to a trained model, step by step</h1>"
         "<p>For readers who know Python and matrices, and nothing of quantization. Read them in order; run them "
         f"{where}in JupyterLab, VS Code or Colab from <code>notebooks/</code> to change things and to do the "
-        f"exercises, which check themselves. All in all about {minutes} minutes. Words are explained where they first "
-        'appear, and in the <a href="glossary.html">glossary</a>.</p>'
+        f"exercises, which check themselves. All in all about {round(minutes / 60)} hours. Words are explained where "
+        'they first appear, and in the <a href="glossary.html">glossary</a>.</p>'
         f'{cover.map_of(all_sources)}<ol class="index">{rows}</ol>{after}'
     )
     return page("vbw-np: the notebooks", body)

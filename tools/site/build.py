@@ -43,8 +43,8 @@ PUBLIC = f"https://cdn.jsdelivr.net/pyodide/v{VERSION}/full/"
 PACKAGES = ("numpy", "matplotlib")
 CORE = ("pyodide.js", "pyodide.asm.js", "pyodide.asm.wasm", "pyodide-lock.json", "python_stdlib.zip")
 FILES = "tests/checkpoints/data"
-PACKED = ("vbw_np", "autograd", f"{FILES}/modelopt-nvfp4", f"{FILES}/original", "docs/ptq.md")
-"""What the browser's Python gets: the two packages, and the files that notebooks 13 and 14 open."""
+PACKED = ("vbw_np", "autograd", f"{FILES}/modelopt-nvfp4", f"{FILES}/original", "docs/ptq.md", "docs/language-model.md")
+"""What the browser's Python gets: the two packages, and the files that notebooks 13, 14 and 17 open."""
 
 RECIPES = ("nvfp4-train", "mxfp4-train", "fp32")
 TIMES = HERE / "times.json"

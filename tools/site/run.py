@@ -169,7 +169,11 @@ def main() -> int:
     parser.add_argument("--site", type=Path, default=ROOT / "_site")
     parser.add_argument("--answers", action="store_true", help="fill in the solutions first")
     parser.add_argument("--write", action="store_true", help=f"keep the times in {TIMES.name}")
+    parser.add_argument("--table", action="store_true", help="print the kept times, and run nothing")
     arguments = parser.parse_args()
+    if arguments.table:
+        print(table())
+        return 0
     if not (arguments.site / "vbw.zip").is_file():
         print(f"there is no site in {arguments.site}; run: make site", file=sys.stderr)
         return 2
@@ -195,13 +199,24 @@ def main() -> int:
     return 1 if any(ran.wrong for ran in done) else 0
 
 
+def table() -> str:
+    """The kept times as rows of Markdown."""
+    times = json.loads(TIMES.read_text("utf-8"))["notebooks"]
+    rows = ["| notebook | to load | all cells, with the answers | slowest cell |", "|---|---|---|---|"]
+    rows += [f"| {name} | {t['load']} s | {t['run']} s | {t['slowest']} s |" for name, t in sorted(times.items())]
+    return "\n".join(rows)
+
+
 def keep(done: list[Ran]) -> None:
     """Write the times, and of slow cells how long each takes."""
     kept = json.loads(TIMES.read_text("utf-8")) if TIMES.is_file() else {"notebooks": {}}
     kept["made by"] = f"tools/site/run.py --write, on {platform.machine()}, {platform.system()}"
     for ran in done:
         slow = {str(cell["number"]): round(cell["seconds"]) for cell in ran.cells if cell["seconds"] > 5}
-        kept["notebooks"][ran.name] = {"load": round(ran.load, 1), "run": round(ran.run, 1), "slow cells": slow}
+        slowest = round(max(cell["seconds"] for cell in ran.cells), 1)
+        kept["notebooks"][ran.name] = {
+            "load": round(ran.load, 1), "run": round(ran.run, 1), "slowest": slowest, "slow cells": slow,
+        }  # fmt: skip
     TIMES.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n", "utf-8")
 
 

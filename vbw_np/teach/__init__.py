@@ -18,6 +18,7 @@ lessons       the exercises: cases, right answers, hints, a solution, a wrong an
 catalog       all of them by name
 checking      `check`, `hint`, `solution`: what a learner calls
 claims        `claim`, `predict`: sentences that a notebook asserts
+covering      in Jupyter, what follows a guess that nobody has made
 judging       the verdict on answers that are plain data
 plain         values as plain data, without running a method of the learner's
 asking, rules what an answer gives for each case; what it uses that it should not
@@ -34,6 +35,7 @@ from __future__ import annotations
 from .catalog import exercises, get_exercise
 from .checking import RESULTS, check, hint, solution
 from .claims import CLAIMS, Claim, claim, predict
+from .covering import uncover
 from .exercise import MISSING, NOT_ATTEMPTED, RIGHT, WRONG, Exercise, Result
 from .judging import judge
 from .own import Part, own_parts
@@ -64,4 +66,5 @@ __all__ = [
     "own_parts",
     "predict",
     "solution",
+    "uncover",
 ]

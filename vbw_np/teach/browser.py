@@ -51,9 +51,10 @@ class Session:
         before = len(GUESSED)
         run_cell(cell, self.namespace, self._name(number), _Watched(self.say))
         value = None if cell.html or cell.value is None else repr(cell.value)
+        shown = cell.html and getattr(cell.value, "page_html", lambda: cell.html)()
         return json.dumps(
             {
-                "stdout": cell.stdout, "html": cell.html, "value": value, "seconds": cell.seconds,
+                "stdout": cell.stdout, "html": shown, "value": value, "seconds": cell.seconds,
                 "error": cell.error and self._own_part(cell.error), "claims": len(CLAIMS),
                 "unguessed": not all(GUESSED[before:]),
             }

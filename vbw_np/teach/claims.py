@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .covering import cover_rest_of_cell
 from .judging import is_blank, same
 from .show import describe_value
 
@@ -83,10 +84,11 @@ GUESSED: list[bool] = []
 
 
 def predict(guess: Any, actual: Any, what: str = "") -> None:
-    """Compare a guess with what was measured; without a guess, say so and go on."""
+    """Compare a guess with what was measured; without one say so and go on, covering in Jupyter what the cell shows."""
     label = f"{what}: " if what else ""
     GUESSED.append(not is_blank(guess))
     if is_blank(guess):
+        cover_rest_of_cell()
         print(f"{label}no guess yet. It is {describe_value(actual)}.")
     elif same(guess, actual, 1e-9):
         print(f"{label}you said {describe_value(guess)}, and so it is.")

@@ -103,8 +103,9 @@ def images(
             axes.set_title(folded(label, 72 // columns), fontsize=9)
 
     return Picture(
-        title, alt, ("image", "size", "least", "largest", "mean", "gray values"), rows, draw, (WIDTH, height * lines)
-    )
+        title, alt, ("image", "size", "least", "largest", "mean", "gray values"), rows, draw, (WIDTH, height * lines),
+        gray=True,
+    )  # fmt: skip
 
 
 def block_strip(
@@ -245,4 +246,5 @@ def heat_map(
         table,
         draw,
         (WIDTH, min(5.5, 0.5 + below + 0.34 * values.shape[0])),
+        gray=True,
     )

@@ -63,6 +63,8 @@ class Picture:
     draw : callable (matplotlib.figure.Figure) -> None
     size : (float, float)
         Inches.
+    gray : bool
+        Its grays are values (a photograph, a map): a page in dark colors turns over what stands around them only.
     """
 
     title: str
@@ -71,6 +73,7 @@ class Picture:
     rows: tuple[tuple[Any, ...], ...]
     draw: Callable[[Any], None]
     size: tuple[float, float] = (WIDTH, 2.6)
+    gray: bool = False
 
     def figure(self) -> Any:
         """The drawn matplotlib Figure, free of pyplot's global state.
@@ -91,8 +94,8 @@ class Picture:
             self.draw(figure)
         return figure
 
-    def png(self, dpi: int = 200) -> bytes:
-        """The picture as PNG."""
+    def png(self, dpi: int = 200, *, dark: bool = False) -> bytes:
+        """The picture as PNG; `dark` turns over all but gray values, for a dark page."""
         figure = self.figure()
         from PIL import Image, PngImagePlugin  # matplotlib brings it
 
@@ -100,6 +103,8 @@ class Picture:
         with _look():
             figure.canvas.draw()
         pixels = np.asarray(figure.canvas.buffer_rgba())[..., :3]
+        if dark:
+            pixels = _turned_over(figure, pixels)
         gray = bool((pixels == pixels[..., :1]).all())
         notes = PngImagePlugin.PngInfo()
         notes.add_itxt("Description", self.alt)
@@ -127,13 +132,27 @@ class Picture:
         return f"{self.title}\n{self.alt}\n\n{self.table}"
 
     def _repr_html_(self) -> str:
+        return self._html("")
+
+    def page_html(self) -> str:
+        """As in a notebook, for a page that shows pictures in dark colors where a reader prefers them.
+
+        The page's style turns pictures over (invert, hue-rotate), but those of the class `gray`, which bring their own.
+        """
+        if not (self.gray and have_matplotlib()):
+            return self._html("")
+        dark = base64.b64encode(self.png(dark=True)).decode()
+        return self._html(f'<source media="(prefers-color-scheme: dark)" srcset="data:image/png;base64,{dark}">')
+
+    def _html(self, source: str) -> str:
         alt, title = html.escape(self.alt, quote=True), html.escape(self.title)
         if have_matplotlib():
             data = base64.b64encode(self.png()).decode()
             image = (
-                f'<img src="data:image/png;base64,{data}" alt="{alt}" '
+                f'<img src="data:image/png;base64,{data}" alt="{alt}"{" class=gray" if self.gray else ""} '
                 f'style="max-width:100%;height:auto;background:#fff" width="{int(self.size[0] * _INCH)}">'
             )
+            image = f"<picture>{source}{image}</picture>" if source else image
         else:
             image = f"<p>{html.escape(self.alt)}</p><p><em>{_INSTALL}</em></p>"
         head = "".join(f'<th scope="col">{html.escape(c)}</th>' for c in self.columns)
@@ -155,6 +174,16 @@ def _cell(value: Any) -> str:
     if isinstance(value, float) or hasattr(value, "dtype"):
         return f"{float(value):.6g}"
     return str(value)
+
+
+def _turned_over(figure: Any, pixels: np.ndarray) -> np.ndarray:
+    """What CSS's invert(0.91) makes of letters and lines; images inside stay as they are."""
+    turned = (0.91 * 255 - 0.82 * pixels.astype(np.float32)).round().astype(np.uint8)
+    for image in (image for axes in figure.axes for image in axes.images):
+        left, bottom, right, top = np.clip(np.round(image.get_window_extent().extents).astype(int), 0, None)
+        inside = slice(len(pixels) - top, len(pixels) - bottom), slice(left, right)
+        turned[inside] = pixels[inside]
+    return turned
 
 
 def _look() -> Any:

@@ -35,7 +35,7 @@ TITLES = {
     "histogram": "Numbers through the formats",
     "cache": "A cache of some size",
     "roofline": "The two roofs, and a product under them",
-    "outlier": "One number grows, and its neighbours pay",
+    "outlier": "One number grows, and its neighbors pay",
     "stairs": "A staircase, and a die that decides between two steps",
 }
 

@@ -215,8 +215,8 @@ def _layer_cases(seed: int) -> list[tuple]:
     return [one, zero, *drawn]
 
 
-EXERCISE_08_3 = exercise(
-    "08.3",
+EXERCISE_08_1 = exercise(
+    "08.1",
     "the way back of a linear layer, straight through",
     "straight_through",
     cases=_layer_cases,
@@ -275,4 +275,4 @@ return weights
     symptom="slope of the square, 0.25, 2)",
 )
 
-EXERCISES: tuple[Exercise, ...] = (EXERCISE_01_3, EXERCISE_02_3, EXERCISE_05_2, EXERCISE_08_3, EXERCISE_10_2)
+EXERCISES: tuple[Exercise, ...] = (EXERCISE_01_3, EXERCISE_02_3, EXERCISE_05_2, EXERCISE_08_1, EXERCISE_10_2)

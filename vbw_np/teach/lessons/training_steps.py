@@ -23,8 +23,8 @@ def _clip_cases(seed: int) -> list[tuple]:
     ]
 
 
-EXERCISE_08_1 = exercise(
-    "08.1",
+EXERCISE_08_2 = exercise(
+    "08.2",
     "a straight-through gradient that stops where numbers saturate",
     "clipped_straight_through",
     cases=_clip_cases,
@@ -35,8 +35,8 @@ EXERCISE_08_1 = exercise(
     symptom="([1.], [-7.], 6)",
 )
 
-EXERCISE_08_2 = exercise(
-    "08.2",
+EXERCISE_08_3 = exercise(
+    "08.3",
     "stochastic rounding with few random bits, without bias",
     "stochastic_floor",
     cases=lambda seed: [(0.5, 0, 1), (0.5, 1, 1), (0.25, 0, 1), (0.25, 1, 1), (0.9, 0, 2), (-1.3, 2, 3)]
@@ -136,8 +136,8 @@ EXERCISE_10_1 = exercise(
 )
 
 EXERCISES: tuple[Exercise, ...] = (
-    EXERCISE_08_1,
     EXERCISE_08_2,
+    EXERCISE_08_3,
     EXERCISE_09_1,
     EXERCISE_09_2,
     EXERCISE_10_1,
