@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import platform
 from pathlib import Path
 
 import pytest
 
 from vbw_np import cli
-from vbw_np.bench import kernels, peers, scaling, timing
+from vbw_np.bench import isas, kernels, peers, scaling, timing
 from vbw_np.bench import model as model_bench
-from vbw_np.kernels.simd import jit
+from vbw_np.kernels.simd import cpu, jit
 from vbw_np.models.llama import Llama, LlamaConfig
 
 needs_jit = pytest.mark.skipif(not jit.enabled(), reason="kernels are switched off")
@@ -56,9 +57,34 @@ def test_kernels_as_a_user_runs_it(capsys: pytest.CaptureFixture) -> None:
 
 
 def test_goals_say_whether_they_are_met() -> None:
-    row = {"unit": "GB", "goal": 15.0, "goal_kind": "rate", "met": False}
-    assert kernels._goal(row) == "goal >= 15 GB/s: MISSED"
+    row = {"limit": "read", "goal": 0.85, "goal_kind": "limit", "met": False}
+    assert kernels._goal(row) == "goal >= 85% of read: MISSED"
     assert kernels._goal(row | {"goal": 0.35, "goal_kind": "share", "met": True}) == "goal <= 0.35 of its time: met"
+
+
+@needs_jit
+def test_another_instruction_set_is_measured_as_on_a_machine_that_has_no_more(capsys: pytest.CaptureFixture) -> None:
+    """Its own kernels, BLAS's for such a CPU, its own limit of products; each table says which."""
+    options = ["--quick", "--rounds", "1", "--only", "1 column, fp4", "--json", "-"]
+    others = [isa for isa in cpu.available() if isa in ("avx2", "portable")]
+    seen = {}
+    for isa in others:
+        assert cli.main(["bench", "kernels", "--isa", isa, *options]) == 0
+        ((name, result),) = json.loads(capsys.readouterr().out)["tables"].items()
+        assert name == result["instruction_set"] == isa
+        like = isas.LIKE[isa]
+        if result["machine"]["blas"]["library"] == "openblas" and platform.machine() == "x86_64":
+            assert result["machine"]["blas"]["kernel"].lower() == like.blas.lower()
+            assert result["compiled_for"] == like.cpu
+        assert len(result["cases"]) == 2
+        seen[isa] = kernels._tables({"tables": {isa: result}})
+        assert f"instruction set {isa}" in seen[isa] and ("limit product" in seen[isa]) == (isa != "portable")
+
+
+def test_goals_depend_on_the_instruction_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for isa, goal in (("avx512vnni", 3.0), ("avxvnni", 2.6), ("avx2", 2.6), ("portable", 1), ("neon", None)):
+        monkeypatch.setattr(cpu, "choose_vector", lambda isa=isa: isa)
+        assert kernels._goal_of("product mxfp4") == goal
 
 
 def test_every_case_can_be_made() -> None:

@@ -14,7 +14,7 @@ from ..errors import UserError
 THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
-def prepare_process(threads: int | None = None) -> dict[str, str]:
+def prepare_process(threads: int | None = None, blas: str | None = None) -> dict[str, str]:
     """Set up the libraries for measuring; to be called before NumPy is loaded, for they read this once.
 
     Takes away the variables that replace OpenBLAS's own choice of kernel (they can halve the speed of its products,
@@ -24,6 +24,8 @@ def prepare_process(threads: int | None = None) -> dict[str, str]:
     ----------
     threads : int, optional
         For BLAS and numba; default: as many as the libraries take.
+    blas : str, optional
+        OpenBLAS's kernels, by its own name (``Haswell``); default: its own choice.
 
     Returns
     -------
@@ -33,7 +35,7 @@ def prepare_process(threads: int | None = None) -> dict[str, str]:
     Raises
     ------
     UserError
-        If there are not so many processors.
+        If there are not so many processors, or BLAS's kernels are to be others once NumPy is loaded.
     """
     if threads is not None and not 1 <= threads <= machine.cpu_count():
         raise UserError(
@@ -41,12 +43,17 @@ def prepare_process(threads: int | None = None) -> dict[str, str]:
             f"give a number from 1 to {machine.cpu_count()}, or leave it out"
         )
     if "numpy" in sys.modules:
+        if blas is not None:
+            raise UserError(f"BLAS kernel {blas}: NumPy is loaded already, and its BLAS has chosen; start afresh")
         if threads is not None:
             _set_threads_late(threads)
         return {}
     if threads is not None:
         os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
-    return {name: os.environ.pop(name) for name in machine.SPEED_VARIABLES if name in os.environ}
+    taken_away = {name: os.environ.pop(name) for name in machine.SPEED_VARIABLES if name in os.environ}
+    if blas is not None:
+        os.environ["OPENBLAS_CORETYPE"] = blas
+    return taken_away
 
 
 def _set_threads_late(threads: int) -> None:
