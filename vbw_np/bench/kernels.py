@@ -71,7 +71,7 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--threads", type=options.whole(1), metavar="N",
                         help="for BLAS and numba (as many as they take)")  # fmt: skip
     parser.add_argument("--isa", type=options.name, metavar="NAME",
-                        help="as on a machine with this instruction set; 'all': a table for each that runs here")  # fmt: skip
+                        help="as on a machine that has no more than it; 'all': a table for each")  # fmt: skip
     parser.add_argument("--blas", type=options.name, metavar="NAME",
                         help="let OpenBLAS use these kernels (Haswell, SkylakeX, ...)")  # fmt: skip
     parser.add_argument("--quick", action="store_true", help="small sizes: to see that all runs, not how fast")

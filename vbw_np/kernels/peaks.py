@@ -183,7 +183,7 @@ def measure_peaks(threads: int, quick: bool = False) -> dict[str, float | None]:
     Returns
     -------
     dict
-        `fma_gflops`, `byte_dot_gops` (by the instruction set in use; None without such an instruction), `tile_gflops` (None without AMX),
+        `fma_gflops`, `byte_dot_gops` (None without a byte dot instruction), `tile_gflops` (None without AMX),
         `read_gbytes`, `read_cache_gbytes` (8 MB), `copy_gbytes`.
 
     Raises
