@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bench": {"formats", "kernels", "device", "engine", "layers", "models", "data", "machine", "progress"},
     "viz": {"formats", "kernels", "device", "engine", "models", "data"},
 }
-TOP = {"cli", "doctor", "teach", "__main__", "__init__"}  # may import everything below
+TOP = {"cli", "doctor", "warmup", "teach", "__main__", "__init__"}  # may import everything below
 OUTSIDE = set(sys.stdlib_module_names) | {"numpy"}
 MAY_IMPORT_NUMBA = {"kernels", "doctor"}
 # Used where they are installed, imported only inside functions: pictures, and the peers that a benchmark compares with.

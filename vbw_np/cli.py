@@ -45,7 +45,7 @@ ROOMS = (
     "vbw_np.data.commands",
     "vbw_np.ptq.commands",
     "vbw_np.steps.commands",
-    "vbw_np.kernels.warmup",
+    "vbw_np.warmup",
     "vbw_np.teach.commands",
     "vbw_np.doctor",
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import shutil
@@ -17,7 +16,6 @@ import pytest
 from vbw_np.kernels import telling
 from vbw_np.kernels.simd import jit
 from vbw_np.kernels.twins import elementwise
-from vbw_np.kernels.warmup import Warmed, run, warmup
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -48,7 +46,7 @@ from numba.core import event
 recorder = event.RecordingListener()
 event.register("numba:compile", recorder)
 import vbw_np.kernels
-from vbw_np.kernels import warmup
+from vbw_np import warmup
 from vbw_np.kernels.fp4 import dequantize, quantize
 from vbw_np.kernels.simd import jit
 from vbw_np.engine import autograd
@@ -147,28 +145,6 @@ def test_arguments_are_made_uniform():
         made = jit.rows(odd)
         assert made.flags.c_contiguous and made.flags.writeable
         np.testing.assert_array_equal(made, odd)
-
-
-def test_warmup_names_what_it_runs(capsys):
-    done = warmup(only="gelu")
-    assert [entry.name for entry in done] == (["twin of gelu"] if jit.enabled() else [])
-    assert all(isinstance(entry, Warmed) and entry.seconds >= 0 for entry in done)
-    assert run(argparse.Namespace(only="gelu")) == 0
-    assert "gelu" in capsys.readouterr().out or not jit.enabled()
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not jit.enabled(), reason="numba is switched off")
-def test_warmup_runs_every_kernel():
-    names = {entry.name for entry in warmup()}
-    assert {"twin of gelu", "quantize to nvfp4", "dequantize seed-v6", "product of mxfp4 operands"} <= names
-    assert not [k for k in jit.KERNELS if not (k.signatures or k.part.signatures) and own(k)]
-
-
-def own(kernel) -> bool:
-    """Whether a kernel belongs to the work that `warmup` knows."""
-    modules = ("elementwise", "rows", "losses", "optimizer", "graph", "quantize", "dequantize")
-    return kernel.py_func.__module__.rsplit(".", 1)[-1] in modules
 
 
 def test_the_folders_import_one_way():
