@@ -26,6 +26,8 @@ from .fp32 import product
 from .simd import jit
 from .token import definition as token_definition
 from .token import kernel as token_kernel
+from .token import prompt as token_prompt
+from .token import rows as token_rows
 from .twins import elementwise, graph, losses, optimizer, rows
 
 Arguments = list[tuple[tuple, dict]]
@@ -196,3 +198,5 @@ def install() -> None:
         for function, twin in _PACKED:
             function.register_twin(twin)
         token_definition.step.register_twin(token_kernel.step)
+        for name in ("norm_rows", "gate_rows", "turn_rows", "causal_softmax", "products", "add_product"):
+            getattr(token_prompt, name).register_twin(getattr(token_rows, name))

@@ -128,7 +128,7 @@ class LlamaModel(nn.Module):
         """ids (B, T) to (B, T, D); with a cache, they follow the tokens that it holds."""
         ids = np.asarray(ids)
         start = cache.length if cache is not None else 0
-        self._check(ids, start, cache)
+        self.check(ids, start, cache)
         tables = self.tables(start, ids.shape[1])
         x = self.embed_tokens(ids)
         for index, block in enumerate(self.layers):
@@ -137,7 +137,8 @@ class LlamaModel(nn.Module):
             cache.advance(ids.shape[1])
         return self.norm(x)
 
-    def _check(self, ids: NDArray, start: int, cache: KeyValueCache | None) -> None:
+    def check(self, ids: NDArray, start: int, cache: KeyValueCache | None) -> None:
+        """Refuse ids that have no shape (B, T), or are too many for the model or the cache."""
         if ids.ndim != 2 or not ids.shape[1]:
             raise ValueError(f"token ids have shape (batch, at least 1 token), not {ids.shape}")
         stop, limit = start + ids.shape[1], self.config.max_position_embeddings

@@ -1,4 +1,4 @@
-"""The Llama of a reader as `kernels.token` takes it: one token through all layers in one call; or why not."""
+"""The Llama of a reader as `kernels.token` takes it: tokens through all layers in one call or few; or why not."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ..engine import Tensor, nn
 from ..errors import UserError
 from ..kernels.fp4.byte_rows import ByteRows
 from ..kernels.fp4.panels import RightOperand
+from ..kernels.token import prompt
 from ..kernels.token.definition import LANES, Layer, Token, step
 from .evaluating import evaluating
 from .key_value_cache import Format, KeyValueCache
@@ -22,7 +23,7 @@ class Unfit(Exception):
 
 
 class TokenStep:
-    """Reads one token of one text after those in `cache`.
+    """Reads the tokens of one text after those in `cache`: one by one, or a prompt.
 
     Raises
     ------
@@ -93,11 +94,27 @@ class TokenStep:
         x = model.embed_tokens.weight.data[token]
         result = step(self.token, x, (cos[0], sin[0]), keys, values, position, cache.roundings)
         cache.advance(1)
-        for card in self._cards:
-            card.statistics.computes += 1
-            card.statistics.hits += 1
-            card.statistics.decode_hits += 1
+        _count(self._cards)
         return result
+
+    def read(self, ids: NDArray, last: bool) -> NDArray:
+        """What the head sees of tokens (T,): (T, D), or (1, D) of the last alone."""
+        model, cache = self._model, self._cache
+        position = cache.length
+        model.check(ids[None], position, cache)
+        keys, values = (array[:, 0] for array in cache.arrays)
+        x, turns = model.embed_tokens.weight.data[ids], model.tables(position, len(ids))
+        hidden = prompt.read(self.token, x, turns, keys, values, position, cache.roundings, last=last)
+        cache.advance(len(ids))
+        _count(self._cards[: 7 * len(self.token.layers)])
+        return hidden
+
+
+def _count(cards: list[Card]) -> None:
+    for card in cards:
+        card.statistics.computes += 1
+        card.statistics.hits += 1
+        card.statistics.decode_hits += 1
 
 
 class LlamaReader:
@@ -107,7 +124,7 @@ class LlamaReader:
     ----------
     cache : KeyValueCache
     in_one_call : bool or None
-        Whether single tokens go through all layers in one call; None until one was read.
+        Whether single tokens go through all layers in one call, and prompts in few; None until one was read.
     why_not : str or None
         What stands in the way, where they do not.
     """
@@ -129,23 +146,29 @@ class LlamaReader:
 
     def extend(self, ids: NDArray) -> NDArray:
         """New tokens (B, n), to what the head sees of them (B, n, D)."""
+        return self._hidden(np.asarray(ids), last=False)
+
+    def _hidden(self, ids: NDArray, last: bool) -> NDArray:
+        """As `extend`; with `last` the last token's alone (B, 1, D)."""
+        if self._fits() and ids.shape[1] > 0:
+            return self._step.read(ids[0], last)[None]
         with evaluating(self._modules):
-            return self._model.model(ids, self.cache).data
+            return self._model.model(ids, self.cache).data[:, -1 if last else 0 :]
 
     def logits(self, ids: NDArray) -> NDArray:
         """New tokens (B, n), to the logits of the last of them (B, V)."""
-        hidden = self._one(ids) if ids.shape[1] == 1 else None
-        if isinstance(hidden, tuple):
-            hidden, logits = hidden
+        if ids.shape[1] == 1 and self._fits():
+            hidden, logits = self._step(int(ids[0, 0]))
             if logits is not None:
                 return logits[None]
             hidden = hidden[None]
         else:
-            hidden = self.extend(ids)[:, -1]
+            hidden = self._hidden(ids, last=True)[:, -1]
         with evaluating(self._modules):
             return self._model.lm_head(Tensor(np.ascontiguousarray(hidden))).data
 
-    def _one(self, ids: NDArray) -> tuple[NDArray, NDArray | None] | None:
+    def _fits(self) -> bool:
+        """Whether tokens go through all layers in one call; found out once."""
         if self.in_one_call is None:
             try:
                 with evaluating(self._modules):
@@ -153,4 +176,4 @@ class LlamaReader:
             except Unfit as why:
                 self.why_not = str(why)
             self.in_one_call = self._step is not None
-        return self._step(int(ids[0, 0])) if self._step is not None else None
+        return self.in_one_call
