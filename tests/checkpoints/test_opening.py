@@ -186,6 +186,11 @@ def test_pickles_are_never_read(tmp_path, monkeypatch, name):
     assert not (tmp_path / "poisoned").exists()
 
 
+def test_numpys_archives_are_no_checkpoints(tmp_path):
+    np.savez(tmp_path / "weights.npz", a=np.ones(3))
+    assert "NumPy's archive of arrays" in message(tmp_path / "weights.npz")
+
+
 def test_a_zip_of_pickles_is_known_by_its_bytes(tmp_path):
     (tmp_path / "weights").write_bytes(b"PK\x03\x04" + bytes(40))
     assert "zip" in message(tmp_path / "weights")

@@ -307,9 +307,11 @@ def test_quantize_command(tmp_path, capsys):
     ):
         with pytest.raises(UserError):
             run(*bad)
-    path.write_bytes(b"not an array")
-    with pytest.raises(FormatError, match="numpy.save"):
-        run("quantize", str(path))
+    too_large = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000,), }".ljust(117) + b"\n"
+    for damaged in (b"not an array", b"", b"PK\x03\x04 half a zip", b"\x93NUMPY\x01\x00\x76\x00" + too_large):
+        path.write_bytes(damaged)
+        with pytest.raises(FormatError, match="numpy.save"):
+            run("quantize", str(path))
 
 
 def test_claims_command(capsys, monkeypatch):

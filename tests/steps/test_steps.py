@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import vbw_np as vbw
 from tests.steps.recompute import Recomputer
+from vbw_np import cli
 from vbw_np.device import RECIPES, Schedule, get_recipe
 from vbw_np.device.changes import CHANGES
 from vbw_np.engine import autograd
@@ -220,3 +222,27 @@ def test_weights_of_ones_own() -> None:
     ):
         with pytest.raises(UserError, match=message):
             vbw.step("nvfp4", weights=weights)
+
+
+def damaged_weights(kind: str, path: Path) -> None:
+    np.savez(path, first=np.ones((16, 16), np.float32))
+    whole = path.read_bytes()
+    if kind == "cut":
+        path.write_bytes(whole[: len(whole) // 2])
+    elif kind == "grows":
+        np.savez_compressed(path, first=np.zeros((16, 1 << 20), np.float32))
+    elif kind == "larger than memory":
+        header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000, 16), }"
+        path.write_bytes(b"\x93NUMPY\x01\x00\x76\x00" + header.ljust(117) + b"\n")
+    elif kind == "objects":
+        np.savez(path, first=np.array([[None] * 16] * 16, dtype=object))
+    elif kind == "nothing":
+        path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("kind", ["cut", "grows", "larger than memory", "objects", "nothing"])
+def test_a_damaged_file_of_weights_is_one_line(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    damaged_weights(kind, tmp_path / "w.npz")
+    assert cli.main(["step", "--data", str(tmp_path / "w.npz")]) == 2
+    out, error = capsys.readouterr()
+    assert out == "" and error.count("\n") == 1 and "is no .npy or .npz file of numbers" in error

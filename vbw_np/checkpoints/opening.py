@@ -126,6 +126,11 @@ def _expanded(path: str | os.PathLike[str]) -> Path:
 
 def refuse_pickle(path: Path) -> None:
     """Raise for a file that is, or by its name would be, a pickle."""
+    if path.suffix.lower() == ".npz":
+        raise CheckpointError(
+            f"{path} is NumPy's archive of arrays, which says nothing of a model; write them with safetensors, or one "
+            "array with numpy.save"
+        )
     suspicious = path.suffix.lower() in PICKLE_SUFFIXES
     if not suspicious and path.is_file():
         with path.open("rb") as file:

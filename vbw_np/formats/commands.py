@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -208,7 +209,7 @@ def load_array(path: str) -> np.ndarray:
         raise FormatError(f"{why}; pass an .npy file, as numpy.save writes it")
     try:
         array = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, MemoryError, zipfile.BadZipFile) as error:
         raise FormatError(f"{path} cannot be read as .npy ({error}); write it with numpy.save") from error
     if not isinstance(array, np.ndarray):
         raise FormatError(f"{path} holds {len(array.files)} arrays; pass an .npy file with one")

@@ -33,6 +33,10 @@ _OF_THE_SMALL_MODEL = {
 """Options that make no sense for a language model, and what they are if nobody gives them."""
 
 
+UNPACKED = 64
+"""How many times as large as its file an .npz may become: weights do not shrink so much."""
+
+
 def add_commands(subparsers: Any) -> None:
     """Add ``step``."""
     parser = subparsers.add_parser("step", help=VERBS["step"], description=_DESCRIPTION, epilog=_EXAMPLES)
@@ -110,6 +114,8 @@ def own_weights(path: str) -> dict[str, np.ndarray]:
     UserError
         The file is none of NumPy's, or has no matrix of at least 16 x 16.
     """
+    import zipfile
+
     import numpy as np
 
     from .model import WIDTH
@@ -117,11 +123,16 @@ def own_weights(path: str) -> dict[str, np.ndarray]:
     if not Path(path).is_file():
         raise UserError(f"cannot read {path}: it is no file; name an .npy or .npz file of numbers")
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                claimed = sum(part.file_size for part in archive.infolist())
+            if claimed > UNPACKED * Path(path).stat().st_size:
+                raise ValueError(f"its parts would unpack to {claimed:,} bytes")
         found = np.load(path, allow_pickle=False)
         arrays = dict(found) if hasattr(found, "files") else {"first": found}
     except OSError:
         raise
-    except (ValueError, EOFError, KeyError) as error:
+    except (ValueError, EOFError, KeyError, MemoryError, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is no .npy or .npz file of numbers ({error}); write it with numpy.save") from None
     if not arrays:
         raise UserError(f"{path} has no arrays in it; give one with `first`, `second` or both")
