@@ -13,7 +13,8 @@ import pytest
 
 from vbw_np import formats
 from vbw_np.formats.hadamard import hadamard_rotate
-from vbw_np.kernels.fp4 import tensor_core
+from vbw_np.kernels.fp4 import blackwell, tensor_core
+from vbw_np.kernels.fp4.gemv import matvec
 from vbw_np.kernels.fp4.panels import DOUBLED, LeftOperand, RightOperand
 from vbw_np.kernels.fp4.scale_words import half_scales
 from vbw_np.kernels.fp4.tensor_core import (
@@ -242,6 +243,8 @@ def test_out_operands_are_reused() -> None:
 def test_bad_input_gets_one_clear_error() -> None:
     x = data((8, 32), 1)
     left, right = quantize_left(x, "nvfp4"), quantize_right(x, "nvfp4")
+    sealed = np.empty((8, 8), np.float32)
+    sealed.setflags(write=False)
     for call, words in (
         (lambda: quantize_left(x.astype(np.float64)), "float32"),
         (lambda: quantize_left(x.T), "C-contiguous"),
@@ -250,6 +253,9 @@ def test_bad_input_gets_one_clear_error() -> None:
         (lambda: matmul(left, quantize_right(x, "mxfp4")), "one format"),
         (lambda: matmul(left, quantize_right(data((8, 48), 1), "nvfp4")), "reduction"),
         (lambda: matmul(left, right, np.empty((8, 9), np.float32)), "out must be"),
+        (lambda: matmul(left, right, sealed), "out must be writable"),
+        (lambda: blackwell.matmul(left, right, sealed), "out must be writable"),
+        (lambda: matvec(x, right, sealed), "out must be writable"),
         (lambda: matmul(left, right, accumulate=True), "accumulate"),
         (lambda: matmul(left, right, isa="sse9"), "unknown instruction set"),
         (lambda: matmul(left, right, isa="neon" if "neon" not in cpu.available() else "amx"), "cannot run"),

@@ -330,8 +330,8 @@ def matmul(
         if accumulate:
             raise ValueError("accumulate=True adds to out: pass the array to add to")
         out = aligned_empty(shape, np.float32)
-    elif out.shape != shape or out.dtype != np.float32 or not out.flags.c_contiguous:
-        raise ValueError(f"out must be C-contiguous float32 {shape}, got {out.dtype} {out.shape}")
+    elif out.shape != shape or out.dtype != np.float32 or not out.flags.carray:
+        raise ValueError(f"out must be writable, C-contiguous float32 {shape}, got {out.dtype} {out.shape}")
     if cpu.jit_disabled():
         product = blackwell_reference(left, right)
         np.add(out, product, out=out) if accumulate else np.copyto(out, product)

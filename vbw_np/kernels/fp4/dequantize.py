@@ -212,8 +212,8 @@ def _checked_out(packed: formats.PackedTensor, out: NDArray | None) -> NDArray:
         out = empty(packed.shape)
     if out.dtype != np.float32:
         raise formats.DtypeError(f"out is {out.dtype.name}; decoding gives float32")
-    if out.shape != packed.shape or not out.flags.c_contiguous:
-        raise formats.ShapeError(f"out must be a C-contiguous array of shape {packed.shape}; it has shape {out.shape}")
+    if out.shape != packed.shape or not out.flags.carray:
+        raise formats.ShapeError(f"out must be writable, C-contiguous and of shape {packed.shape}; it has {out.shape}")
     return out
 
 

@@ -70,8 +70,8 @@ def matvec(
     shape = (*x.shape[:-1], right.shape[0])
     if out is None:
         out = np.empty(shape, np.float32)
-    elif out.shape != shape or out.dtype != np.float32 or not out.flags.c_contiguous:
-        raise ValueError(f"out must be C-contiguous float32 {shape}, got {out.dtype} {out.shape}")
+    elif out.shape != shape or out.dtype != np.float32 or not out.flags.carray:
+        raise ValueError(f"out must be writable, C-contiguous float32 {shape}, got {out.dtype} {out.shape}")
     rows, result = block(x).reshape(-1, right.shape[1]), out.reshape(-1, right.shape[0])
     isa, by_definition = cpu.choose_vector(isa), cpu.jit_disabled()
     if by_definition or isa not in ISAS:

@@ -100,8 +100,8 @@ def matmul_fp8(
     if not (left.finite and right.finite):
         return NotImplemented
     shape = left.shape[0], right.shape[0]
-    if out.shape != shape or out.dtype != np.float32 or not out.flags.c_contiguous:
-        raise ValueError(f"out must be C-contiguous float32 {shape}, got {out.dtype} {out.shape}")
+    if out.shape != shape or out.dtype != np.float32 or not out.flags.carray:
+        raise ValueError(f"out must be writable, C-contiguous float32 {shape}, got {out.dtype} {out.shape}")
     laid_out = _laid_out(left, 1, ROWS), _laid_out(right, COLUMNS, 1)
     blocked = BLOCK // STEP if left.blocked or right.blocked else 0
     scales = left.scales, right.scales
