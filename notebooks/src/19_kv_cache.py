@@ -209,20 +209,16 @@ def shared(x, name, along):
     return back if along == "a token shares" else back.T
 
 
-grid = {
-    name: {
-        f"{what}: {along}": wrong(shared(keys, name, along), values)
-        if what == "keys"
-        else wrong(keys, shared(values, name, along))
-        for what in ("keys", "values")
-        for along in ("a token shares", "a channel shares")
-    }
-    for name in ("int4-g32", "int4-e4m3", "mxfp4")
-}
+grid = {}
+for name in ("int4-g32", "int4-e4m3", "mxfp4"):
+    grid[name] = {}
+    for along in ("a token shares", "a channel shares"):
+        grid[name][f"keys: {along}"] = wrong(shared(keys, name, along), values)
+        grid[name][f"values: {along}"] = wrong(keys, shared(values, name, along))
 claim("INT4, 32 share: keys, a token", grid["int4-g32"]["keys: a token shares"], 0.302, tol=0.001)
 claim("and a channel", grid["int4-g32"]["keys: a channel shares"], 0.027, tol=0.0006)
 claim("32 share", FORMATS["int4-g32"].block, 32, silent=True)
-viz.bars(grid, ylabel="share of the output that is wrong", form=".3f", title="Who shares a scale")
+viz.bars(grid, ylabel="share of the output that is wrong", form=".2f", title="Who shares a scale")
 
 # %% [markdown]
 """

@@ -15,22 +15,36 @@ WIDTH = 360
 """Pixels of a picture on the index; it is shown at half of that."""
 
 
+_FIRST = re.compile(
+    r'(?:<source media="[^"]*" srcset="data:image/png;base64,([^"]+)">)?'
+    r'<img src="data:image/png;base64,([^"]+)" alt="[^"]*"( class=gray)?'
+)
+
+
 def picture(page: Path) -> str:
     """The first picture of a built page, small, as an element; nothing if the page has none or is not there."""
-    text = page.read_text("utf-8") if page.is_file() else ""
-    found = re.search(r'<img src="data:image/png;base64,([^"]+)" alt="([^"]*)"( class=gray)?', text)
+    found = _FIRST.search(page.read_text("utf-8")) if page.is_file() else None
     if not found:
         return ""
+    data, size = _small(found[2])
+    image = f'<img src="{data}" alt="A picture of this notebook"{found[3] or ""} {size}>'
+    if not found[1]:
+        return image
+    dark = f'<source media="(prefers-color-scheme: dark)" srcset="{_small(found[1])[0]}">'
+    return f"<picture>{dark}{image}</picture>"
+
+
+def _small(data: str) -> tuple[str, str]:
+    """The upper part of a picture in few colors, as an address that holds it, and its size on the page."""
     from PIL import Image  # matplotlib brings it
 
-    image = Image.open(io.BytesIO(base64.b64decode(found[1]))).convert("RGB")
+    image = Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")
     height = round(image.height * WIDTH / image.width)
     small = image.resize((WIDTH, height), Image.Resampling.LANCZOS).crop((0, 0, WIDTH, min(height, WIDTH * 2 // 3)))
     stream = io.BytesIO()
     small.quantize(32).save(stream, "PNG", optimize=True)
-    data = base64.b64encode(stream.getvalue()).decode()
-    size = f'width="{small.width // 2}" height="{small.height // 2}"'
-    return f'<img src="data:image/png;base64,{data}" alt="A picture of this notebook"{found[3] or ""} {size}>'
+    address = f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"
+    return address, f'width="{small.width // 2}" height="{small.height // 2}"'
 
 
 def needs(source: build.Source) -> list[str]:

@@ -88,6 +88,7 @@ summary { cursor: pointer; color: var(--link); padding: 0.1rem 0; }
   .rail li { margin: 0.3rem 0; line-height: 1.35; } .rail a { color: var(--soft); text-decoration: none; }
   .rail a:hover, .rail a:focus-visible { color: var(--link); text-decoration: underline; } }
 .index { list-style: none; padding: 0; }
+.index picture { display: contents; }
 .index li { display: grid; grid-template-columns: 2.2rem 1fr auto auto;
             align-items: start; gap: 0 0.4rem; border-top: 1px solid var(--line);
             padding: 0.55rem 0; }

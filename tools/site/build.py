@@ -225,14 +225,26 @@ def to_documents(text: str) -> str:
 
 
 def write_documents(out: Path) -> None:
-    """The pages of `docs/` that the site's pages lead to."""
-    texts = [page.read_text("utf-8") for page in out.glob("*.html")]
-    linked = {name for text in texts for name in re.findall(r'href="doc-([\w-]+)\.html"', text)}
-    for name in sorted(linked):
-        text = (ROOT / "docs" / f"{name}.md").read_text("utf-8")
-        title = text.splitlines()[0].lstrip("# ")
-        back = '<nav aria-label="notebooks"><a href="index.html">All notebooks</a></nav>\n'
-        (out / f"doc-{name}.html").write_text(pages.page(title, back + pages.markdown(text)), "utf-8")
+    """The pages of `docs/` that the site's pages lead to, and those that these lead to."""
+    waiting = [page.read_text("utf-8") for page in out.glob("*.html")]
+    while waiting:
+        for name in re.findall(r'href="doc-([\w-]+)\.html', waiting.pop()):
+            path = out / f"doc-{name}.html"
+            if path.is_file():
+                continue
+            text = (ROOT / "docs" / f"{name}.md").read_text("utf-8")
+            title = text.splitlines()[0].lstrip("# ")
+            back = '<nav aria-label="notebooks"><a href="index.html">All notebooks</a></nav>\n'
+            page = pages.page(title, back + _among_documents(pages.markdown(text)))
+            path.write_text(page, "utf-8")
+            waiting.append(page)
+
+
+def _among_documents(text: str) -> str:
+    """A page of `docs/` whose links to others lead to the site's copies; what the site has not is no link."""
+    text = re.sub(r'href="([\w-]+)\.md(#[^"]*)?"', r'href="doc-\1.html\2"', text)
+    text = re.sub(r'<a href="\.\./[^"]*">(.*?)</a>', r"\1", text)
+    return re.sub(r'<img src="(?!data:)[^"]*" alt="([^"]*)"[^>]*>', r"\1", text)
 
 
 def write_steps(out: Path) -> dict[str, str]:

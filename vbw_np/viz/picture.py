@@ -24,7 +24,7 @@ WIDTH = 5.2
 """Inches. On a telephone such a picture is shrunk to two thirds of what a page of text shows: letters of ten points are
 then as high as small print, and can be read."""
 
-_INCH = 110  # CSS pixels that an inch of a picture takes at most
+_INCH = 129  # CSS pixels that an inch of a picture takes at most: `WIDTH` of them are as wide as a line of text
 _LOOK = {
     "font.size": 10,
     "axes.titlesize": 10,
