@@ -15,10 +15,14 @@ from collections import defaultdict
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-SMALLEST = 1 << 18  # bytes; below, the C library's allocator is as good
+SMALLEST = 1 << 16  # bytes; below, the C library's allocator is as good
 _ALIGNMENT = 64  # bytes: one cache line, one 512-bit vector
 
+_SLAB = 1 << 24  # bytes asked of the system at once, for buffers up to an eighth of it: they lie in large pages
+_PAGE = 1 << 21  # bytes of a large page, which NumPy asks Linux for from 4 MB on; a program that streams needs few
+
 _free: dict[int, list[NDArray]] = defaultdict(list)
+_rest = [np.empty(0, np.uint8)]  # of the newest slab
 _lock = threading.RLock()  # reentrant: a buffer may come back while the lock is held, by garbage collection
 
 
@@ -41,10 +45,20 @@ class _Lease:
             _free[self._buffer.nbytes].append(self._buffer)
 
 
+def _fresh(size: int, alignment: int) -> NDArray:
+    raw = np.empty(size + alignment, np.uint8)
+    start = -raw.ctypes.data % alignment
+    return raw[start : start + size]
+
+
 def _new_buffer(capacity: int) -> NDArray:
-    raw = np.empty(capacity + _ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % _ALIGNMENT
-    return raw[start : start + capacity]
+    if capacity > _SLAB // 8:
+        return _fresh(capacity, _ALIGNMENT)
+    with _lock:
+        if len(_rest[0]) < capacity:
+            _rest[0] = _fresh(_SLAB, _PAGE)
+        buffer, _rest[0] = _rest[0][:capacity], _rest[0][capacity:]
+    return buffer
 
 
 def _capacity(size: int) -> int:

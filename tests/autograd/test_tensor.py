@@ -266,6 +266,17 @@ def test_dropout_keeps_the_expectation_and_repeats_by_key() -> None:
         F.dropout(x, 1, (0, 0))
 
 
+def test_arrays_of_one_slab_are_apart_and_start_where_a_cache_line_does() -> None:
+    from autograd import memory
+
+    sizes = [(1 << 16) + 4 * i for i in range(0, 4000, 97)] + [memory._SLAB // 4, memory._SLAB // 8 * 4]
+    arrays = [memory.empty((size,), np.uint8) for size in sizes]
+    for i, array in enumerate(arrays):
+        assert array.ctypes.data % 64 == 0 and array.nbytes == sizes[i]
+        array.fill(i)
+    assert all((array == i).all() for i, array in enumerate(arrays))
+
+
 def test_pooled_memory_is_handed_out_again_and_never_twice() -> None:
     from autograd import memory
 
