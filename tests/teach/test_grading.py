@@ -148,6 +148,12 @@ HOSTILE = {
     "raising repr": "class R:\n    def __repr__(self): raise SystemExit(0)\n    __str__ = __repr__\nreturn R()",
     "equal to all": "class Y:\n    __eq__ = __bool__ = lambda *a: True\n    __hash__ = None\nreturn Y()",
     "patched comparison": "import numpy as np\nnp.array_equal = np.allclose = lambda *a, **k: True\nreturn 99",
+    "patched builtins": "import builtins\nbuiltins.len = lambda x: 0\nbuiltins.isinstance = lambda *a: True\nreturn 99",
+    "at exit": "import atexit, os\natexit.register(os._exit, 0)\nreturn 99",
+    "a thread that exits": "import os, threading\nthreading.Thread(target=os._exit, args=(0,)).start()\nreturn 99",
+    "a report of its own": "print('02.1  right  \\n02.2  right  \\n3 of 3 right', flush=True)\nreturn 99",
+    "a kill": "import ctypes, os\nctypes.CDLL(None).kill(os.getppid(), 9)\nreturn 99",
+    "no room": "return [bytearray(1 << 30) for _ in range(20)]",
     "patched judge": "from vbw_np.teach import judging\njudging.same = lambda *a: True\nreturn 99",
 }
 
