@@ -1,6 +1,7 @@
 """Build tests/oracles/torch_layers.npz: layers, losses and optimizers computed by PyTorch, in float64.
 
-Run in an environment that has torch: python tools/oracles/torch_layers.py
+Run in an environment that has torch: python tools/oracles/torch_layers.py. Last bits differ from CPU to CPU, which the
+test's tolerance covers; so `make oracles`, whose arrays come out equal everywhere, does not run it.
 """
 
 from __future__ import annotations
