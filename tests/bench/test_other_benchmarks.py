@@ -77,8 +77,25 @@ def test_another_instruction_set_is_measured_as_on_a_machine_that_has_no_more(ca
             assert result["machine"]["blas"]["kernel"].lower() == like.blas.lower()
             assert result["compiled_for"] == like.cpu
         assert len(result["cases"]) == 2
-        seen[isa] = kernels._tables({"tables": {isa: result}})
+        seen[isa] = kernels.table(result)
         assert f"instruction set {isa}" in seen[isa] and ("limit product" in seen[isa]) == (isa != "portable")
+
+
+def test_instruction_sets_stand_side_by_side() -> None:
+    case = {"group": "g", "name": "n", "limit": "read", "limit_share": 0.5, "speedup": 2.0, "met": True}
+    missed = case | {"name": "m", "goal_kind": "share", "met": False}
+    other = case | {"name": "k", "goal_kind": "speedup"}
+    tables = {
+        "avx2": {"cases": [case | {"goal_kind": "speedup"}, missed]},
+        "portable": {"cases": [case | {"goal_kind": "limit", "met": None}, other]},
+    }
+    _, names, *rows = kernels.in_short(tables).splitlines()
+    assert names.split() == ["avx2", "portable"]
+    assert [" ".join(row.split()) for row in rows] == [
+        "g: n 2.00 x 50% of read",
+        "g: m 0.50 of its time! -",
+        "g: k - 2.00 x",
+    ]
 
 
 def test_goals_depend_on_the_instruction_set(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -303,7 +303,7 @@ def _is_safe(exponents: np.ndarray, nonzero: np.ndarray) -> bool:
     return not (np.abs(np.where(nonzero != 0, exponents, 0)) > _SAFE).any()
 
 
-def _isa() -> str | None:
+def fast_isa() -> str | None:
     """The instruction set of the fast loop: the chosen one, or the widest here that has the loop, or none."""
     chosen = cpu.choose_vector()
     return chosen if chosen in ROWS else next((isa for isa in ROWS if isa in cpu.available()), None)
@@ -338,7 +338,7 @@ def matmul(
         return out
     *left_parts, left_nan = _left_ready(left)
     *right_parts, right_nan = _right_ready(right)
-    isa = _isa()
+    isa = fast_isa()
     fast = isa is not None
     if fast and left.family == "mxfp4":
         fast = _is_safe(left_parts[2], left_parts[3]) and _is_safe(right_parts[1], right_parts[2])

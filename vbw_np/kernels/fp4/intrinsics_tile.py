@@ -120,7 +120,8 @@ def _dot_maddubs(e: Emitter, acc: ir.Value, right: ir.Value, left: ir.Value) -> 
     pairs = e.call(
         "llvm.x86.avx2.pmadd.ub.sw", vec(I16, 16), e.b.bitcast(right, bytes_ty), e.b.bitcast(left, bytes_ty)
     )
-    return e.b.add(acc, pairs)  # |a lane| <= 4 * 2 * 24 * 127 = 24384 before it is widened: no overflow
+    # |a lane| <= 4 * 2 * 24 * 127 = 24384 before it is widened, of a block of E2M1 8 * 2 * 24 * 12: no overflow
+    return e.b.add(acc, pairs)
 
 
 def _dot_sdot(e: Emitter, acc: ir.Value, right: ir.Value, left: ir.Value) -> ir.Value:
@@ -135,10 +136,13 @@ def _dot_sdot(e: Emitter, acc: ir.Value, right: ir.Value, left: ir.Value) -> ir.
 
 
 class Dots:
-    """Integer dot products under way, in 32 bits; where the instruction has 16, widened every 16 elements."""
+    """Integer dot products under way, in 32 bits; where the instruction has 16, widened every `groups` of 4 elements.
 
-    def __init__(self, e: Emitter, isa: DotIsa, starts: dict):
-        self.e, self.isa, self.total = e, isa, dict(starts)
+    Four groups are few enough for left values of 8 bits; of E2M1 values 16 bits hold a whole block's.
+    """
+
+    def __init__(self, e: Emitter, isa: DotIsa, starts: dict, groups: int = 4):
+        self.e, self.isa, self.total, self.groups = e, isa, dict(starts), groups
         self.short = {key: ir.Constant(vec(I16, isa.lanes * 2), None) for key in starts}
 
     def add(self, key: object, right: ir.Value, left: ir.Value) -> None:
@@ -148,7 +152,7 @@ class Dots:
 
     def widen(self, group: int) -> None:
         """After every group of 4 k of all keys."""
-        if self.isa.wide or group % 4 != 3:
+        if self.isa.wide or group % self.groups != self.groups - 1:
             return
         e, ones = self.e, self.e.const(vec(I16, self.isa.lanes * 2), 1)
         for key, short in self.short.items():
@@ -196,7 +200,7 @@ def emit_tile(isa: DotIsa, block: int) -> Callable[..., None]:
             words_at, b_at, scales_at, *bases = pointers
             a_rows = [e.at(bases[r // 3], e.times(a_stride, r % 3)) if r % 3 else bases[r // 3] for r in range(rows)]
             starts = [start_of(e, isa, e.at(words_at, 4 * r)) for r in range(rows)]
-            dots = Dots(e, isa, {(r, v): starts[r] for r, v in tile})
+            dots = Dots(e, isa, {(r, v): starts[r] for r, v in tile}, groups=block // 4)
             for group in range(block // 4):
                 right = [e.load(int_ty, e.at(column(b_at, b_stride, v), group * 64)) for v in range(vectors)]
                 for r in range(rows):
