@@ -109,7 +109,7 @@ Now with a clock. The numbers below are *yours*: of this processor, at this mome
 
 
 # %%
-def best(function, repeats=5):
+def best(function, repeats=20):
     """The shortest of a few runs, in seconds: noise only ever adds."""
     times = []
     for _ in range(repeats):

@@ -122,15 +122,15 @@ A divergence of 3.7: the model without this number is another model. In a traine
 
 ## Real figures
 
-`vbw explain-activation model.gguf --delete` does to a real model what you did here. [docs/language-model.md](../docs/language-model.md) says what was found in SmolLM2. Here are its lines about the number:
+`vbw explain-activation model.gguf --delete` does to a real model what you did here. [docs/language-model.md](../docs/language-model.md) says what was found in SmolLM2. Here are its lines about the number ("it"):
 """
 
 # %%
 page = None if root is None else root / "docs" / "language-model.md"
 if page is not None and page.is_file():
     text = page.read_text("utf-8")
-    start = text.index("finds the numbers inside a model")
-    print(text[start : text.index("## ", start)].strip())
+    start = text.index("In SmolLM2-135M it is made")
+    print(text[start : text.index("In Python:", start)].strip())
 else:
     print("docs/language-model.md is not here; it is in the checkout of the project")
 
