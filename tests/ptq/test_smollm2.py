@@ -83,7 +83,8 @@ def test_a_rotation_makes_nvfp4_worse(table: Table) -> None:
 
 def test_a_rotation_brings_int4_with_a_scale_a_row_back_to_life(table: Table) -> None:
     assert table.quality("int4-row", "rtn", "same").perplexity > 1000
-    assert table.quality("int4-row", "rotate:points=64", "same").perplexity < 130
+    assert table.quality("int4-row", "rotate:points=64", "same").perplexity < 150  # signs matter: docs/ptq.md
+    assert table.quality("int4-row", "rotate:points=0:seed=2", "same").perplexity < 120
 
 
 def test_the_best_methods(table: Table) -> None:

@@ -25,6 +25,9 @@ from .. import options
 VERBS = {"model": "tokens a second of a language model, by recipe, and of llama.cpp where it is installed"}
 
 
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
 class Contestant(Protocol):
     """Somebody who reads tokens and gives the logits of what follows; NumPy's integers."""
 
@@ -58,6 +61,8 @@ def add_commands(subparsers: argparse._SubParsersAction) -> None:
                         help="measurements of everything (5)")  # fmt: skip
     parser.add_argument("--threads", type=options.whole(1), metavar="N",
                         help="for everybody (as many as there are processors)")  # fmt: skip
+    parser.add_argument("--clock", choices=tuple(CLOCKS), default="wall",
+                        help="cpu: processor time, for a busy machine; with --threads 1 (wall)")  # fmt: skip
     parser.add_argument("--json", type=options.path, metavar="FILE",
                         help="write everything with raw samples; '-': to stdout, no table")  # fmt: skip
     parser.set_defaults(run=run)
@@ -80,6 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
         "rounds": arguments.rounds,
         "keys": arguments.kv_keys,
         "values": arguments.kv_values,
+        "clock": arguments.clock,
     }
     return emit(arguments.json, lambda: measure(Path(arguments.model), settings, arguments.threads, taken_away), table)
 
@@ -236,22 +242,22 @@ def _samples(everybody: dict[str, Any], settings: dict[str, Any]) -> dict[str, d
     """Of each contestant: seconds for a prompt and seconds a token after it, by the number of tokens."""
     import numpy as np
 
-    contexts, count = settings["contexts"], settings["tokens"]
+    contexts, count, clock = settings["contexts"], settings["tokens"], CLOCKS[settings["clock"]]
     ids = np.random.default_rng(0).integers(10, 250, contexts[-1] + count + 1)
     samples: dict[str, dict[str, list[float]]] = {name: {} for name in everybody}
     for context in contexts:
         for round_ in range(settings["rounds"] + 1):  # the first compiles, and is not counted
             print(f"context {context}, round {round_} of {settings['rounds']}", file=sys.stderr)
             for name, contestant in everybody.items():
-                began = time.perf_counter()
+                began = clock()
                 contestant.read(ids[:context])
-                prompt = time.perf_counter() - began
+                prompt = clock() - began
                 contestant.go_on(int(ids[context]))
                 contestant.back_to(context)
-                began = time.perf_counter()
+                began = clock()
                 for token in ids[context : context + count]:
                     contestant.go_on(int(token))
-                taken = time.perf_counter() - began
+                taken = clock() - began
                 if round_:
                     samples[name].setdefault(f"prompt {context}", []).append(prompt)
                     samples[name].setdefault(f"token {context}", []).append(taken / count)
@@ -267,7 +273,8 @@ def table(result: dict[str, Any]) -> str:
 
     contexts, samples = result["settings"]["contexts"], result["samples_s"]
     width = max(map(len, samples))
-    lines = [f"{result['model']}, {result['threads']} threads, {result['machine']['cpu']}", ""]
+    clock = "" if result["settings"]["clock"] == "wall" else ", seconds of processor time"
+    lines = [f"{result['model']}, {result['threads']} threads, {result['machine']['cpu']}{clock}", ""]
     heads = [f"tokens/s after {n}" for n in contexts] + [f"prompt of {n}, tokens/s" for n in contexts]
     lines.append(" " * width + "".join(f"  {head:>24}" for head in [*heads, f"first token of {contexts[-1]}, ms"]))
     for name, found in samples.items():
