@@ -95,7 +95,9 @@ def is_whole_pooled(array: NDArray) -> bool:
     return isinstance(array.base, _Lease) and array.flags.c_contiguous
 
 
-def clear() -> None:
-    """Give the waiting buffers back to the system."""
+def clear() -> dict[int, int]:
+    """Give the waiting buffers back to the system; how many there were of each size in bytes."""
     with _lock:
+        counts = {size: len(buffers) for size, buffers in _free.items() if buffers}
         _free.clear()
+    return counts

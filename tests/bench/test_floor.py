@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vbw_np.bench.floor import PARTS, Floor, Product, flop_by_part, step_products
+from vbw_np.bench.floor import PARTS, Floor, Product, _arrays, flop_by_part, step_products
 from vbw_np.engine import autograd
 from vbw_np.models.claude4 import Claude4, Claude4Config
 
@@ -89,8 +89,9 @@ def test_the_three_products_of_a_layer(is_weight: bool, stack: int) -> None:
     """Against autograd's gradients of the same product."""
     product = Product("a layer", "experts", rows=5, inner=3, columns=4, stack=stack, is_weight=is_weight)
     floor = Floor([product])
-    floor.run()
-    x, w, y, dx, dw = floor._arrays(product)
+    buffers = floor._buffers()
+    floor._pass(buffers)
+    x, w, y, dx, dw = _arrays(product, buffers)
     left = autograd.Tensor(x, requires_grad=True)
     right = autograd.Tensor(w.swapaxes(-1, -2) if is_weight else w, requires_grad=True)
     result = left @ right
@@ -109,3 +110,21 @@ def test_buffers_hold_the_largest_product_once() -> None:
         "y": max(p.stack * p.rows * p.columns for p in products),
     }
     assert Floor(products).nbytes == 4 * (2 * largest["x"] + 2 * largest["w"] + largest["y"])
+
+
+def test_a_pass_gives_a_steps_free_buffers_back_and_makes_them_again() -> None:
+    """So that a run never holds both; and what was in use before is in use after it."""
+    memory = autograd.memory
+    memory.clear()
+    used, freed = memory.empty((300, 1000)), memory.empty((400, 1000))
+    used.fill(7)
+    del freed
+    waiting = {size: len(buffers) for size, buffers in memory._free.items() if buffers}
+    floor = Floor([Product("a layer", "experts", rows=5, inner=3, columns=4)])
+    seen: list[dict] = []
+    measured = floor._pass
+    floor._pass = lambda buffers: (seen.append(dict(memory._free)), measured(buffers))[1]  # type: ignore[method-assign]
+    assert floor.run() > 0 and floor.run() > 0
+    assert len(seen) == 3 and not any(seen), "one pass that does not count, then two; no buffer waited meanwhile"
+    assert {size: len(buffers) for size, buffers in memory._free.items() if buffers} == waiting
+    assert (used == 7).all()

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from vbw_np import cli
-from vbw_np.bench import isas, kernels, peers, scaling, timing
+from vbw_np.bench import floor, growth, isas, kernels, peers, scaling, timing
 from vbw_np.bench import model as model_bench
 from vbw_np.kernels.simd import cpu, jit
+from vbw_np.models.claude4 import Claude4, Claude4Config
 from vbw_np.models.llama import Llama, LlamaConfig
 
 needs_jit = pytest.mark.skipif(not jit.enabled(), reason="kernels are switched off")
@@ -113,9 +114,64 @@ def test_every_case_can_be_made() -> None:
 def test_a_point_of_scaling_is_a_run_of_its_own() -> None:
     small = ["--vocab-size", "61", "--d-model", "32", "--hidden", "32", "--batch-size", "2", "--layers", "2"]
     point = scaling.measure_point([*small, "--seq-len", "12"], "fp32", 2)
-    assert len(point["batch_s"]) == 2 and point["times_floor"] > 0
-    text = scaling.table({"recipe": "fp32", "sweeps": {"length": [{"value": 12} | point]}})
-    assert "length" in text and "12" in text
+    assert len(point["batch_s"]) == 2 and point["times_floor"] > 0 and point["peak_memory_bytes"] > 1e7
+    text = scaling.table({"recipe": "fp32", "sweeps": {"batch": [{"value": 12} | point]}})
+    assert "batch" in text and "12" in text
+
+
+def test_a_large_model_is_told_from_small_ones() -> None:
+    """The report's totals; and a model of other sizes against itself, built."""
+    report = growth.step(Claude4Config(), 8, 128)
+    assert report.parameters == 35_862_532
+    assert report.flop == sum(p.flop for p in floor.step_products(Claude4(Claude4Config(), seed=0), 8, 128))
+    config = Claude4Config(vocab_size=777, d_model=160, hidden=640, layers=2, rank=3, experts=2, causal=True)
+    model, told = Claude4(config, seed=0), growth.step(config, 3, 17)
+    assert told.parameters == model.num_parameters()
+    assert told.flop == sum(p.flop for p in floor.step_products(model, 3, 17))
+    with pytest.raises(ValueError, match="hidden is 512: the interpolation is for 4 times the width"):
+        growth.step(Claude4Config(d_model=256, hidden=512), 8, 128)
+
+
+def test_exponents_are_slopes() -> None:
+    assert growth.exponent([1, 2, 4, 8], [3 * n**2.5 for n in (1, 2, 4, 8)]) == pytest.approx(2.5)
+
+
+def test_threads_go_from_one_to_all() -> None:
+    assert [scaling.values_of("threads", n) for n in (1, 2, 6, 8)] == [(1,), (1, 2), (1, 2, 4, 6), (1, 2, 4, 8)]
+    assert scaling.values_of("length", 6) == (32, 64, 128, 256)
+
+
+def _measured(options: list[str], recipe: str, batches: int) -> dict:
+    return {"batch_s": [2, 2], "later_median_s": 2.0, "floor_s": 1.0, "times_floor": 2.0, "peak_memory_bytes": 10**9}
+
+
+def test_what_does_not_fit_is_left_out_in_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(scaling, "measure_point", _measured)
+    monkeypatch.setattr(scaling.machine, "memory_bytes", lambda: {"total": 8 * 10**9, "available": 4 * 10**9})
+    points = scaling.measure_sweep("model", "fp32", 2)
+    assert [("left_out" in point) for point in points] == [False, False, False, True, True]
+    first, second = points[:2]
+    assert "predicted_s" not in first and second["predicted_s"] == pytest.approx(2 * second["flop"] / first["flop"])
+    assert points[-1]["parameters"] == 352_953_220
+    err = capsys.readouterr().err
+    assert "measuring model 1,232: 352,953,220 parameters, about" in err and "GB are free" in err
+    text = scaling.table({"recipe": "fp32", "sweeps": {"model": points}})
+    assert "left out: 352,953,220 parameters; it needs about" in text and "told before" in text
+    assert "exponent  a batch 0.00, the last doubling 0.00, the floor 0.00" in text
+
+
+def test_the_cubic_part_of_lengths_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scaling, "measure_point", _measured)
+    monkeypatch.setattr(scaling, "graph_seconds", lambda length: 1e-9 * length**3)
+    points = scaling.measure_sweep("length", "fp32", 2)
+    text = scaling.table({"recipe": "fp32", "sweeps": {"length": points}})
+    assert "shortest paths, T^3" in text and "shortest paths 3.00" in text and "0.017 s,   1%" in text
+
+
+def test_shortest_paths_are_timed() -> None:
+    assert scaling.graph_seconds(8, graphs=2) > 0
 
 
 @needs_jit

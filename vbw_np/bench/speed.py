@@ -424,11 +424,17 @@ def _floor_summary(passes: list[dict[str, float]], flop: int) -> dict[str, Any]:
     }
 
 
+def _norm(weight: NDArray) -> float:
+    """The square root of the sum of squares, in float64, some rows at a time: no second array of the weight's size."""
+    rows = max(1, (1 << 20) // weight.shape[-1])
+    return math.hypot(*(np.linalg.norm(weight[i : i + rows].astype(np.float64)) for i in range(0, len(weight), rows)))
+
+
 def _relative_error(device: Device, cards: list[dict[str, Any]]) -> float | None:
     """|w - decoded| / |w| over all weights that cards hold in low precision; None where there are none."""
     errors = {card["name"]: card["relative_error"] for card in cards if card["relative_error"] is not None}
     if not errors:
         return None
-    norms = {name: float(np.linalg.norm(device.cards[name].parameter.data.astype(np.float64))) for name in errors}
+    norms = {name: _norm(device.cards[name].parameter.data) for name in errors}
     norm = math.hypot(*norms.values())
     return math.hypot(*(errors[name] * norms[name] for name in errors)) / norm if norm else 0.0

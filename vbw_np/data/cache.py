@@ -48,6 +48,13 @@ def _digest(ids: NDArray) -> str:
     return hashlib.sha256(np.ascontiguousarray(ids)).hexdigest()
 
 
+def _digest_of_file(path: Path, offset: int) -> str:
+    """That of the ids in a file, read piece by piece: pages that a mapping touches would count as this process's."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def read(key: str) -> tuple[NDArray[np.unsignedinteger], dict[str, Any]] | None:
     """The ids, mapped read-only, and what was kept with them; None if there is no entry or it is damaged."""
     ids_path, about_path = _paths(key)
@@ -63,7 +70,7 @@ def read(key: str) -> tuple[NDArray[np.unsignedinteger], dict[str, Any]] | None:
         sound = (
             ids.ndim == 1
             and ids.dtype in (np.uint16, np.uint32)
-            and _digest(ids) == about["sha256_ids"]
+            and _digest_of_file(ids_path, mapped.offset) == about["sha256_ids"]
             and _digest_text(vocab, starts, about["unk_share"]) == about["sha256_about"]
         )
         return (ids, about) if sound else None

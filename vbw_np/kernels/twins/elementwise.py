@@ -215,63 +215,64 @@ def _put(x, i, n, v):
 
 
 @leaf
-def _gru_lanes(from_input, from_state, state, gates, new, i, at, width, n):
-    """Lanes i ... i + n of one row: gates r, z, n are kept for the gradient."""
+def _gru_lanes(from_input, from_state, state, kept, new, row, j, width, n):
+    """Lanes j ... j + n of a row: r, z, n and what W_hh h gives to n are kept for the gradient, in rows of 4 D."""
+    at, to, i = 3 * row * width + j, 4 * row * width + j, row * width + j
     r = sigmoid_lanes(_get(from_input, at, n) + _get(from_state, at, n))
     z = sigmoid_lanes(_get(from_input, at + width, n) + _get(from_state, at + width, n))
-    c = tanh_lanes(_get(from_input, at + 2 * width, n) + r * _get(from_state, at + 2 * width, n))
-    _put(gates, at, n, r)
-    _put(gates, at + width, n, z)
-    _put(gates, at + 2 * width, n, c)
+    h = _get(from_state, at + 2 * width, n)
+    c = tanh_lanes(_get(from_input, at + 2 * width, n) + r * h)
+    _put(kept, to, n, r)
+    _put(kept, to + width, n, z)
+    _put(kept, to + 2 * width, n, c)
+    _put(kept, to + 3 * width, n, h)
     _put(new, i, n, (1.0 - z) * c + z * _get(state, i, n))
 
 
 @jit
-def _gru_row(from_input, from_state, state, gates, new, row, width):
+def _gru_row(from_input, from_state, state, kept, new, row, width):
     whole = width - width % WIDTH
     for j in range(0, whole, WIDTH):
-        _gru_lanes(from_input, from_state, state, gates, new, row * width + j, 3 * row * width + j, width, WIDTH)
+        _gru_lanes(from_input, from_state, state, kept, new, row, j, width, WIDTH)
     if whole < width:
-        i, at = row * width + whole, 3 * row * width + whole
-        _gru_lanes(from_input, from_state, state, gates, new, i, at, width, width - whole)
+        _gru_lanes(from_input, from_state, state, kept, new, row, whole, width, width - whole)
 
 
 @pjit
-def _gru(team, from_input, from_state, state, gates, new, width):
+def _gru(team, from_input, from_state, state, kept, new, width):
     for row in share(team, len(state) // width):
-        _gru_row(from_input, from_state, state, gates, new, row, width)
+        _gru_row(from_input, from_state, state, kept, new, row, width)
 
 
 @leaf
-def _gru_vjp_lanes(g, gates, from_state, state, to_input, to_state, to_old, i, at, width, n):
-    r, z, c, v = _get(gates, at, n), _get(gates, at + width, n), _get(gates, at + 2 * width, n), _get(g, i, n)
+def _gru_vjp_lanes(g, kept, state, to_input, to_state, to_old, row, j, width, n):
+    at, to, i = 4 * row * width + j, 3 * row * width + j, row * width + j
+    r, z, c, v = _get(kept, at, n), _get(kept, at + width, n), _get(kept, at + 2 * width, n), _get(g, i, n)
     to_n = v * (1.0 - z) * (1.0 - c * c)
-    to_r = to_n * _get(from_state, at + 2 * width, n) * r * (1.0 - r)
+    to_r = to_n * _get(kept, at + 3 * width, n) * r * (1.0 - r)
     to_z = v * (_get(state, i, n) - c) * z * (1.0 - z)
-    _put(to_input, at, n, to_r)
-    _put(to_state, at, n, to_r)
-    _put(to_input, at + width, n, to_z)
-    _put(to_state, at + width, n, to_z)
-    _put(to_input, at + 2 * width, n, to_n)
-    _put(to_state, at + 2 * width, n, to_n * r)
+    _put(to_input, to, n, to_r)
+    _put(to_state, to, n, to_r)
+    _put(to_input, to + width, n, to_z)
+    _put(to_state, to + width, n, to_z)
+    _put(to_input, to + 2 * width, n, to_n)
+    _put(to_state, to + 2 * width, n, to_n * r)
     _put(to_old, i, n, v * z)
 
 
 @jit
-def _gru_vjp_row(g, gates, from_state, state, to_input, to_state, to_old, row, width):
+def _gru_vjp_row(g, kept, state, to_input, to_state, to_old, row, width):
     whole = width - width % WIDTH
     for j in range(0, whole, WIDTH):
-        i, at = row * width + j, 3 * row * width + j
-        _gru_vjp_lanes(g, gates, from_state, state, to_input, to_state, to_old, i, at, width, WIDTH)
+        _gru_vjp_lanes(g, kept, state, to_input, to_state, to_old, row, j, width, WIDTH)
     if whole < width:
-        i, at = row * width + whole, 3 * row * width + whole
-        _gru_vjp_lanes(g, gates, from_state, state, to_input, to_state, to_old, i, at, width, width - whole)
+        _gru_vjp_lanes(g, kept, state, to_input, to_state, to_old, row, whole, width, width - whole)
 
 
 @pjit
-def _gru_vjp(team, g, gates, from_state, state, to_input, to_state, to_old, width):
+def _gru_vjp(team, g, kept, state, to_input, to_state, to_old, width):
     for row in share(team, len(state) // width):
-        _gru_vjp_row(g, gates, from_state, state, to_input, to_state, to_old, row, width)
+        _gru_vjp_row(g, kept, state, to_input, to_state, to_old, row, width)
 
 
 # ------------------------------------------------------------------------------------------------------------- twins
@@ -338,17 +339,16 @@ def dropout_by_key(x: NDArray, *, p: float, key: tuple[int, int]) -> Any:
 
 
 def gru_gates(from_input: NDArray, from_state: NDArray, state: NDArray) -> Any:
-    """Twin of `vbw_np.layers.gru.gru_gates`."""
+    """Twin of `vbw_np.layers.gru.gru_gates`: of its inputs only the state is kept, and of W_hh h a third."""
     if not _is_plain(from_input, from_state, state) or state.size == 0:
         return NotImplemented
-    width = state.shape[-1]
-    inputs, states, old = jit_row(from_input), jit_row(from_state), jit_row(state)
-    gates, new = empty(from_input.shape), empty(state.shape)
-    _gru(inputs, states, old, gates.reshape(-1), new.reshape(-1), width)
+    width, shape, old = state.shape[-1], from_input.shape, jit_row(state)
+    kept, new = empty((*shape[:-1], 4 * width)), empty(state.shape)
+    _gru(jit_row(from_input), jit_row(from_state), old, kept.reshape(-1), new.reshape(-1), width)
 
     def vjp(g: NDArray) -> tuple[NDArray, NDArray, NDArray]:
-        gradients = empty(from_input.shape), empty(from_input.shape), empty(state.shape)
-        _gru_vjp(jit_row(g), gates.reshape(-1), states, old, *(v.reshape(-1) for v in gradients), width)
+        gradients = empty(shape), empty(shape), empty(state.shape)
+        _gru_vjp(jit_row(g), kept.reshape(-1), old, *(v.reshape(-1) for v in gradients), width)
         return gradients
 
     return new, vjp
