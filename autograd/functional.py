@@ -128,9 +128,7 @@ def softmax(x, *, axis=-1):
 # ---------------------------------------------------------------------------------------------------- normalization
 
 
-@primitive(
-    samples=lambda rng: [((rng.normal(size=(2, 3, 4)), rng.normal(size=4), rng.normal(size=4)), {"eps": 1e-5})]
-)
+@primitive(samples=lambda rng: [((rng.normal(size=(2, 3, 4)), rng.normal(size=4), rng.normal(size=4)), {"eps": 1e-5})])
 def layer_norm(x, weight, bias, *, eps=1e-5):
     """(x - mean) / sqrt(variance + eps) over the last axis, times weight, plus bias (arXiv 1607.06450)"""
     centred = x - x.mean(axis=-1, keepdims=True)
@@ -145,11 +143,7 @@ def layer_norm(x, weight, bias, *, eps=1e-5):
         along_self = (g * normal).mean(axis=-1, keepdims=True)
         return (g - along_mean - normal * along_self) * rstd
 
-    return normal * weight + bias, (
-        vjp_x,
-        lambda g: _rows(g * normal).sum(axis=0),
-        lambda g: _rows(g).sum(axis=0),
-    )
+    return normal * weight + bias, (vjp_x, lambda g: _rows(g * normal).sum(axis=0), lambda g: _rows(g).sum(axis=0))
 
 
 @primitive(samples=lambda rng: [((rng.normal(size=(3, 4)),), {"p": 0.4, "key": (1, 2)})])

@@ -33,12 +33,8 @@ class _Lease:
 
     def __init__(self, buffer: NDArray, shape: tuple[int, ...], dtype: np.dtype) -> None:
         self._buffer = buffer
-        self.__array_interface__ = {
-            "version": 3,
-            "shape": shape,
-            "typestr": dtype.str,
-            "data": (buffer.ctypes.data, False),
-        }
+        place = buffer.ctypes.data, False
+        self.__array_interface__ = {"version": 3, "shape": shape, "typestr": dtype.str, "data": place}
 
     def __del__(self, _lock: threading.RLock = _lock, _free: dict = _free) -> None:
         with _lock:
@@ -96,8 +92,6 @@ def is_whole_pooled(array: NDArray) -> bool:
 
 
 def clear() -> dict[int, int]:
-    """Give the waiting buffers back to the system; how many there were of each size in bytes."""
+    """Give waiting buffers that lie in no slab back to the system; how many there were of each size in bytes."""
     with _lock:
-        counts = {size: len(buffers) for size, buffers in _free.items() if buffers}
-        _free.clear()
-    return counts
+        return {size: len(_free.pop(size)) for size in list(_free) if size > _SLAB // 8 and _free[size]}

@@ -134,10 +134,7 @@ def absolute(x):
 def maximum(x, y):
     """The larger of x and y; where they are equal, each gets half of the gradient"""
     share = (x > y) + 0.5 * (x == y)
-    return np.maximum(x, y), (
-        lambda g: (g * share).astype(g.dtype),
-        lambda g: (g * (1 - share)).astype(g.dtype),
-    )
+    return np.maximum(x, y), (lambda g: (g * share).astype(g.dtype), lambda g: (g * (1 - share)).astype(g.dtype))
 
 
 @primitive(samples=lambda rng: [((rng.normal(size=(3, 4)), rng.normal(size=4)), {"condition": np.eye(3, 4) > 0})])
