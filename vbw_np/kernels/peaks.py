@@ -47,7 +47,9 @@ def _emit_dots(variant: Variant, e: Emitter, count: ir.Value, out: ir.Value) -> 
     right, left = e.load(ty, out), e.load(ty, e.at(out, 64))
     wide = ty if isa.wide else vec(ir.IntType(16), 2 * isa.lanes)
     start = [ir.Constant(wide, None)] * _CHAINS
-    for value in e.loop(count, start, lambda i, sums: [isa.dot(e, s, right, left) for s in sums]):
+    factor = (lambda s: left) if isa.wide else (lambda s: e.b.bitcast(s, ty))  # or LLVM adds up one product for all
+
+    for value in e.loop(count, start, lambda i, sums: [isa.dot(e, s, right, factor(s)) for s in sums]):
         e.store(e.b.xor(value, e.load(wide, out)), out)
 
 

@@ -67,7 +67,7 @@ def _emit_step(variant: Variant, e: Emitter, a, a_stride, words, words_stride, l
         starts = [e.splat(e.load(I32, e.at(word, 8 * g)), lanes) for _, word in rows]
         left_scales = [e.splat(e.load(F32, e.at(word, 8 * g + 4)), lanes) for _, word in rows]
         right_scales = [e.load(float_ty, e.at(scales, 64 * g + 4 * lanes * v)) for v in vectors]
-        dots = Dots(e, isa, {(r, v): starts[r] for r, v in tile}, groups=variant.block // 4)
+        dots = Dots(e, isa, {(r, v): starts[r] for r, v in tile}, variant.block // 4, in_order=True)
         for part in range(variant.block // 4):
             right = [e.load(int_ty, e.at(b, 16 * k + 64 * part + 4 * lanes * v)) for v in vectors]
             for r, (row, _) in enumerate(rows):

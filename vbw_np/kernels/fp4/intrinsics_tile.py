@@ -138,11 +138,12 @@ def _dot_sdot(e: Emitter, acc: ir.Value, right: ir.Value, left: ir.Value) -> ir.
 class Dots:
     """Integer dot products under way, in 32 bits; where the instruction has 16, widened every `groups` of 4 elements.
 
-    Four groups are few enough for left values of 8 bits; of E2M1 values 16 bits hold a whole block's.
+    Four groups are few enough for left values of 8 bits; of E2M1 values 16 bits hold a whole block's. `in_order` keeps
+    LLVM from anything but the order written, for as many keys as registers can hold.
     """
 
-    def __init__(self, e: Emitter, isa: DotIsa, starts: dict, groups: int = 4):
-        self.e, self.isa, self.total, self.groups = e, isa, dict(starts), groups
+    def __init__(self, e: Emitter, isa: DotIsa, starts: dict, groups: int = 4, in_order: bool = False):
+        self.e, self.isa, self.total, self.groups, self.in_order = e, isa, dict(starts), groups, in_order
         self.short = {key: ir.Constant(vec(I16, isa.lanes * 2), None) for key in starts}
 
     def add(self, key: object, right: ir.Value, left: ir.Value) -> None:
@@ -152,7 +153,11 @@ class Dots:
 
     def widen(self, group: int) -> None:
         """After every group of 4 k of all keys."""
-        if self.isa.wide or group % self.groups != self.groups - 1:
+        if self.isa.wide:
+            return
+        if group % self.groups != self.groups - 1:
+            if self.in_order:
+                self.short = dict(zip(self.short, self.e.in_order(list(self.short.values())), strict=True))
             return
         e, ones = self.e, self.e.const(vec(I16, self.isa.lanes * 2), 1)
         for key, short in self.short.items():
@@ -200,7 +205,7 @@ def emit_tile(isa: DotIsa, block: int) -> Callable[..., None]:
             words_at, b_at, scales_at, *bases = pointers
             a_rows = [e.at(bases[r // 3], e.times(a_stride, r % 3)) if r % 3 else bases[r // 3] for r in range(rows)]
             starts = [start_of(e, isa, e.at(words_at, 4 * r)) for r in range(rows)]
-            dots = Dots(e, isa, {(r, v): starts[r] for r, v in tile}, groups=block // 4)
+            dots = Dots(e, isa, {(r, v): starts[r] for r, v in tile}, block // 4, in_order=True)
             for group in range(block // 4):
                 right = [e.load(int_ty, e.at(column(b_at, b_stride, v), group * 64)) for v in range(vectors)]
                 for r in range(rows):

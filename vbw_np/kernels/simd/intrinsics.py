@@ -67,6 +67,18 @@ class Emitter:
         """
         return self.b.asm(ir.FunctionType(I64, [I64]), "", "=r,0", [value], side_effect=False)
 
+    def in_order(self, values: Sequence[ir.Value]) -> list[ir.Value]:
+        """The same vectors of x86 registers, but none is made before all are: LLVM keeps what follows behind them.
+
+        Left to itself, LLVM adds long sums up as trees and one after the other; what several of them read then needs
+        more registers than there are.
+        """
+        kind = ir.LiteralStructType([value.type for value in values])
+        places = ["=v"] * len(values) + [str(place) for place in range(len(values))]
+        asm = ir.InlineAsm(ir.FunctionType(kind, kind.elements), "", ",".join(places), side_effect=False)
+        made = self.b.call(asm, values)
+        return [self.b.extract_value(made, place) for place in range(len(values))]
+
     # -- memory ------------------------------------------------------------------------------------
     def load(self, ty: ir.Type, address: ir.Value, align: int | None = None) -> ir.Value:
         """Load a scalar or an (unaligned) vector."""
