@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from vbw_np.cli import main
-from vbw_np.conformance import conform, vectors
+from vbw_np.conformance import conform, inputs, vectors
 from vbw_np.conformance.vectors import pack
 from vbw_np.errors import UserError
-from vbw_np.formats import E4M3, PROFILES, PackedTensor, pack_nibbles, quantize, swizzle_scales
+from vbw_np.formats import E4M3, FORMATS, PROFILES, PackedTensor, pack_nibbles, quantize, swizzle_scales
 from vbw_np.formats.ggml_blocks import to_blocks_of
 from vbw_np.formats.scales import MX_FLOOR, te_rule
 
@@ -254,3 +254,11 @@ def test_what_cannot_be_run_is_said_in_one_line(module):
             conform(name, "ocp-mxfp4")
     with pytest.raises(UserError, match="cannot run"):
         conform("mine:right", "ocp-mxfp4", python="no-such-python")
+
+
+def test_the_levels_of_a_format_are_the_same_on_every_cpu():
+    """Of equal numbers, 0.0 and -0.0 among them, each instruction set's sort keeps another one."""
+    for fmt in FORMATS.values():
+        if fmt.element is not None and not fmt.flat:
+            levels = inputs.element_levels(fmt)
+            assert not np.signbit(levels[levels == 0]).any(), fmt.name

@@ -103,9 +103,9 @@ def nearly_normal(size: _Sizes, stream: int, rows: int = 0) -> np.ndarray:
 
 
 def element_levels(fmt: BlockFormat) -> np.ndarray:
-    """The finite values of a format's element, ascending, each once."""
+    """The finite values of a format's element, ascending, each once; zero is the positive one."""
     table = fmt.element.table
-    return np.unique(table[np.isfinite(table)])
+    return np.unique(table[np.isfinite(table)] + _f(0))  # of two zeros each CPU's sort would keep another one
 
 
 def _scales_of(fmt: BlockFormat, shape: tuple[int, ...], stream: int) -> np.ndarray:
