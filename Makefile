@@ -54,8 +54,8 @@ oracles:  ## build the golden arrays anew from the real libraries (torch and mor
 	"$(ORACLE_VENV)/bin/python" tools/oracles/gptq.py
 
 oracles-ggml:  ## after that, ggml's own C code for what gguf does not encode (its source, 77 MB, and a C compiler)
-	"$(ORACLE_VENV)/bin/python" -m pip download --quiet --disable-pip-version-check --no-deps --no-build-isolation \
-		--no-binary :all: --dest "$(ORACLE_VENV)" llama-cpp-python==0.3.36
+	"$(ORACLE_VENV)/bin/python" -m pip download --quiet --disable-pip-version-check --no-deps \
+		--no-binary llama-cpp-python --dest "$(ORACLE_VENV)" llama-cpp-python==0.3.36
 	tar -xzf "$(ORACLE_VENV)"/llama_cpp_python-0.3.36.tar.gz -C "$(ORACLE_VENV)"
 	"$(ORACLE_VENV)/bin/python" tools/oracles/ggml_c.py "$(ORACLE_VENV)/llama_cpp_python-0.3.36/vendor/llama.cpp/ggml"
 
