@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dis
+import gc
 import sys
 import types
 from collections.abc import Iterator
@@ -109,6 +110,9 @@ def divisions(function: Any) -> set[str]:
 def watched(library: bool) -> Iterator[set[str]]:
     """Collect the names of the library's functions that are called inside.
 
+    Garbage is not collected meanwhile: what is left of other arrays would be cleared away by the library's functions,
+    and nobody inside has called those.
+
     Parameters
     ----------
     library : bool
@@ -122,10 +126,13 @@ def watched(library: bool) -> Iterator[set[str]]:
         if event == "call" and file.startswith(forbidden) and file != _GIVENS:
             called.add(frame.f_code.co_qualname)
 
-    before = sys.getprofile()
+    before, collecting = sys.getprofile(), gc.isenabled()
+    gc.disable()
     sys.setprofile(note)
     try:
         yield called
     finally:
         sys.setprofile(before)
+        if collecting:
+            gc.enable()
         called.discard("watched")  # its own end, which is in this file
