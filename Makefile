@@ -5,6 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 ORACLE_VENV ?= .venv-oracles
 PEERS_VENV ?= .venv-peers
+LLAMA_CPP := llama-cpp-python==0.3.36
 VBW_PYODIDE ?= $(wildcard .pyodide)
 
 .PHONY: help bench test test-quick test-slow docs look site pyodide test-browser test-kernel oracles oracles-ggml peers model lint doctor picture clean
@@ -55,20 +56,23 @@ oracles:  ## build the golden arrays anew from the real libraries (torch and mor
 
 oracles-ggml:  ## after that, ggml's own C code for what gguf does not encode (its source, 77 MB, and a C compiler)
 	"$(ORACLE_VENV)/bin/python" -m pip download --quiet --disable-pip-version-check --no-deps \
-		--no-binary llama-cpp-python --dest "$(ORACLE_VENV)" llama-cpp-python==0.3.36
+		--no-binary llama-cpp-python --dest "$(ORACLE_VENV)" $(LLAMA_CPP)
 	tar -xzf "$(ORACLE_VENV)"/llama_cpp_python-0.3.36.tar.gz -C "$(ORACLE_VENV)"
 	"$(ORACLE_VENV)/bin/python" tools/oracles/ggml_c.py "$(ORACLE_VENV)/llama_cpp_python-0.3.36/vendor/llama.cpp/ggml"
 
 MODEL ?= $(wildcard models/*.gguf)
 
-peers:  ## the same work in torch, torchao, bitsandbytes, gguf, ml_dtypes; with make model, llama.cpp too: an environment of their own
+peers:  ## the same work in torch, torchao, bitsandbytes, gguf, ml_dtypes and ggml, in an environment of their own; with make model, llama.cpp's tokens a second too
 	"$(PYTHON)" -m venv "$(PEERS_VENV)"
 	"$(PEERS_VENV)/bin/python" -m pip install --quiet --disable-pip-version-check \
 		--constraint tools/oracles/requirements.txt --editable ".[peers]"
+	@echo "building $(LLAMA_CPP) for this CPU, unless pip has kept its wheel from before (minutes)" >&2
+	"$(PEERS_VENV)/bin/python" -m pip install --quiet --disable-pip-version-check --no-binary llama-cpp-python \
+		--constraint tools/oracles/requirements.txt --editable ".[peers-llama]" $(LLAMA_CPP) \
+		|| echo "llama.cpp could not be built (it needs a C++ compiler); the rest is measured without it" >&2
 	"$(PEERS_VENV)/bin/python" -m vbw_np bench peers $(ARGS)
 ifneq ($(MODEL),)
-	"$(PEERS_VENV)/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".[peers-llama,models]" \
-		|| echo "llama.cpp could not be built (a C++ compiler is needed); the rest is measured without it" >&2
+	"$(PEERS_VENV)/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".[models]"
 	"$(PEERS_VENV)/bin/python" -m vbw_np bench model --model "$(firstword $(MODEL))" $(MODEL_ARGS)
 endif
 

@@ -180,6 +180,7 @@ def test_peers_that_are_missing_are_named(capsys: pytest.CaptureFixture, monkeyp
     assert cli.main(["bench", "peers", "--size", "64", "--rounds", "1"]) == 0
     out = capsys.readouterr().out
     assert "peers: none installed" in out and "missing (make peers installs them): torch, torchao" in out
+    assert "ml_dtypes, llama-cpp-python\n" in out and "that takes a C++ compiler" in out and "ggml" not in out
     assert "vbw-np nvfp4" in out and "numpy float32" in out
 
 

@@ -14,9 +14,11 @@ from typing import Any
 
 from .. import options
 
-VERBS = {"peers": "the same work in torch, torchao, bitsandbytes, gguf and ml_dtypes, where they are installed"}
+VERBS = {"peers": "the same work in torch, torchao, bitsandbytes, gguf, ml_dtypes and ggml, where they are installed"}
 
-PEERS = ("torch", "torchao", "bitsandbytes", "gguf", "ml_dtypes")
+PEERS = {name: name for name in ("torch", "torchao", "bitsandbytes", "gguf", "ml_dtypes")}
+PEERS["llama_cpp"] = "llama-cpp-python"
+"""What each is imported as, and its package's name; the last brings ggml."""
 
 
 def add_commands(subparsers: argparse._SubParsersAction) -> None:
@@ -50,9 +52,9 @@ def installed() -> dict[str, str | None]:
     from importlib.metadata import PackageNotFoundError, version
 
     found: dict[str, str | None] = {}
-    for name in PEERS:
+    for name, package in PEERS.items():
         try:
-            found[name] = version(name) if importlib.util.find_spec(name) else None
+            found[name] = version(package) if importlib.util.find_spec(name) else None
         except PackageNotFoundError:
             found[name] = None
     return found
@@ -114,6 +116,7 @@ def _work(size: int, has: set[str]) -> Iterator[tuple[str, float, Work]]:
 
 def _quantizers(w: Any, has: set[str]) -> Work:
     from ..kernels.fp4.quantize import quantize as our_quantize
+    from . import peers_ggml
 
     work: Work = {}
     for fmt in ("mxfp4", "nvfp4"):
@@ -145,14 +148,16 @@ def _quantizers(w: Any, has: set[str]) -> Work:
         import ml_dtypes
 
         work["ml_dtypes e2m1 (cast only: no scales, a byte an element)"] = lambda: w.astype(ml_dtypes.float4_e2m1fn)
+    if "llama_cpp" in has:
+        work |= peers_ggml.quantizers(w)
     return work
 
 
 def _dequantizers(w: Any, has: set[str]) -> Work:
-
     from ..engine import autograd
     from ..kernels.fp4.dequantize import dequantize as our_dequantize
     from ..kernels.fp4.quantize import quantize as our_quantize
+    from . import peers_ggml
 
     work: Work = {}
     for fmt in ("mxfp4", "nvfp4"):
@@ -178,6 +183,8 @@ def _dequantizers(w: Any, has: set[str]) -> Work:
 
         codes_mx = quantize(w, GGMLQuantizationType.MXFP4)
         work["gguf-py mxfp4"] = lambda: dequantize(codes_mx, GGMLQuantizationType.MXFP4)
+    if "llama_cpp" in has:
+        work |= peers_ggml.dequantizers(w)
     return work
 
 
@@ -186,6 +193,7 @@ def _products(w: Any, x: Any, has: set[str]) -> Work:
 
     from ..kernels.fp4 import gemv
     from ..kernels.fp4 import tensor_core as tc
+    from . import peers_ggml
 
     out = np.empty((len(x), len(w)), np.float32)
     work: Work = {"numpy float32": lambda: np.matmul(x, w.T, out=out)}
@@ -214,24 +222,28 @@ def _products(w: Any, x: Any, has: set[str]) -> Work:
             from bitsandbytes.functional import quantize_4bit
 
             codes, state = quantize_4bit(weight, blocksize=64, quant_type="nf4")
-            work["bitsandbytes nf4"] = lambda: matmul_4bit(rows, codes.t(), state)
+            work["bitsandbytes nf4, float32 activations"] = lambda: matmul_4bit(rows, codes.t(), state)
+    if "llama_cpp" in has:
+        work |= peers_ggml.products(w, x)
     return work
 
 
 def table(result: dict[str, Any]) -> str:
     """The result for people."""
     versions = result["peers"]
-    present = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
-    missing = ", ".join(name for name, version in versions.items() if version is None)
+    present = ", ".join(f"{PEERS[name]} {version}" for name, version in versions.items() if version)
+    missing = [PEERS[name] for name, version in versions.items() if version is None]
     lines = [f"peers: {present or 'none installed'}"]
     if missing:
-        lines.append(f"missing (make peers installs them): {missing}")
+        lines.append(f"missing (make peers installs them): {', '.join(missing)}")
+    if "llama-cpp-python" in missing:
+        lines.append("llama-cpp-python is built from its source, for this CPU: that takes a C++ compiler, and minutes")
     for group in result["groups"]:
         lines += ["", group["work"]]
         best = min(group["median_s"].values())
         for name, seconds in sorted(group["median_s"].items(), key=lambda item: item[1]):
             rate = group["gigabytes"] / seconds
             times = f"{1e3 * seconds:10.2f} ms {rate:8.2f} GB/s of W"
-            lines.append(f"  {name:<56} {times}   {seconds / best:7.1f} x the best")
-        lines += [f"  {name:<56} cannot do this here: {why}" for name, why in group["failed"].items()]
+            lines.append(f"  {name:<58} {times}   {seconds / best:7.1f} x the best")
+        lines += [f"  {name:<58} cannot do this here: {why}" for name, why in group["failed"].items()]
     return "\n".join(lines)
