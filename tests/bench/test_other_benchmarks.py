@@ -149,7 +149,7 @@ def test_what_does_not_fit_is_left_out_in_words(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setattr(scaling, "measure_point", _measured)
-    monkeypatch.setattr(scaling.machine, "memory_bytes", lambda: {"total": 8 * 10**9, "available": 4 * 10**9})
+    monkeypatch.setattr(scaling.machine, "memory_bytes", lambda: {"total": 8 * 10**9, "available": 3 * 10**9})
     points = scaling.measure_sweep("model", "fp32", 2)
     assert [("left_out" in point) for point in points] == [False, False, False, True, True]
     first, second = points[:2]

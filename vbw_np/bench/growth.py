@@ -16,8 +16,8 @@ from .floor import step_products
 
 WIDTHS, VOCABULARIES = (32, 64, 96), (100, 200)  # of the small models
 HIDDEN = 4  # times the width
-BASE_BYTES = 250_000_000
-"""Python, NumPy, numba's compiler and the tokens."""
+BASE_BYTES = 350_000_000
+"""Python, NumPy and BLAS with their buffers, numba's compiler and the tokens."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def _whole(values: dict[tuple[int, int], int], width: int, vocabulary: int) -> i
     return int(interpolate(VOCABULARIES, rows, vocabulary))
 
 
-def step(config: Claude4Config, batch_size: int, seq_len: int) -> Step:
+def step(config: Claude4Config, batch_size: int, seq_len: int, decoded: bool = False) -> Step:
     """Parameters, operations and memory of a training step on cards.
 
     Parameters
@@ -59,13 +59,15 @@ def step(config: Claude4Config, batch_size: int, seq_len: int) -> Step:
     config : Claude4Config
         Its `hidden` is four times its `d_model`.
     batch_size, seq_len : int
+    decoded : bool
+        Whether cards hold weights in low precision, and decoded ones beside the masters.
 
     Returns
     -------
     Step
-        Memory is what the parts of a step need: 20 bytes a parameter (weight, gradient, two moments of Adam, and the
-        decoded weight on cards), a float32 for half of the logits, the floor's own buffers (the logits and twice the
-        largest weight), 110 float32 a token, block and channel for what the backward pass reads, and `BASE_BYTES`.
+        Memory is what the parts of a step need: 16 bytes a parameter (weight, gradient, two moments of Adam), 4 more
+        where it is decoded, a float32 for half of the logits, 80 a token, block and channel for what the backward pass
+        reads, and `BASE_BYTES`; the last two numbers were fitted to measured peaks.
     """
     if config.hidden != HIDDEN * config.d_model:
         raise ValueError(f"hidden is {config.hidden}: the interpolation is for {HIDDEN} times the width")
@@ -84,10 +86,9 @@ def step(config: Claude4Config, batch_size: int, seq_len: int) -> Step:
         name: _whole({sizes: measure(model) for sizes, model in small.items()}, config.d_model, config.vocab_size)
         for name, measure in measures.items()
     }
-    tokens, largest = batch_size * seq_len, config.d_model * max(config.vocab_size, config.hidden)
-    logits = tokens * config.vocab_size
-    kept = 110 * tokens * config.d_model * config.layers
-    memory = BASE_BYTES + 20 * found["parameters"] + 4 * (logits // 2 + logits + 2 * largest + kept)
+    tokens = batch_size * seq_len
+    kept = tokens * config.vocab_size // 2 + 80 * tokens * config.d_model * config.layers
+    memory = BASE_BYTES + (20 if decoded else 16) * found["parameters"] + 4 * kept
     return Step(found["parameters"], found["flop"], memory)
 
 

@@ -83,7 +83,7 @@ def measure_sweep(name: str, recipe: str, batches: int) -> list[dict[str, Any]]:
     """One point for each value that this machine can run; what does not fit is there without times."""
     points: list[dict[str, Any]] = []
     for value in values_of(name, machine.cpu_count()):
-        point: dict[str, Any] = {"value": value} | foretold(name, value, points)
+        point: dict[str, Any] = {"value": value} | foretold(name, value, points, recipe)
         print(f"measuring {name} {value:,}{_foretold_text(point)}", file=sys.stderr)
         free = machine.memory_bytes().get("available")
         needed = point.get("predicted_memory_bytes", 0)
@@ -98,14 +98,15 @@ def measure_sweep(name: str, recipe: str, batches: int) -> list[dict[str, Any]]:
     return points
 
 
-def foretold(name: str, value: int, before: list[dict[str, Any]]) -> dict[str, Any]:
+def foretold(name: str, value: int, before: list[dict[str, Any]], recipe: str) -> dict[str, Any]:
     """Of a point of the sweep "model": parameters, operations and memory; time, where a smaller one was measured."""
     if name != "model":
         return {}
+    from ..device import get_recipe
     from ..models.claude4 import Claude4Config
     from . import growth
 
-    step = growth.step(Claude4Config(d_model=value, hidden=4 * value), 8, 128)
+    step = growth.step(Claude4Config(d_model=value, hidden=4 * value), 8, 128, get_recipe(recipe).weight is not None)
     found = {"parameters": step.parameters, "flop": step.flop, "predicted_memory_bytes": step.memory_bytes}
     measured = [point for point in before if "later_median_s" in point]
     if measured:
