@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -55,11 +58,32 @@ def test_a_process_that_ends_early_is_one_error():
         warmup.side_by_side(["no such work", "twin of gelu"], 1)
 
 
+def test_after_an_error_nothing_more_is_begun(monkeypatch):
+    asked, busy = [], threading.Event()
+
+    def ask(process: object, name: str) -> str:
+        asked.append(name)
+        if name == "bad":
+            assert busy.wait(30)
+        else:
+            busy.set()
+            time.sleep(0.5)  # it is at work when the other one fails
+        return "" if name == "bad" else json.dumps([name, 0.5, 0.5, 1])
+
+    start = [sys.executable, "-c", "pass"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    monkeypatch.setattr(warmup, "_start", lambda: subprocess.Popen(start, **pipes))
+    monkeypatch.setattr(warmup, "_ask", ask)
+    with pytest.raises(UserError, match="compiling stopped at 'bad': its process ended"):
+        warmup.side_by_side(["bad", "busy", "never"], 2)
+    assert sorted(asked) == ["bad", "busy"]
+
+
 @compiled
 def test_without_a_cache_one_process_compiles(monkeypatch, capsys):
     monkeypatch.setattr(jit, "cache_problem", lambda: "no folder can be written")
     monkeypatch.setattr(warmup, "side_by_side", lambda *_: pytest.fail("kernels of other processes are lost"))
-    assert warmup.run(arguments("gelu")) == 0
+    assert warmup.run(arguments("twin of s", processes=2)) == 0  # several pieces of work
     out, err = capsys.readouterr()
     assert "in 1 process," in out and "no folder can be written" in err
 

@@ -73,6 +73,12 @@ def _apply_container_limit(found: dict[str, int]) -> None:
         pass
 
 
+def environment_of_another() -> dict[str, str]:
+    """The environment in which another Python of this one's kind finds this very package."""
+    folders = [str(Path(__file__).resolve().parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(folders)}
+
+
 def release_free_memory() -> None:
     """Let the C library give what it holds free back to the system; glibc keeps it otherwise. Elsewhere nothing."""
     with contextlib.suppress(OSError, AttributeError, TypeError):

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import options
+from . import machine, options
 from .errors import UserError
 from .progress import Progress
 
@@ -30,7 +28,6 @@ VERBS = {"warmup": "compile every kernel now, and say what each one takes"}
 MOST_PROCESSES = 4  # each holds a compiler: some 200 MB
 Work = Callable[[], object]
 
-_ROOT = Path(__file__).resolve().parents[1]
 _WORKER = f"from {__name__} import serve; serve()"
 
 
@@ -267,9 +264,8 @@ def side_by_side(
 
 
 def _start() -> subprocess.Popen:
-    folders = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return subprocess.Popen(
-        [sys.executable, "-c", _WORKER], env=os.environ | {"PYTHONPATH": os.pathsep.join(folders)},
+        [sys.executable, "-c", _WORKER], env=machine.environment_of_another(),
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8",
     )  # fmt: skip
 
@@ -289,8 +285,6 @@ def _ask(process: subprocess.Popen, name: str) -> str:
 
 def run(args: argparse.Namespace) -> int:
     """The command."""
-    from . import machine
-
     names = [name for name in work() if args.only is None or args.only in name]
     if not work():
         print("numba is switched off (NUMBA_DISABLE_JIT) or not installed: there is nothing to compile")

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import pickle
 import subprocess
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +23,6 @@ from ..kernels import kept
 from ..layers import ShortestPathReflection, linear_cross_entropy
 from .claude4 import Claude4, Claude4Config
 
-_ROOT = Path(__file__).resolve().parents[2]
 _WORK = f"import pickle, sys; from {__name__} import products; products(*pickle.load(sys.stdin.buffer))"
 
 
@@ -101,9 +98,8 @@ def ahead(recipe: str | Recipe, config: Claude4Config, **options: Any) -> bool:
 
 
 def _start(recipe: str | Recipe, options: Mapping[str, Any]) -> subprocess.Popen:
-    folders = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     process = subprocess.Popen(
-        [sys.executable, "-c", _WORK], env=os.environ | {"PYTHONPATH": os.pathsep.join(folders)},
+        [sys.executable, "-c", _WORK], env=machine.environment_of_another(),
         stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
