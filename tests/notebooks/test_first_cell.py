@@ -36,7 +36,9 @@ def colab(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[str]]:
 def test_on_colab_the_first_cell_gets_the_project(colab, tmp_path, capsys):
     exec(build.setup(), {})
     assert colab[0] == ["git", "clone", "--quiet", "--depth", "1", ADDRESS, str(tmp_path / "vbw-np")]
+    needs = [need for need in importlib.metadata.requires("vbw-np") if "extra ==" not in need]
     assert colab[1][1:4] == ["-m", "pip", "install"] and len(colab) == 2
+    assert sorted(colab[1][5:]) == sorted(needs) and needs  # what the project itself asks for
     assert sys.path[0] == str(tmp_path / "vbw-np") and capsys.readouterr().out == ""
     exec(build.setup(), {})
     assert [command[0] for command in colab].count("git") == 1  # a second run clones nothing

@@ -33,6 +33,7 @@ import hashlib
 import json
 import re
 import sys
+import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ if root is None and REPOSITORY and "google.colab" in sys.modules:
     root, before = here / "vbw-np", version("numpy")
     if not root.is_dir():
         subprocess.run(["git", "clone", "--quiet", "--depth", "1", REPOSITORY, str(root)], check=True)
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "numpy>=1.26", "numba>=0.61"], check=True)
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", {requirements}], check=True)
     if version("numpy") != before:
         print("NumPy was replaced: choose Runtime > Restart session, then run this cell again.")
 if root is not None and str(root) not in sys.path:
@@ -77,7 +78,8 @@ except ImportError:
 
 def setup() -> str:
     """The first code cell."""
-    return SETUP.replace("{repository}", REPOSITORY)
+    needs = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    return SETUP.replace("{repository}", REPOSITORY).replace("{requirements}", ", ".join(f'"{need}"' for need in needs))
 
 
 def colab_link(source: Source) -> str:
