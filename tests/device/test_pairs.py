@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from vbw_np.device import RECIPES, Operands, Recipe, place
-from vbw_np.engine import Tensor, nn
+from vbw_np.engine import F, Tensor, nn
 from vbw_np.formats import quantize
 from vbw_np.formats.eden import quantize_eden
 from vbw_np.formats.hadamard import hadamard_rotate, random_signs
+from vbw_np.layers import linear_cross_entropy
 
 EDEN = Operands("nvfp4-eden", hadamard=128, signs="random", eden=True)
 BASE = RECIPES["nvfp4-train"]
@@ -124,6 +125,24 @@ def test_a_mean_is_split_off_and_multiplied_in_float32() -> None:
     found = gradients(recipe(weight_gradient={**plain, "split_mean": True}), offset=30.0)[1]
     wanted = left.dequantize() @ right.dequantize().T + np.multiply.outer(a * np.float32(TOKENS), b)
     np.testing.assert_allclose(found, wanted, rtol=0, atol=TOKENS * EPS * np.abs(wanted).max())
+
+
+def test_a_mean_split_off_comes_through_a_loss_that_is_computed_in_chunks() -> None:
+    """The fused loss gives the product an array to write to: it is the gradient of the two operations one by one."""
+    weight, x, _ = arrays(offset=3.0)
+    plain = {"stochastic": False, "split_mean": True}
+    used = recipe(gradient={**plain, "right": "nvfp4"}, weight_gradient=plain)
+    found = []
+    for fused in (True, False):
+        layer = nn.Linear(IN, OUT, bias=False)
+        layer.weight.assign(weight)
+        place(layer, used)
+        leaf, targets = Tensor(x, requires_grad=True), np.arange(TOKENS) % OUT
+        loss = linear_cross_entropy(leaf, layer.weight, targets) if fused else F.cross_entropy(layer(leaf), targets)
+        loss.backward()
+        found.append((leaf.grad, layer.weight.grad))
+    for one, other in zip(*found, strict=True):
+        assert np.abs(one - other).max() < 0.05 * np.abs(other).max()  # a code or two on the other side of a tie
 
 
 REFUSED = {

@@ -56,15 +56,18 @@ def hashed(key: list[int], size: int) -> np.ndarray:
     return np.array([mix((mix(i ^ key1) + key2) & mask) for i in range(size)], np.uint32)
 
 
-def rotated(x: np.ndarray) -> np.ndarray:
-    """Signs / 4, then butterflies over 1, 2, 4 and 8, in groups of 16 along the rows."""
-    values = (x.reshape(-1, 16) * (SIGNS * f32(0.25))).astype(f32)
-    for distance in (1, 2, 4, 8):
-        for start in range(16):
+def rotated(x: np.ndarray, signs: np.ndarray) -> np.ndarray:
+    """Signs and most of 1 / sqrt(n), butterflies over 1, 2, 4, ..., the rest: n along the rows, filled up with 0."""
+    points = len(signs)
+    width = -(-x.shape[1] // points) * points
+    first = f32(0.5 ** np.ceil(np.log2(points) / 2))
+    values = np.pad(x, ((0, 0), (0, width - x.shape[1]))).reshape(-1, points) * (signs * first)
+    for distance in 2 ** np.arange(int(np.log2(points))):
+        for start in range(points):
             if not start & distance:
                 a, b = values[:, start].copy(), values[:, start + distance].copy()
                 values[:, start], values[:, start + distance] = a + b, a - b
-    return values.reshape(x.shape)
+    return values.reshape(len(x), width) * (f32(points**-0.5) / first)
 
 
 def blocks_of(facts: dict, columns: int) -> int:
@@ -235,7 +238,10 @@ class Recomputer:
     def on_operand(self, event: dict, told: Arrays) -> Arrays:
         card = event["card"]
         part = event["part"]
-        name = {"activation": "into", "input, transposed": f"into {card}"}.get(part, "g")
+        name = {"activation": "into", "input, transposed": f"into {card}", "weight, transposed": f"decoded {card}"}
+        name = name.get(part, "g")
+        if part in ("gradient", "gradient, transposed"):  # the first of its product, whose signs may be drawn
+            self.state.pop("signs", None)
         turned = part.endswith("transposed")
         self.state["x"] = np.ascontiguousarray(self.state[name].T if turned else self.state[name])
         return {"x": self.state["x"]}
@@ -254,10 +260,49 @@ class Recomputer:
 
     # -- one operand
 
-    def on_rotation(self, event: dict, told: Arrays) -> Arrays:
+    def on_mean(self, event: dict, told: Arrays) -> Arrays:
         before = self.state["x"]
-        self.state["x"] = rotated(before)
-        return {"before": before, "after": self.state["x"], "sign": np.resize(SIGNS, before.shape[1])}
+        mean = before.astype(np.float64).mean(axis=1).astype(f32)
+        self.state |= {"x": before - mean[:, None], f"mean of {event['part']}": mean}
+        return {"mean": mean, "before": before, "after": self.state["x"]}
+
+    def on_signs(self, event: dict, told: Arrays) -> Arrays:
+        points = event["facts"]["points"]
+        width = -(-self.state["x"].shape[1] // points) * points
+        bits = hashed(event["facts"]["key"], points)
+        self.state["signs"] = np.where(bits % 2 == 1, -ONE, ONE)
+        found = {"bits": bits, "minus": bits % 2, "sign": self.state["signs"]}
+        return {name: np.resize(array, width) for name, array in found.items()}
+
+    def on_rotation(self, event: dict, told: Arrays) -> Arrays:
+        before, signs = self.state["x"], self.state.get("signs", SIGNS)
+        assert event["facts"]["points"] == len(signs)
+        self.state["x"] = rotated(before, signs)
+        return {"before": before, "after": self.state["x"], "sign": np.resize(signs, self.state["x"].shape[1])}
+
+    def on_quantized_anew(self, event: dict, told: Arrays) -> Arrays:
+        return {"x": np.ascontiguousarray(self.state[f"decoded {event['card']}"].T)}
+
+    def on_length(self, event: dict, told: Arrays) -> Arrays:
+        operand, x = self.operands[event["part"]], self.state["x"]
+        q = self.scaled(operand, operand["facts"])
+        groups = [side.astype(np.float64).reshape(len(x), -1, 128) for side in (x, q)]
+        square, overlap = ((groups[0] * side).sum(axis=2) for side in groups)
+        self.state["factor"] = square / np.where(overlap > 0, overlap, square)
+        return {"x": x, "q": q, "square": square, "overlap": overlap, "factor": self.state["factor"]}
+
+    def on_scale_mended(self, event: dict, told: Arrays) -> Arrays:
+        operand, factor, draw = self.operands[event["part"]], self.state["factor"], self.state["draw"]
+        levels = e4m3_table()
+        found = {"before": operand["scale"], "factor": factor, "draw": draw}
+        wanted = (operand["scale"] * np.repeat(factor, 8, axis=1)).astype(f32)
+        below = (wanted[..., None] >= levels).sum(axis=-1) - 1
+        low, high = levels[below], levels[np.minimum(below + 1, len(levels) - 1)]
+        share = (wanted - low) * (ONE / np.where(high > low, high - low, ONE))
+        code = (below + ((draw < share) & (high > low))).astype(np.uint8)
+        operand |= {"scale": levels[code], "stored": code}
+        found |= {"wanted": wanted, "low": low, "high": high, "share": share, "code": code, "scale": levels[code]}
+        return found | {"between": (high > low) & (wanted > low), "up": levels[code] > low}
 
     def on_tensor_scale(self, event: dict, told: Arrays) -> Arrays:
         facts, x = event["facts"], np.abs(self.state["x"])
@@ -322,7 +367,8 @@ class Recomputer:
         return {"codebook": self.state["codebook"], "scale": self.state["scale"], "x": x}
 
     def on_random_bits(self, event: dict, told: Arrays) -> Arrays:
-        bits = hashed(event["facts"]["key"], self.state["x"].size).reshape(self.state["x"].shape)
+        like = self.state["scale" if event["facts"].get("of") == "scales" else "x"]
+        bits = hashed(event["facts"]["key"], like.size).reshape(like.shape)
         self.state["draw"] = (bits >> np.uint32(8)).astype(f32) * f32(2.0**-24)
         return {"bits": bits, "draw": self.state["draw"]}
 
@@ -490,6 +536,20 @@ class Recomputer:
             self.state[f"gradient of {event['card']}.weight"] = result
         return found
 
+    def on_product_of_the_means(self, event: dict, told: Arrays) -> Arrays:
+        sides = {"gradient of the input": ("gradient", "weight, transposed")}
+        parts = sides.get(event["part"], ("gradient, transposed", "input, transposed"))
+        left, right = (self.state[f"mean of {part}"] for part in parts)
+        whole = left * f32(event["facts"]["terms"])
+        self.state["means' part"] = whole[:, None] * right
+        return {"left_mean": left, "right_mean": right, "whole": whole, "part": self.state["means' part"]}
+
+    def on_both_parts(self, event: dict, told: Arrays) -> Arrays:
+        name = "back" if event["part"] == "gradient of the input" else f"gradient of {event['card']}.weight"
+        part, rest = self.state["means' part"], self.state[name]
+        self.state[name] = part + rest
+        return {"part": part, "rest": rest, "result": self.state[name]}
+
     def operands_of(self, part: str) -> tuple[Arrays, Arrays]:
         parts = {
             "product": ("activation", "weight"),
@@ -586,8 +646,11 @@ class Recomputer:
             return np.broadcast_to(np.reshape(level, -1), len(operand["element"])).astype(f32)
 
         found = {"left_factor": factor(left), "right_factor": factor(right), "running": self.state["core sum"]}
-        assert facts["right_level"] != "row"
-        found["result"] = self.state["core sum"] * (found["left_factor"] * found["right_factor"][0])[:, None]
+        left_factor, right_factor = found["left_factor"][:, None], found["right_factor"]
+        if facts["right_level"] == "row":
+            found["result"] = self.state["core sum"] * left_factor * right_factor
+        else:
+            found["result"] = self.state["core sum"] * (left_factor * right_factor[0])
         return found | {"left_element": left["element"], "right_element": right["element"]}
 
     def in_float32(self, event: dict, told: Arrays) -> Arrays:

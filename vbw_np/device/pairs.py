@@ -76,7 +76,7 @@ def product(
     if how.split_mean:
         left, right, (a, b) = split_means(left, right)
         part = np.multiply.outer(a * np.float32(left.shape[1]), b)
-        out = np.add(out, part, out=out) if accumulate else part
+        np.add(out, part, out=out) if accumulate else np.copyto(out, part)
         accumulate = True
     signs = signs_of(how, draw)
     if signs is not None:

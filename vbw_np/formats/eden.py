@@ -57,13 +57,23 @@ def quantize_eden(rotated: NDArray[np.float32], seed: int, stream: int = 0) -> P
     -------
     PackedTensor, of the rotated values
     """
-    scales = fit_scales(rotated, EDEN)
-    packed = encode(rotated, EDEN, scales, measure=False)
-    x = rotated.astype(np.float64).reshape(-1, POINTS)
-    q = packed.dequantize().astype(np.float64).reshape(-1, POINTS)
-    overlap = (x * q).sum(axis=-1)
-    factor = np.divide((x * x).sum(axis=-1), overlap, out=np.ones_like(overlap), where=overlap > 0)
-    wanted = E4M3.table[packed.scales] * np.repeat(factor, POINTS // 16).reshape(packed.scales.shape)
+    packed = encode(rotated, EDEN, fit_scales(rotated, EDEN), measure=False)
+    wanted = mended_scales(packed, lengths(rotated, packed)[2])
     bits = random_bits(wanted.shape, seed=seed, stream=stream)
-    codes = E4M3.encode(wanted.astype(np.float32), "stochastic", random=bits)
-    return replace(packed, scales=codes)
+    return replace(packed, scales=E4M3.encode(wanted, "stochastic", random=bits))
+
+
+def lengths(
+    rotated: NDArray[np.float32], packed: PackedTensor
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Of every 128 elements <x, x>, <x, q> and the factor <x, x> / <x, q>, 1 where <x, q> is 0: (..., K / 128)."""
+    x, q = (side.astype(np.float64).reshape(-1, POINTS) for side in (rotated, packed.dequantize()))
+    square, overlap = (x * x).sum(axis=-1), (x * q).sum(axis=-1)
+    factor = np.divide(square, overlap, out=np.ones_like(overlap), where=overlap > 0)
+    groups = (*rotated.shape[:-1], rotated.shape[-1] // POINTS)
+    return square.reshape(groups), overlap.reshape(groups), factor.reshape(groups)
+
+
+def mended_scales(packed: PackedTensor, factor: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Block scales times the factor of their 128 elements, not rounded to a format yet, (..., K / 16)."""
+    return (E4M3.table[packed.scales] * np.repeat(factor, POINTS // 16, axis=-1)).astype(np.float32)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..device import Card, Recipe
+from ..device import Card, Operands, Recipe
+from ..device.pairs import quantizes_anew
 from ..formats import BlockFormat, FittedScales, PackedTensor, get_format
 from ..formats.packing import pack_codes
-from . import products
+from . import products, together
 from .quantizing import Matrix, decoded, described, operand
 from .story import RecordingError, Story
 from .values import Value
 from .witness import Key, Span, Visit, Witness
+
+Prepare = Callable[[Matrix], Matrix]
+"""What is done to an operand before it is rounded."""
 
 _STANDS_FOR = "What is multiplied from here on is the code; it stands for"
 
@@ -182,12 +186,15 @@ class CardStory:
         if how.stochastic:
             (key,) = _only(spans, "matmul").keys
         story = self.story.at(phase, self.card.name, "activation")
-        left = self._operand(self.x, get_format(how.format), key)
+        left, packed = self._operand(self.x, get_format(how.format), key)
         story.at(phase, self.card.name, "product")
-        return self._product("the output", "activation", self.x, left, self.weight, self.packed)
+        return self._product("the output", "activation", left, packed, self.weight, self.packed)
 
-    def _operand(self, matrix: Matrix, fmt: BlockFormat, key: Key | None = None, hadamard: bool = False) -> Any:
-        """The matrix as it is multiplied (rotated, if it is), and its codes."""
+    def _operand(
+        self, matrix: Matrix, fmt: BlockFormat, key: Key | None = None, prepare: Prepare | None = None,
+        eden: bool = False,
+    ) -> tuple[Matrix, PackedTensor]:  # fmt: skip
+        """The matrix as it is multiplied (rotated, without its mean), and its codes."""
         story = self.story
         story.add(
             "operand",
@@ -196,9 +203,16 @@ class CardStory:
             described(fmt),
             ("x",),
         )
-        packed = operand(story, matrix, fmt, key=key, hadamard=hadamard)
-        decoded(story, _rotated(story, matrix) if hadamard else matrix, packed, _STANDS_FOR)
-        return packed
+        return self._codes_of(matrix if prepare is None else prepare(matrix), fmt, key, eden)
+
+    def _codes_of(
+        self, matrix: Matrix, fmt: BlockFormat, key: Key | None, eden: bool = False
+    ) -> tuple[Matrix, PackedTensor]:
+        """The matrix and its codes, by chance under a key; under MS-EDEN the key is of the scales' rounding."""
+        mend = (lambda packed: together.mended(self.story, matrix, packed, key)) if eden else None
+        packed = operand(self.story, matrix, fmt, key=None if eden else key, mend=mend)
+        decoded(self.story, matrix, packed, _STANDS_FOR)
+        return matrix, packed
 
     def _product(
         self, name: str, slot: str, left: Matrix, left_packed: PackedTensor, right: Matrix, right_packed: PackedTensor
@@ -242,11 +256,59 @@ class CardStory:
             turned = Matrix("the weight", np.ascontiguousarray(data.T), self.inputs, self.outputs)
             why = "The gradient goes back through the same weight that computed."
             return products.of_numbers(story, name, gradient, turned, turned=(False, False), why=why)
-        left = self._operand(gradient, get_format(how.format), keys[0] if how.stochastic else None)
+        if quantizes_anew(how):
+            data = np.ascontiguousarray(self.packed.dequantize().T)
+            turned = Matrix("the weight, transposed,", data, self.inputs, self.outputs)
+            parts = ("gradient", "weight, transposed", "gradient of the input")
+            return self._pair(name, "gradient", how, (gradient, turned), parts, keys)
+        _, left = self._operand(gradient, get_format(how.format), keys[0] if how.stochastic else None)
         turned = Matrix("the weight, transposed,", np.ascontiguousarray(self.weight.data.T), self.inputs, self.outputs)
         right = self._turned_codes(turned)
         story.part = "gradient of the input"
         return self._product(name, "gradient", gradient, left, turned, right)
+
+    def _pair(
+        self, name: str, slot: str, how: Operands, sides: tuple[Matrix, Matrix], parts: tuple[str, str, str],
+        keys: list[Key],
+    ) -> NDArray[np.float32]:  # fmt: skip
+        """A product of operands that are made alike (`device.pairs`); `parts`: of both operands and of the product."""
+        story, keys, means = self.story, list(keys), []
+        turn = together.Turn.of(how, keys)
+
+        def prepared(matrix: Matrix) -> Matrix:
+            if how.split_mean:
+                matrix, mean = together.without_mean(story, matrix)
+                means.append(mean)
+            if turn is None:
+                return matrix
+            if story.part == parts[0]:
+                turn.draw(story, matrix)
+            return turn.turned(story, matrix)
+
+        made = []
+        for matrix, part, fmt in zip(sides, parts, (how.format, how.right or how.format)):
+            story.part = part
+            by_chance = how.eden or (how.stochastic and not made)
+            key = keys.pop(0) if by_chance else None
+            if part == "weight, transposed":
+                self._anew(matrix)
+            made += self._operand(matrix, get_format(fmt), key, prepared, how.eden)
+        story.part = parts[2]
+        if not how.split_mean:
+            return self._product(name, slot, *made)
+        part = together.product_of_means(story, name, *sides, means)
+        rest = self._product("the codes' part of it", slot, *made)
+        return together.both_parts(story, name, *sides, part, rest)
+
+    def _anew(self, turned: Matrix) -> None:
+        self.story.add(
+            "quantized anew",
+            "Both operands of this product are changed alike before they are rounded, and the weight's codes are those "
+            "of the unchanged one. So what they stand for, {x}, is quantized once more.",
+            {"x": turned.value()},
+            {},
+            ("x",),
+        )
 
     def _turned_codes(self, turned: Matrix) -> PackedTensor:
         """The weight for the product that sums over its rows: its own codes where tiles are square, else new ones."""
@@ -289,15 +351,8 @@ class CardStory:
         if how is None:
             why = "Every token sends its share to the weight."
             return products.of_numbers(story, name, left, right, turned=(True, False), why=why)
-        rotate = bool(how.hadamard)
-        story.part = "gradient, transposed"
-        left_packed = self._operand(left, get_format(how.format), keys[0] if how.stochastic else None, rotate)
-        story.part = "input, transposed"
-        right_packed = self._operand(right, get_format(how.right or how.format), None, rotate)
-        story.part = "gradient of the weight"
-        if rotate:
-            left, right = _rotated(story, left), _rotated(story, right)
-        return self._product(name, "weight_gradient", left, left_packed, right, right_packed)
+        parts = ("gradient, transposed", "input, transposed", "gradient of the weight")
+        return self._pair(name, "weight_gradient", how, (left, right), parts, keys)
 
     def _row_max(self, gradient: NDArray) -> NDArray[np.float32]:
         residual = np.abs(self.master.data - self.packed.coarse().dequantize())
@@ -324,14 +379,6 @@ def _only(spans: list[Span], kind: str) -> Span | None:
     if len(found) > 1:
         raise RecordingError(f"{found[0].card}: {len(found)} spans {kind!r} in one product")
     return found[0] if found else None
-
-
-def _rotated(story: Story, matrix: Matrix) -> Matrix:
-    """The matrix as the last rotation that was told has left it."""
-    for event in reversed(story.events):
-        if event.kind == "rotation" and event.values["before"].data.tobytes() == matrix.data.tobytes():
-            return dataclasses.replace(matrix, data=event.values["after"].data)
-    raise RecordingError("no rotation was told")
 
 
 def _transposed(packed: PackedTensor) -> PackedTensor:

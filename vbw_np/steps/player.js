@@ -205,7 +205,8 @@ class Player {
     [row, column].forEach((index, number) => {
       const labels = Object.keys(axes[number].of);
       if (labels.length !== 1 || indexOn(axes[number], this.place) === index) return;
-      this.place[labels[0]] = Math.floor((index * axes[number].per) / axes[number].of[labels[0]]);
+      const wanted = Math.floor((index * axes[number].per) / axes[number].of[labels[0]]);
+      this.place[labels[0]] = Math.min(wanted, this.recorded.sizes[labels[0]] - 1); // the rest only fills up
     });
     this.show();
   }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,6 @@ from numpy.typing import NDArray
 from ..formats import BlockFormat, Codebook, FittedScales, PackedTensor, quantize
 from ..formats.codec import block_amax, quotients, tensor_amax
 from ..formats.explain import bit_fields
-from ..formats.hadamard import SIGNS, hadamard_rotate
 from ..formats.packed import nested_edges
 from ..formats.random_bits import random_bits, uniform24
 from ..formats.scales import FLOAT32_MAX, te_encode_scale
@@ -91,9 +91,9 @@ def operand(
     fmt: BlockFormat,
     *,
     key: tuple[int, int] | None = None,
-    hadamard: bool = False,
     reuse: FittedScales | None = None,
     planes: int | None = None,
+    mend: Callable[[PackedTensor], PackedTensor] | None = None,
 ) -> PackedTensor:
     """Tell how a matrix is quantized.
 
@@ -104,15 +104,13 @@ def operand(
     fmt : BlockFormat
     key : (seed, stream), optional
         Round stochastically by these random bits.
-    hadamard : bool
-        Rotate first.
     reuse : FittedScales, optional
         Scales that are kept.
     planes : int, optional
         Bit planes of the fine tier that are asked for; 0: the coarse tier alone.
+    mend : callable, optional
+        Tells what becomes of the scales once the codes are known.
     """
-    if hadamard:
-        matrix = _rotation(story, matrix)
     options = {"ties": "stochastic", "seed": key[0], "stream": key[1]} if key is not None else {}
     packed = quantize(matrix.data, fmt, reuse=reuse, measure=False, **options)
     if fmt.fine is not None and planes is not None and planes != packed.planes:
@@ -121,31 +119,10 @@ def operand(
     _codes(story, matrix, packed, key)
     if packed.planes:
         _fine_tier(story, matrix, packed)
+    if mend is not None:
+        packed = mend(packed)
     _bytes(story, matrix, packed)
     return packed
-
-
-def _rotation(story: Story, matrix: Matrix) -> Matrix:
-    turned = hadamard_rotate(matrix.data)
-    length = matrix.data.shape[1]
-    signs = np.resize(SIGNS, turned.shape[1])
-    if turned.shape[1] != length:
-        raise ValueError(f"the rotation pads {length} columns to {turned.shape[1]}; a step is shown without padding")
-    story.add(
-        "rotation",
-        f"Before it is rounded, {matrix.name} is turned along the {matrix.columns}s, over which the product will sum: "
-        "every 16 of them are multiplied with fixed random signs, this one with {sign}, then with a Hadamard matrix "
-        "over 4. {before} becomes {after}: what was one large number is spread over sixteen. The other operand is "
-        "turned alike, so in the product the rotation cancels.",
-        {
-            "after": matrix.value(turned),
-            "before": matrix.value(),
-            "sign": Value.of(signs.astype(np.int8), along(matrix.columns)),
-        },
-        {"points": 16},
-        ("after", "before"),
-    )
-    return dataclasses.replace(matrix, data=turned)
 
 
 # ---- scales
@@ -280,7 +257,11 @@ def _scale_sentence(packed: PackedTensor, knows_wanted: bool) -> str:
             "rceil": "the least power of two that is not below that",
         }[numbers.exponent]
         return f"Amax / 6 is {{wanted}}. A scale here is a power of two: {how}, {{scale}}, {code}."
-    head = "" if numbers.headroom == 1 else " (with a sixteenth of room, so that no rounding can push it over the top)"
+    head = ""
+    if numbers.headroom < 1:
+        head = " (with a sixteenth of room, so that no rounding can push it over the top)"
+    elif numbers.headroom > 1:
+        head = f" (here a little beyond it, to {numbers.largest * numbers.headroom:.4g}, as its publication chose)"
     return (
         f"To bring that amax to the largest code{head} it takes a scale of {{wanted}}. A scale is one byte here, and "
         f"the nearest that {element.name} has is {{scale}}, {code}."
@@ -358,13 +339,17 @@ def _neighbours(matrix: Matrix, fmt: BlockFormat, q: NDArray) -> dict[str, Value
         levels = np.unique(np.abs(fmt.element.table))
     else:
         levels = np.asarray(fmt.element.magnitudes, np.float32)
-    place = np.clip(np.searchsorted(levels, np.abs(q), side="right") - 1, 0, len(levels) - 1)
-    above = np.minimum(place + 1, len(levels) - 1)
-    low, high = levels[place], levels[above]
-    between = (high > low) & (np.abs(q) > low)
+    low, high, between = between_levels(np.abs(q), levels)
     return {
         "low": matrix.value(low), "high": matrix.value(high), "between": matrix.value(between.astype(np.uint8)),
     }  # fmt: skip
+
+
+def between_levels(q: NDArray, levels: NDArray) -> tuple[NDArray, NDArray, NDArray]:
+    """The ascending levels on either side of each number (the last one twice beyond it), and whether it is between."""
+    place = np.clip(np.searchsorted(levels, q, side="right") - 1, 0, len(levels) - 1)
+    low, high = levels[place], levels[np.minimum(place + 1, len(levels) - 1)]
+    return low, high, (high > low) & (q > low)
 
 
 def _share(q: NDArray, low: NDArray, high: NDArray) -> NDArray:

@@ -23,7 +23,7 @@ KNOWN_FIELDS = {
     "name", "weight", "summary", "fine", "error_budget", "activation", "gradient", "weight_gradient", "keep",
     "gradient_rule", "accumulate", "promote", "schedule",
 }  # fmt: skip
-KNOWN_OPERAND = {"format", "stochastic", "hadamard", "right"}
+KNOWN_OPERAND = {"format", "stochastic", "hadamard", "right", "signs", "eden", "split_mean"}
 
 TOKEN, INPUT, UNIT, LETTER = map(along, ("token", "input", "unit", "letter"))
 

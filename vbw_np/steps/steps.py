@@ -18,8 +18,9 @@ SCHEMA = "vbw-step/1"
 CARDS = {"first": ("unit", "input"), "second": ("letter", "unit")}
 """The cards of the small model, and whose the rows and columns of their weights are."""
 
-_OF_THE_WEIGHT = {"master", "codes", "fine tier", "decoding", "rotation", "random bits", "row-max", "update",
-                  "codes that changed", "same codes"}  # fmt: skip
+_OF_THE_WEIGHT = {"master", "codes", "fine tier", "decoding", "mean", "signs", "rotation", "random bits", "length",
+                  "scale mended", "row-max", "update", "codes that changed", "same codes"}  # fmt: skip
+_PRODUCTS = {"product", "product of the means", "both parts"}
 
 
 class TrainingSteps(Walk[Event]):
@@ -57,7 +58,7 @@ class TrainingSteps(Walk[Event]):
             for value in event.values.values():
                 for axis, length in zip(value.axes, value.data.shape):
                     if axis.of and len(axis.of) == 1 and axis.per == 1 and axis.of[0][1] == 1:
-                        found[axis.of[0][0]] = length
+                        found.setdefault(axis.of[0][0], length)  # what comes later may be filled up with zeros
         return {label: found[label] for label in LABELS}
 
     def follow(self, card: str, i: int, j: int, token: int | None = None) -> TrainingSteps:
@@ -91,7 +92,14 @@ class TrainingSteps(Walk[Event]):
         event = self.now
         if event is None:
             raise LookupError("no event yet: call next(), or goto")
-        return str(event.at(event.place_of(i, j)))
+        place = event.place_of(i, j)
+        for label, size in self.sizes.items():
+            if place[label] >= size:
+                raise IndexError(
+                    f"entry {(i, j)} of {event.title} belongs to no {label}: the {size} {label}s were filled up with "
+                    f"zeros before they were rotated; ask about {label} 0 to {size - 1}"
+                )
+        return str(event.at(place))
 
     def way(self, card: str) -> list[int]:
         """Numbers of the events on one weight's way: from a card's master weight to the loss, and back to its update.
@@ -190,7 +198,7 @@ def _on_the_way(event: Event, card: str) -> bool:
     """Whether an event is on the way of the weights of `card`."""
     if event.card == "model":
         return event.kind not in ("tokens", "update", "gradient of the embedding")
-    if event.kind == "product":  # the second card's come after the first one's, and back before them
+    if event.kind in _PRODUCTS:  # the second card's come after the first one's, and back before them
         back_through = event.part == "gradient of the weight" or (card == "second" and event.phase == "backward")
         return (event.card == card and event.part != "gradient of the input") or (
             event.card == "second" and card == "first" and not back_through
