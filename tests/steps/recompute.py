@@ -14,7 +14,8 @@ f32 = np.float32
 ONE = f32(1)
 FLOAT32_MAX = np.finfo(f32).max
 E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], f32)
-SIGNED_E2M1 = np.concatenate([E2M1, -E2M1])
+INT4_TO_6 = (np.arange(-7, 8) * 6 / 7).astype(f32)
+FLAG = 128
 SIGNS = np.array([1, 1, 1, -1, 1, -1, -1, -1, -1, -1, -1, 1, -1, 1, -1, -1], f32)
 Arrays = dict[str, np.ndarray]
 
@@ -32,11 +33,27 @@ def e4m3_table() -> np.ndarray:
     return np.where(exponent == 0, mantissa * 2.0**-9, (8 + mantissa) * 2.0 ** (exponent - 10)).astype(f32)
 
 
+def scale_table(name: str) -> np.ndarray:
+    """What a byte of a block scale says: E4M3, with or without IF4's flag, or UE5M3."""
+    if name != "ue5m3":
+        return e4m3_table()
+    code = np.arange(255)
+    exponent, mantissa = code >> 3, code & 7
+    return np.where(exponent == 0, mantissa * 2.0**-17, (8 + mantissa) * 2.0 ** (exponent - 18)).astype(f32)
+
+
 def nearest(magnitude: np.ndarray, levels: np.ndarray) -> np.ndarray:
     """Number of the nearest level; of two as near the even one."""
     away = np.abs(magnitude.astype(np.float64)[..., None] - levels.astype(np.float64))
     odd = np.arange(len(levels)) % 2
     return np.lexsort((np.broadcast_to(odd, away.shape), away), axis=-1)[..., 0].astype(np.uint8)
+
+
+def nearest_int4(q: np.ndarray) -> np.ndarray:
+    """Number of the nearest of IF4's even levels, -7..7 as 0..14; at a middle, as float32 has it, the even one."""
+    middle = ((INT4_TO_6[:-1].astype(np.float64) + INT4_TO_6[1:]) / 2).astype(f32)
+    upper_is_even = np.arange(-6, 8) % 2 == 0
+    return np.where(upper_is_even, q[..., None] >= middle, q[..., None] > middle).sum(axis=-1)
 
 
 def hashed(key: list[int], size: int) -> np.ndarray:
@@ -255,7 +272,8 @@ class Recomputer:
         tile = event["facts"]["block_rows"]
         scale = np.repeat(weight["scale"][::tile].T, tile, axis=0)[: weight["code"].shape[1]]
         turned = {"code": weight["code"].T, "element": weight["element"].T, "scale": scale}
-        self.operands["weight, transposed"] = weight | {k: np.ascontiguousarray(v) for k, v in turned.items()}
+        whole = turned | {"decoded": weight["decoded"].T}
+        self.operands["weight, transposed"] = weight | {k: np.ascontiguousarray(v) for k, v in whole.items()}
         return turned
 
     # -- one operand
@@ -312,7 +330,7 @@ class Recomputer:
         with np.errstate(divide="ignore"):
             encode = np.where(amax == 0, ONE, np.minimum(top / amax, FLOAT32_MAX)).astype(f32)
         multiplier = np.where(amax > 0, np.maximum(amax / top, f32(rule["least"])), amax / top).astype(f32)
-        self.state |= {"encode": encode, "multiplier": multiplier, "level of": self.state["x"]}
+        self.state |= {"encode": encode, "multiplier": multiplier, "amax": amax}
         return {"amax": amax, "encode": encode, "multiplier": multiplier}
 
     def on_block_amax(self, event: dict, told: Arrays) -> Arrays:
@@ -331,9 +349,12 @@ class Recomputer:
         if rule["family"] == "te":
             inverse = ONE / f32(rule["largest"] * rule["headroom"])
             encode = self.state["encode"] if rule["two_level"] else ONE
-            found["wanted"] = np.minimum(amax * (encode * inverse), f32(rule["cap"]))
-            found["code"] = nearest(found["wanted"], e4m3_table())
-            found["scale"] = e4m3_table()[found["code"]]
+            table = scale_table(facts["scale_element"])
+            found["wanted"] = np.minimum(amax * (encode * inverse), table[-1])
+            if facts["four_over_six"] != "off":
+                found["wanted"] = self.state["chosen"]
+            found["code"] = nearest(found["wanted"], table)
+            found["scale"] = table[found["code"]]
         elif rule["family"] == "mx":
             found["wanted"] = amax / f32(6)
             mantissa, exponent = np.frexp(found["wanted"] if rule["exponent"] == "rceil" else amax)
@@ -345,6 +366,48 @@ class Recomputer:
         self.state["scale"] = found["scale"]
         self.state["stored"] = found.get("code", found["scale"])
         return found
+
+    def on_four_or_six(self, event: dict, told: Arrays) -> Arrays:
+        facts, amax, x = event["facts"], self.state["block amax"], self.state["x"]
+        base = (amax / f32(6)) * self.state["encode"]
+        found: Arrays = {"x": x}
+        for name, times in (("six", f32(1)), ("four", f32(1.5))):
+            wanted = np.minimum(base * times, f32(448))
+            scale = e4m3_table()[nearest(wanted, e4m3_table())]
+            found |= {f"{name}_wanted": wanted, f"{name}_scale": scale}
+            found[f"{name}_error"] = self.error_under(scale, E2M1, facts)
+        found["took_four"] = found["four_error"] < found["six_error"]
+        self.state["chosen"] = np.where(found["took_four"], found["four_wanted"], found["six_wanted"])
+        return found
+
+    def on_grid(self, event: dict, told: Arrays) -> Arrays:
+        errors = [self.error_under(self.state["scale"], grid, event["facts"]) for grid in (E2M1, INT4_TO_6)]
+        second = errors[1] < errors[0]
+        self.state["stored"] = (self.state["stored"] + FLAG * second).astype(np.uint8)
+        found = {"x": self.state["x"], "first_error": errors[0], "second_error": errors[1]}
+        return found | {"took_second": second, "code": self.state["stored"]}
+
+    def error_under(self, scale: np.ndarray, grid: np.ndarray, facts: dict) -> np.ndarray:
+        """What decoding errs by, rounded to nearest: added up over a block in order, over a tile's rows in a tree."""
+        x, block, tall = self.state["x"], facts["block"], facts["block_rows"]
+        q = self.quotients(facts, x, scale)["quotient"]
+        if grid is E2M1:
+            level = grid[nearest(np.minimum(np.abs(q), grid[-1]), grid)] * np.where(q < 0, -ONE, ONE)
+        else:
+            level = grid[nearest_int4(q)]
+        out = level * spread(scale, facts, x.shape[1])
+        if "amax" in self.state and facts["tensor_level"] != "none":
+            out = out * self.state["amax"] / f32(facts["rule"]["cap"] * facts["rule"]["largest"])
+        off = out - x
+        off = np.abs(off) if facts["four_over_six"] == "mae" else off * off
+        off = np.pad(off, ((0, -len(x) % tall), (0, -x.shape[1] % block)))
+        total = np.zeros((len(off), off.shape[1] // block), f32)
+        for place in range(block):
+            total = total + off[:, place::block]
+        tree = total.reshape(-1, tall, total.shape[1])
+        while tree.shape[1] > 1:
+            tree = tree[:, : tree.shape[1] // 2] + tree[:, tree.shape[1] // 2 :]
+        return np.repeat(tree[:, 0], tall, axis=0)[: len(x)]
 
     def on_scales_kept(self, event: dict, told: Arrays) -> Arrays:
         old = self.operands["weight before"]
@@ -381,8 +444,10 @@ class Recomputer:
             found["sign"] = (x < 0).astype(np.uint8)
             found["element"] = np.where(x < 0, -book[found["code"]], book[found["code"]])
         else:
-            found |= self.quotients(facts, x)
+            found |= self.quotients(facts, x, self.state["scale"])
             found |= self.rounded(facts, found["quotient"], "draw" in told)
+            if facts["second"]:
+                self.in_second_grid(facts, found)
         names = [name for name in ("scale", "stored", "multiplier", "encode", "codebook") if name in self.state]
         if facts["tensor_level"] == "none":
             names = [name for name in names if name not in ("multiplier", "encode")]
@@ -392,8 +457,8 @@ class Recomputer:
             self.operands[f"weight of {event['card']}"] = operand
         return found
 
-    def quotients(self, facts: dict, x: np.ndarray) -> Arrays:
-        scale = spread(self.state["scale"], facts, x.shape[1])
+    def quotients(self, facts: dict, x: np.ndarray, scale: np.ndarray) -> Arrays:
+        scale = spread(scale, facts, x.shape[1])
         if facts["rule"]["family"] == "te":
             encode = column(self.state["encode"]) if facts["tensor_level"] != "none" else ONE
             with np.errstate(divide="ignore"):
@@ -420,6 +485,22 @@ class Recomputer:
         found["element"] = np.where(negative, -levels[number], levels[number])
         found["up"] = np.abs(found["element"]) > low
         return found
+
+    def in_second_grid(self, facts: dict, found: Arrays) -> None:
+        """Replace what was rounded in the first grid where a block is of the second, whose levels have signs."""
+        q = found["quotient"]
+        second = spread(self.state["stored"] >= FLAG, facts, q.shape[1])
+        most = len(INT4_TO_6) - 1
+        below = np.clip((q[..., None] >= INT4_TO_6).sum(axis=-1) - 1, 0, most)
+        low, high = INT4_TO_6[below], INT4_TO_6[np.minimum(below + 1, most)]
+        number = nearest_int4(q)
+        there = {"low": low, "high": high, "between": (high > low) & (q > low)}
+        if "draw" in found:
+            there["share"] = (q - low) / np.where(high > low, high - low, ONE)
+            number = below + ((found["draw"] < there["share"]) & (below < most))
+        there |= {"code": (number - 7) & 15, "element": INT4_TO_6[number], "up": INT4_TO_6[number] > low}
+        found |= {name: np.where(second, array, found[name]).astype(found[name].dtype) for name, array in there.items()}
+        found["second"] = second
 
     # -- the fine tier, bytes, numbers
 
@@ -655,6 +736,9 @@ class Recomputer:
 
     def in_float32(self, event: dict, told: Arrays) -> Arrays:
         card = event["card"]
+        if event["facts"]["rounded"]:
+            left, right = (operand["decoded"] for operand in self.operands_of(event["part"]))
+            return self.added_in_float32(left, right, event["facts"])
         computing = self.state.get(f"decoded {card}", self.state[f"{card}.weight"])
         if event["part"] == "product":
             left, right = self.state["into"], computing
@@ -662,7 +746,11 @@ class Recomputer:
             left, right = self.state["g"], np.ascontiguousarray(computing.T)
         else:
             left, right = (np.ascontiguousarray(x.T) for x in (self.state["g"], self.state[f"into {card}"]))
-        turned = event["facts"]["turned"]
+        return self.added_in_float32(left, right, event["facts"])
+
+    @staticmethod
+    def added_in_float32(left: np.ndarray, right: np.ndarray, facts: dict) -> Arrays:
+        turned = facts["turned"]
         a = np.ascontiguousarray(left.T).T if turned[0] else left
         b = right.T if turned[1] else np.ascontiguousarray(right.T)
         exact = np.zeros((len(left), len(right)))

@@ -108,7 +108,7 @@ def _weight_format(recipe: Recipe, formats: dict[str, str], change: str) -> Reci
 CHANGES: dict[str, tuple[str, Operation]] = {
     "no-hadamard": (
         "no random Hadamard rotation of the weight gradient's operands",
-        lambda recipe: _operands(recipe, weight_gradient={"hadamard": 0}),
+        lambda recipe: _operands(recipe, weight_gradient={"hadamard": 0, "signs": "fixed"}),
     ),
     "no-sr": (
         "round to nearest everywhere: gradients are no longer unbiased",
@@ -215,7 +215,13 @@ def get_recipe(recipe: str | Recipe) -> Recipe:
     words = [found.summary]
     for change in filter(None, changes.split("+")):
         summary, operation = _known("change of a recipe", change, CHANGES, "There are")
-        found = operation(found)
+        try:
+            found = operation(found)
+        except ValueError as error:
+            if repr(change) in str(error):
+                raise
+            whose = "" if "recipe " in str(error) else f" of recipe {base}"  # the records themselves know no names
+            raise UserError(f"change {change!r}{whose}: {error}") from error
         words.append(summary)
     return dataclasses.replace(found, name=recipe, summary="; ".join(words)) if changes else found
 

@@ -230,18 +230,9 @@ def four_over_six(
     scales : uint8 (..., blocks)
     took_four : bool (..., blocks)
     """
-    base_scale = fmt.rule.four_over_six_base
-    if base_scale is None:
-        raise FormatError(f"rule {fmt.rule.name} has no four-over-six choice; use the nvfp4-4over6 formats")
-    with np.errstate(over="ignore", invalid="ignore"):
-        base = base_scale(amax_b, stored)
-        candidates = [
-            E4M3.encode(np.minimum(scale, np.float32(448)), "even") for scale in (base, base * np.float32(1.5))
-        ]
-    blocks = to_blocks(x, fmt)
-    errors = [_candidate_error(blocks, codes, stored, fmt) for codes in candidates]
+    codes, errors = candidates(x, amax_b, stored, fmt)
     took_four = errors[1] < errors[0]
-    return np.where(took_four, candidates[1], candidates[0]), took_four
+    return np.where(took_four, codes[1], codes[0]), took_four
 
 
 def two_grids(
@@ -257,9 +248,26 @@ def two_grids(
     uint8 (..., blocks)
         Scale codes, the highest bit set where the second grid is taken.
     """
-    codes, blocks = fmt.rule.block(amax_b, stored), to_blocks(x, fmt)
-    errors = [_candidate_error(blocks, codes, stored, fmt, grid) for grid in (fmt.element, fmt.second)]
-    return np.where(errors[1] < errors[0], codes | FLAG, codes).astype(np.uint8)
+    codes, errors = candidates(x, amax_b, stored, fmt)
+    return np.where(errors[1] < errors[0], codes[1], codes[0])
+
+
+def candidates(
+    x: np.ndarray, amax_b: np.ndarray, stored: np.ndarray | np.float32 | None, fmt: BlockFormat
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """What `four_over_six` and `two_grids` choose from: two scale codes a block, uint8, and their errors, float32."""
+    if fmt.second is not None:
+        codes = fmt.rule.block(amax_b, stored)
+        tried = [codes, codes | FLAG]
+    elif fmt.rule.four_over_six_base is None:
+        raise FormatError(f"rule {fmt.rule.name} has no four-over-six choice; use the nvfp4-4over6 formats")
+    else:
+        with np.errstate(over="ignore", invalid="ignore"):
+            base = fmt.rule.four_over_six_base(amax_b, stored)
+            scales = [np.minimum(scale, np.float32(448)) for scale in (base, base * np.float32(1.5))]
+            tried = [E4M3.encode(scale, "even") for scale in scales]
+    blocks, grids = to_blocks(x, fmt), (fmt.element, fmt.second or fmt.element)
+    return tried, [_candidate_error(blocks, code, stored, fmt, grid) for code, grid in zip(tried, grids, strict=True)]
 
 
 def _candidate_error(
@@ -267,10 +275,10 @@ def _candidate_error(
     codes: np.ndarray,
     stored: np.ndarray | np.float32 | None,
     fmt: BlockFormat,
-    element: ElementFormat | Codebook | None = None,
+    element: ElementFormat | Codebook,
 ) -> np.ndarray:
     """The error of each block (or tile) under one candidate, float32, in the stated order."""
-    scale, element = fmt.rule.scale_element.table[codes], element or fmt.element
+    scale = fmt.rule.scale_element.table[codes]
     quotients = fmt.rule.quotient(blocks, scale[..., None], _level(stored))
     elements = element.table[element.encode(quotients, "even", nan_code=0)]
     error = np.zeros(codes.shape, np.float32)

@@ -122,6 +122,8 @@ class ScaleRule:
         For scales that come with a sign, a zero point or a minimum: it takes the place of `block` and `quotient`.
     skip_nan : bool
         A block's amax leaves NaN out, as the comparison `amax < fabsf(x)` in C does.
+    told : RuleNumbers, optional
+        The numbers it was made of, for whoever explains it; fast kernels may not know its scale element (`numbers`).
     """
 
     name: str
@@ -136,6 +138,7 @@ class ScaleRule:
     ragged_quotient: Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray] | None = None
     affine: AffineRule | None = None
     skip_nan: bool = False
+    told: RuleNumbers | None = None
 
     @property
     def two_level(self) -> bool:
@@ -280,7 +283,6 @@ def te_rule(
     `cap` is 256 when four-over-six may enlarge a scale by 1.5; `largest` is 7 for INT4 elements. `headroom` (16/17 in
     Quartet II's unbiased stochastic rounding) shrinks the range that amax_b is mapped to, so that a scale which rounded
     down cannot push an element past the largest code: 1/largest becomes 1/(largest * headroom). One level: S is 1.
-
     Decoding multiplies with ``amax / (cap * largest)``. Where S stopped at FLT_MAX (amax below 7.9e-36), that is not
     what was encoded with; `least`, 1/FLT_MAX, is then what decoding multiplies with (0: as the producers do, whose
     values are then too small). `element`: of block scales; 448 is its largest number, where it is not E4M3.
@@ -318,6 +320,7 @@ def te_rule(
         multiplier=multiplier,
         four_over_six_base=base if element is E4M3 else None,
         range=cap * largest,
+        told=numbers,
     )
 
 

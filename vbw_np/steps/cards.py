@@ -13,7 +13,8 @@ from ..device.pairs import quantizes_anew
 from ..formats import BlockFormat, FittedScales, PackedTensor, get_format
 from ..formats.packing import pack_codes
 from . import products, together
-from .quantizing import Matrix, decoded, described, operand
+from .matrix import Matrix, described, elements
+from .quantizing import decoded, operand
 from .story import RecordingError, Story
 from .values import Value
 from .witness import Key, Span, Visit, Witness
@@ -224,7 +225,7 @@ class CardStory:
         why = "No tensor core multiplies these two formats, so both are decoded."
         left = dataclasses.replace(left, data=left_packed.dequantize())
         right = dataclasses.replace(right, data=right_packed.dequantize())
-        return products.of_numbers(self.story, name, left, right, why=why)
+        return products.of_numbers(self.story, name, left, right, why=why, rounded=True)
 
     def _checked(self, product: NDArray, spans: list[Span]) -> NDArray:
         seen = _only(spans, "matmul").values
@@ -322,7 +323,7 @@ class CardStory:
                 "codes and the same scales: this one is {element} x {scale} here too.",
                 {
                     "code": turned.value(right.unpacked_codes()),
-                    "element": turned.value(right.format.element.table[right.unpacked_codes()]),
+                    "element": turned.value(elements(right)),
                     "scale": Value.of(right.decoded_scales(), *turned.scale_axes(right.format)),
                 },
                 described(packed.format),

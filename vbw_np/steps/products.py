@@ -11,7 +11,7 @@ from ..device import operands
 from ..formats import E2M1, PackedTensor
 from ..formats.accumulate.model import UNIT as FRACTION
 from ..formats.accumulate.model import LongSum, add_terms, align
-from .quantizing import Matrix
+from .matrix import Matrix
 from .story import Story
 from .values import LISTED, Value, along
 
@@ -214,7 +214,8 @@ def _of_fp8(
 
 
 def of_numbers(
-    story: Story, name: str, left: Matrix, right: Matrix, *, turned: tuple[bool, bool] = (False, True), why: str
+    story: Story, name: str, left: Matrix, right: Matrix, *, turned: tuple[bool, bool] = (False, True), why: str,
+    rounded: bool = False,
 ) -> NDArray[np.float32]:
     """Tell a product in float32, left right^T (rows of left, rows of right); returns it.
 
@@ -230,6 +231,8 @@ def of_numbers(
         library that adds may add in another order then.
     why : str
         What the operands are.
+    rounded : bool
+        Whether they are decoded codes.
     """
     a = np.ascontiguousarray(left.data.T).T if turned[0] else np.ascontiguousarray(left.data)
     b = np.ascontiguousarray(right.data).T if turned[1] else np.ascontiguousarray(right.data.T)
@@ -242,7 +245,8 @@ def of_numbers(
         "left": left.value(),
         "right": right.value(),
     }
-    facts: dict[str, Any] = {"name": name, "way": "float32", "turned": list(turned), "terms": left.data.shape[1]}
+    facts: dict[str, Any] = {"name": name, "way": "float32", "turned": list(turned), "terms": left.data.shape[1],
+                             "rounded": rounded}  # fmt: skip
     story.add(
         "product",
         f"{why} {left.data.shape[1]} products are added up in float32. This {left.columns}'s share is {{left}} x "

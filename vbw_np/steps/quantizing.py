@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -12,77 +11,15 @@ from numpy.typing import NDArray
 from ..formats import BlockFormat, Codebook, FittedScales, PackedTensor, quantize
 from ..formats.codec import block_amax, quotients, tensor_amax
 from ..formats.explain import bit_fields
-from ..formats.packed import nested_edges
+from ..formats.packed import FLAG, in_second_grid, nested_edges
 from ..formats.random_bits import random_bits, uniform24
 from ..formats.scales import FLOAT32_MAX, te_encode_scale
+from . import choosing
+from .matrix import Matrix, described, elements
 from .story import Story
 from .values import LISTED, ONE, Axis, Value, along
 
 ONES = np.float32(1)
-
-
-@dataclasses.dataclass(frozen=True)
-class Matrix:
-    """A matrix on its way to an operand: what it is called, and whose its rows and columns are.
-
-    Attributes
-    ----------
-    name : str
-        As in "the gradient".
-    data : float32 (rows, columns)
-        Products sum over the columns.
-    rows, columns : str
-        Labels of a place.
-    """
-
-    name: str
-    data: NDArray[np.float32]
-    rows: str
-    columns: str
-
-    @property
-    def axes(self) -> tuple[Axis, Axis]:
-        """Of an array with an entry for each element."""
-        return along(self.rows), along(self.columns)
-
-    def value(self, array: NDArray | None = None) -> Value:
-        """An array with an entry for each element, by default the matrix itself."""
-        return Value.of(self.data if array is None else array, *self.axes)
-
-    def scale_axes(self, fmt: BlockFormat) -> tuple[Axis, ...]:
-        """Of an array with an entry for each scale."""
-        if fmt.flat:
-            length = self.data.shape[1]
-            return (Axis(((self.rows, length), (self.columns, 1)), fmt.block_length(self.data.size)),)
-        return along(self.rows), along(self.columns, fmt.block_length(self.data.shape[1]))
-
-    def byte_axes(self, fmt: BlockFormat, bits: int) -> tuple[Axis, ...]:
-        """Of an array of bytes with `bits` bits an element."""
-        if fmt.flat:
-            return (Axis(((self.rows, self.data.shape[1] * bits), (self.columns, bits)), 8),)
-        return along(self.rows), along(self.columns, 8, bits)
-
-
-def described(fmt: BlockFormat) -> dict[str, Any]:
-    """What of a format is needed to compute its numbers again."""
-    numbers = fmt.rule.numbers
-    element = fmt.element
-    return {
-        "format": fmt.name,
-        "summary": fmt.summary,
-        "element": element.name if element is not None else "quantiles",
-        "bits": fmt.code_bits,
-        "block": fmt.block,
-        "block_rows": fmt.block_rows,
-        "flat": fmt.flat,
-        "scale_element": fmt.rule.scale_element.name if fmt.rule.scale_element else "float32",
-        "rule": {"name": fmt.rule.name} | (dataclasses.asdict(numbers) if numbers is not None else {}),
-        "tensor_level": fmt.tensor_level,
-        "four_over_six": fmt.four_over_six,
-        "signed_zero": fmt.signed_zero,
-        "decode_order": fmt.decode_order,
-        "fine": dataclasses.asdict(fmt.fine) if fmt.fine is not None else None,
-    }
 
 
 def operand(
@@ -169,7 +106,7 @@ def _level(story: Story, matrix: Matrix, packed: PackedTensor) -> dict[str, Valu
     axes = _level_axes(matrix, amax)
     values = {"amax": Value.of(amax, *axes), **_multiplier(matrix, packed)}
     span = matrix.name if fmt.tensor_level == "tensor" else f"this {matrix.rows}'s row of {matrix.name}"
-    numbers = fmt.rule.numbers
+    numbers = fmt.rule.told or fmt.rule.numbers
     if numbers is None:
         story.add(
             "tensor scale",
@@ -203,11 +140,13 @@ def _block_scales(story: Story, matrix: Matrix, packed: PackedTensor, level: dic
             described(fmt),
             ("amax", "x"),
         )
+    if fmt.four_over_six != "off":
+        choosing.two_scales(story, matrix, packed)
     values = {"scale": Value.of(packed.decoded_scales(), *axes)}
     facts = described(fmt)
     element = fmt.rule.scale_element
     if element is not None:
-        values["code"] = Value.of(packed.scales, *axes)
+        values["code"] = Value.of(packed.scales if fmt.second is None else packed.scales & ~FLAG, *axes)
         facts["code_bits"] = [bit_fields(code, element) for code in range(1 << element.bits)]
     if packed.offsets is not None:
         values["offset"] = Value.of(packed.offsets, *axes)
@@ -215,6 +154,8 @@ def _block_scales(story: Story, matrix: Matrix, packed: PackedTensor, level: dic
     if wanted is not None:
         values["wanted"] = Value.of(wanted, *axes)
     story.add("scale", _scale_sentence(packed, wanted is not None), values, facts, ("scale",))
+    if fmt.second is not None:
+        choosing.two_grids(story, matrix, packed)
 
 
 def _span(fmt: BlockFormat, matrix: Matrix) -> str:
@@ -229,24 +170,28 @@ def _span(fmt: BlockFormat, matrix: Matrix) -> str:
 
 def _wanted(matrix: Matrix, packed: PackedTensor, level: dict[str, Value]) -> NDArray | None:
     """The scale before it is rounded to its format, where the rule is numbers."""
-    fmt, numbers = packed.format, packed.format.rule.numbers
+    fmt = packed.format
+    numbers = fmt.rule.told or fmt.rule.numbers
     if numbers is None or fmt.four_over_six != "off":
         return None
     amax = block_amax(matrix.data, fmt)
     if numbers.family == "te":
         encode = level["encode"].data if "encode" in level else ONES
         with np.errstate(over="ignore"):
-            return np.minimum(np.minimum(amax * (encode * numbers.inverse), FLOAT32_MAX), np.float32(numbers.cap))
+            wanted = np.minimum(amax * (encode * numbers.inverse), FLOAT32_MAX)
+        return np.minimum(wanted, np.float32(fmt.rule.scale_element.max))
     return amax / np.float32(numbers.largest)
 
 
 def _scale_sentence(packed: PackedTensor, knows_wanted: bool) -> str:
-    fmt, numbers = packed.format, packed.format.rule.numbers
-    element = fmt.rule.scale_element
+    fmt = packed.format
+    numbers, element = fmt.rule.told or fmt.rule.numbers, fmt.rule.scale_element
     if element is None:
         divided = f"amax / {numbers.largest:g} = " if numbers is not None else "by its rule "
         return f"Its scale is {divided}{{scale}}, kept as a float32 of four bytes."
     code = f"code {{code:x}}, bits {{code@code_bits}} of {element.name}"
+    if fmt.four_over_six != "off":
+        return f"So its scale is {{scale}}, {code}."
     if not knows_wanted:
         return f"By the rule {fmt.rule.name} ({fmt.rule.summary}) its scale is {{scale}}, {code}."
     if numbers is not None and numbers.family == "mx":
@@ -302,60 +247,58 @@ def _codes(story: Story, matrix: Matrix, packed: PackedTensor, key: tuple[int, i
         story.add("codes", sentence, values, facts, ("code", "x"))
         return
     facts["code_bits"] = [bit_fields(code, fmt.element) for code in range(1 << fmt.code_bits)]
-    values["element"] = matrix.value(fmt.element.table[codes])
+    values["element"] = matrix.value(elements(packed))
     if fmt.rule.affine is not None:
         sentence = "{x} becomes code {code}, bits {code@code_bits}, by the rule of its format."
         story.add("codes", sentence, values, facts, ("code", "x"))
         return
     q = quotients(matrix.data, fmt, FittedScales.of(packed))
-    values |= {"quotient": matrix.value(q), **_neighbours(matrix, fmt, q)}
-    values["up"] = matrix.value((np.abs(fmt.element.table[codes]) > values["low"].data).astype(np.uint8))
+    arrays, size, own = _neighbours(fmt, q), np.abs(q), np.abs(values["element"].data)
+    if fmt.second is not None:
+        facts |= {"grids": list(choosing.GRIDS), "code_bits": [f"{code:04b}" for code in range(16)]}
+        arrays["second"] = in_second_grid(packed.scales, packed.shape, fmt).astype(np.uint8)
+        arrays |= choosing.neighbours(fmt, q, arrays)
+        size, own = (np.where(arrays["second"], *both) for both in ((q, size), (values["element"].data, own)))
+    arrays["up"] = (own > arrays["low"]).astype(np.uint8)
     if key is not None:
         _random(story, matrix, key)
-        bits = random_bits(matrix.data.shape, *key)
-        draw = matrix.value(uniform24(bits))
-        values |= {"draw": draw, "share": matrix.value(_share(q, values["low"].data, values["high"].data))}
+        arrays |= {"draw": uniform24(random_bits(matrix.data.shape, *key)), "share": _share(size, arrays)}
+    values |= {name: matrix.value(array) for name, array in ({"quotient": q} | arrays).items()}
     story.add("codes", _code_sentence(fmt, key is not None), values, facts, ("code", "x"))
 
 
 def _code_sentence(fmt: BlockFormat, by_chance: bool) -> str:
-    name = fmt.element.name.upper()
+    name = fmt.element.name.upper() if fmt.second is None else "{second@grids}"
     how = (
         "that is {share} of the way from one to the other. The draw is {draw}; it goes up where the draw is less, "
         "so here"
         if by_chance
         else "the nearer one is taken, and of two as near the one whose last bit is 0: so"
     )
+    whole = "magnitude, or none above it" if fmt.second is None else "number, or none beyond it"
     return (
-        f"In units of its scale {{x}} is {{quotient}}. {{between?{name} has that magnitude, or none above it, and "
+        f"In units of its scale {{x}} is {{quotient}}. {{between?{name} has that {whole}, and "
         f"takes|{name} has {{low}} and {{high}} on either side; {how} it goes {{up?down|up}}, to}} {{element}}: code "
         "{code}, bits {code@code_bits}."
     )
 
 
-def _neighbours(matrix: Matrix, fmt: BlockFormat, q: NDArray) -> dict[str, Value]:
+def _neighbours(fmt: BlockFormat, q: NDArray) -> dict[str, NDArray]:
     """The magnitudes on either side of a quotient's: equal where there is nothing above."""
     if isinstance(fmt.element, Codebook):
         levels = np.unique(np.abs(fmt.element.table))
     else:
         levels = np.asarray(fmt.element.magnitudes, np.float32)
-    low, high, between = between_levels(np.abs(q), levels)
-    return {
-        "low": matrix.value(low), "high": matrix.value(high), "between": matrix.value(between.astype(np.uint8)),
-    }  # fmt: skip
+    low, high, between = choosing.between_levels(np.abs(q), levels)
+    return {"low": low, "high": high, "between": between.astype(np.uint8)}
 
 
-def between_levels(q: NDArray, levels: NDArray) -> tuple[NDArray, NDArray, NDArray]:
-    """The ascending levels on either side of each number (the last one twice beyond it), and whether it is between."""
-    place = np.clip(np.searchsorted(levels, q, side="right") - 1, 0, len(levels) - 1)
-    low, high = levels[place], levels[np.minimum(place + 1, len(levels) - 1)]
-    return low, high, (high > low) & (q > low)
-
-
-def _share(q: NDArray, low: NDArray, high: NDArray) -> NDArray:
-    """How far a magnitude has come from its lower neighbour to the upper one, in float32."""
+def _share(size: NDArray, arrays: dict[str, NDArray]) -> NDArray:
+    """How far a number has come from its lower neighbour to the upper one, in float32."""
+    low, high = arrays["low"], arrays["high"]
     step = np.where(high > low, high - low, ONES)
-    return ((np.abs(q) - low) * (ONES / step)).astype(np.float32)
+    by_reciprocal = ((size - low) * (ONES / step)).astype(np.float32)
+    return np.where(arrays["second"], (size - low) / step, by_reciprocal) if "second" in arrays else by_reciprocal
 
 
 def _random(story: Story, matrix: Matrix, key: tuple[int, int]) -> None:
@@ -442,7 +385,7 @@ def decoded(
     if fmt.quantile_codebook:
         sentence = "Looked up and put together, it is {decoded}: {x} has an error of {error}."
     else:
-        values["element"] = matrix.value(fmt.element.table[packed.unpacked_codes()])
+        values["element"] = matrix.value(elements(packed))
         values["scale"] = Value.of(packed.decoded_scales(), *matrix.scale_axes(fmt))
         values |= _multiplier(matrix, packed)
         formula = "{element} x {scale}" + (" x {multiplier}" if packed.tensor_scale is not None else "")

@@ -18,7 +18,8 @@ from ..formats.eden import POINTS, lengths, mended_scales
 from ..formats.explain import bit_fields
 from ..formats.hadamard import SIGNS, hadamard_rotate
 from ..formats.random_bits import random_bits, uniform24
-from .quantizing import Matrix, between_levels, described
+from .choosing import between_levels
+from .matrix import Matrix, described
 from .story import Story
 from .values import Value, along
 from .witness import Key
