@@ -16,7 +16,7 @@ from vbw_np.steps.values import number, to_hex
 
 pytestmark = pytest.mark.slow
 
-RECIPES = ("nvfp4-train", "mxfp4-train", "fp32")
+RECIPES = ("nvfp4-train", "mxfp4-train", "fp32", "nvfp4-train:ms-eden+split-mean", "nvfp4-train:if4")
 PLACE = {"token": 3, "input": 11, "unit": 5, "letter": 14}
 
 SHOWN = """() => ({
@@ -101,7 +101,7 @@ def test_nothing_is_cut_off_too_small_or_unreadable(recorded: Any, browser: Any,
     context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme, has_touch=width < 500)
     page = context.new_page()
     page.goto(path.as_uri())
-    for kind in ("codes", "product", "gradient"):
+    for kind in ("codes", "product", "gradient", "rotation", "length", "scale mended", "mean", "signs", "grid"):
         found = [event.order for event in steps if event.kind == kind]
         if found:
             page.evaluate("order => player.goto(order)", found[0])
@@ -109,6 +109,30 @@ def test_nothing_is_cut_off_too_small_or_unreadable(recorded: Any, browser: Any,
     assert not small_targets(page), small_targets(page)
     assert not complaints(page, AXE)
     context.close()
+
+
+def test_columns_that_only_fill_up_can_be_seen_and_not_chosen(browser: Any, tmp_path: Path) -> None:
+    """A rotation of 128 of 32 tokens: a tap behind the last token chooses that one, an arrow key stops at it."""
+    with autograd.use_twins(False):
+        write_page(step("nvfp4-train:hadamard-128"), tmp_path / "step.html")
+    page = browser.new_page()
+    said: list[str] = []
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto((tmp_path / "step.html").as_uri())
+    page.evaluate("player.goto(player.events.find(event => event.kind === 'rotation').order)")
+    grid = page.locator("[data-value=after]")
+    assert (
+        page.locator("figcaption").first.inner_text()
+        == "after, 16 x 128 (down: letters; across: tokens; from 32 on filled up)"
+    )
+    box = grid.locator("canvas").bounding_box()
+    for share, token in ((100.5 / 128, 31), (7.5 / 128, 7)):
+        grid.locator("canvas").click(position={"x": share * box["width"], "y": box["height"] / 2})
+        assert page.evaluate("player.place.token") == token
+    for _ in range(40):
+        grid.press("ArrowRight")
+    assert page.evaluate("player.place.token") == 31 and not said
+    page.close()
 
 
 def test_without_script_the_whole_step_is_there_as_text(recorded: Any, browser: Any) -> None:

@@ -247,12 +247,16 @@ def _among_documents(text: str) -> str:
     return re.sub(r'<img src="(?!data:)[^"]*" alt="([^"]*)"[^>]*>', r"\1", text)
 
 
+CHANGED = ("nvfp4-train:ms-eden", "nvfp4-train:split-mean", "nvfp4-train:if4")
+"""Recipes with something changed that shows in a step what no other page does."""
+
+
 def write_steps(out: Path) -> dict[str, str]:
     """A page that plays one training step, for each of a few recipes; the files by recipe."""
     files = {}
     with autograd.use_twins(False):  # by the definitions: the same bits, and nothing to compile
-        for recipe in RECIPES:
-            files[recipe] = f"step-{recipe}.html"
+        for recipe in (*RECIPES, *CHANGED):
+            files[recipe] = f"step-{recipe.replace(':', '-')}.html"
             write_page(step(recipe), out / files[recipe])
     return files
 

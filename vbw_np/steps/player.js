@@ -2,6 +2,8 @@
 /* The player of a recorded step. It computes nothing: every number comes from the recording, to the bit. The rules by
    which sentences are filled are those of saying.py and values.py; a test holds both against each other. */
 
+const WIDE = 32, NARROW = 9; // columns: with more a picture has the whole width, with fewer it shares it
+
 const DIGITS = { float32: 9, float64: 17 };
 
 // ---- numbers
@@ -194,6 +196,12 @@ class Player {
     return { rows: lengths[0] ?? 1, columns: lengths[1] ?? 1, axes };
   }
 
+  /* How many entries along an axis belong to a token, an input, ...; a rotation fills up with zeros behind them. */
+  owned(axis) {
+    const [label, stride] = Object.entries(axis.of)[0] ?? [];
+    return Object.keys(axis.of).length === 1 ? Math.ceil((this.recorded.sizes[label] * stride) / axis.per) : Infinity;
+  }
+
   moveIn(value, down, right) {
     const { rows, columns, axes } = Player.frame(value);
     const at = axes.map(axis => indexOn(axis, this.place));
@@ -248,10 +256,13 @@ class Player {
     const value = this.event.values[name], { rows, columns, axes } = Player.frame(value);
     const figure = document.createElement("figure"), caption = document.createElement("figcaption");
     const holder = document.createElement("div"), canvas = document.createElement("canvas");
-    const says = axis => Object.keys(axis.of).map(label => label + "s").join(" and ") + (axis.per > 1 ? `, ${axis.per} to an entry` : "");
-    const axisText = [says(axes[0]) && `down: ${says(axes[0])}`, says(axes[1] || axes[0]) && `across: ${says(axes[1] || axes[0])}`];
+    const says = (axis, length) => Object.keys(axis.of).map(label => label + "s").join(" and ")
+      + (axis.per > 1 ? `, ${axis.per} to an entry` : "") + (this.owned(axis) < length ? `; from ${this.owned(axis)} on filled up` : "");
+    const axisText = [says(axes[0], rows) && `down: ${says(axes[0], rows)}`, says(axes[1], columns) && `across: ${says(axes[1], columns)}`];
     caption.textContent = `${name}, ${rows} x ${columns} (${axisText.filter(Boolean).join("; ")})`;
     holder.className = "grid";
+    if (columns > WIDE) figure.className = "wide";
+    if (columns < NARROW) figure.className = "narrow";
     holder.dataset.value = name;
     holder.tabIndex = 0;
     holder.setAttribute("role", "group");
@@ -278,7 +289,9 @@ class Player {
     for (const holder of this.root.querySelectorAll(".grid")) {
       const value = this.event.values[holder.dataset.value], { rows, columns, axes } = Player.frame(value);
       const widest = holder.parentElement.clientWidth || 320;
-      const cell = Math.max(6, Math.min(26, Math.floor(Math.min(widest, 26 * Math.max(columns, 1)) / columns)));
+      const least = columns > WIDE ? 2 : 6;
+      const cell = Math.max(least, Math.min(26, Math.floor(Math.min(widest, 26 * Math.max(columns, 1)) / columns)));
+      const inner = cell - (cell > 4 ? 1 : 0);
       const canvas = holder.firstElementChild, ratio = devicePixelRatio || 1;
       canvas.width = columns * cell * ratio;
       canvas.height = rows * cell * ratio;
@@ -297,10 +310,10 @@ class Player {
           const x = data[(listed - 1) * rows * columns + row * columns + column];
           pen.globalAlpha = 1;
           pen.fillStyle = color("--cell");
-          pen.fillRect(column * cell, row * cell, cell - 1, cell - 1);
+          pen.fillRect(column * cell, row * cell, inner, inner);
           pen.globalAlpha = whole ? 0.85 * Math.abs(x) / largest : Math.abs(x) / largest;
           pen.fillStyle = color(x < 0 ? "--minus" : "--plus");
-          pen.fillRect(column * cell, row * cell, cell - 1, cell - 1);
+          pen.fillRect(column * cell, row * cell, inner, inner);
           if (whole) {
             pen.globalAlpha = 1;
             pen.fillStyle = color("--ink");
@@ -310,8 +323,11 @@ class Player {
       const at = axes.map(axis => indexOn(axis, this.place));
       pen.globalAlpha = 1;
       pen.strokeStyle = color("--here");
-      pen.lineWidth = 3;
-      pen.strokeRect(at[1] * cell + 0.5, at[0] * cell + 0.5, cell - 2, cell - 2);
+      const around = cell < 10 ? 2 : -1; // a frame inside a small cell would hide it
+      pen.lineWidth = cell < 10 ? 2 : 3;
+      pen.strokeRect(at[1] * cell + 0.5 - around - 1, at[0] * cell + 0.5 - around - 1, cell + 2 * around, cell + 2 * around);
+      pen.fillStyle = color("--here");
+      if (this.owned(axes[1]) < columns) pen.fillRect(this.owned(axes[1]) * cell - 1, 0, 1, rows * cell);
     }
   }
 

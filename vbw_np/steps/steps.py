@@ -197,7 +197,8 @@ class TrainingSteps(Walk[Event]):
 def _on_the_way(event: Event, card: str) -> bool:
     """Whether an event is on the way of the weights of `card`."""
     if event.card == "model":
-        return event.kind not in ("tokens", "update", "gradient of the embedding")
+        back = card == "second" and (event.phase, event.kind) == ("backward", "ReLU")  # on from there to the first card
+        return event.kind not in ("tokens", "update", "gradient of the embedding") and not back
     if event.kind in _PRODUCTS:  # the second card's come after the first one's, and back before them
         back_through = event.part == "gradient of the weight" or (card == "second" and event.phase == "backward")
         return (event.card == card and event.part != "gradient of the input") or (
