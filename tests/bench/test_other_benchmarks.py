@@ -77,6 +77,7 @@ def test_another_instruction_set_is_measured_as_on_a_machine_that_has_no_more(ca
         if result["machine"]["blas"]["library"] == "openblas" and platform.machine() == "x86_64":
             assert result["machine"]["blas"]["kernel"].lower() == like.blas.lower()
             assert result["compiled_for"] == like.cpu
+            assert like.features  # else numba compiles with those of this machine
         assert len(result["cases"]) == 2
         seen[isa] = kernels.table(result)
         assert f"instruction set {isa}" in seen[isa] and ("limit product" in seen[isa]) == (isa != "portable")

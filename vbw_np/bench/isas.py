@@ -27,7 +27,7 @@ class Like:
     ----------
     blas : str
     cpu, features : str or None
-        LLVM's names; None: this machine's own.
+        LLVM's names; None: this machine's own. A CPU's name without features would leave numba this machine's.
     """
 
     blas: str
@@ -45,7 +45,7 @@ LIKE = {
     "avx512vnni": Like("SkylakeX"),
     "avxvnni": Like("Haswell", "alderlake", "+avx2,+fma,+avxvnni"),
     "avx2": Like("Haswell", "haswell", "+avx2,+fma"),
-    "portable": Like("Nehalem", "x86-64"),
+    "portable": Like("Nehalem", "nehalem", "+sse4.2"),
 }
 """What stands for each on x86; elsewhere a machine is like itself."""
 

@@ -17,8 +17,20 @@ from ...engine import autograd
 from ...formats.packed import nested_table
 from ..simd.jit import enabled, jit, leaf, pjit, share
 from ..simd.jit import row as jit_row
-from ..simd.lanes import PIECE, bits, floats, lookup, select, splat, to_float, usplat
-from ..simd.lanes_memory import at, fence, keep, load, load_bits, load_nibbles, pointer, put, store, stream
+from ..simd.lanes import PIECE, bits, floats, select, splat, to_float, usplat
+from ..simd.lanes_memory import (
+    at,
+    fence,
+    keep,
+    load_bits,
+    load_nibbles,
+    lookup_nibbles,
+    nibble_table,
+    pointer,
+    put,
+    store,
+    stream,
+)
 from ..simd.wide import WIDTH
 
 empty = autograd.memory.empty
@@ -29,22 +41,6 @@ STREAM_FROM = 1 << 24
 _INT4 = np.array([*range(8), *range(-8, 0)], np.float32)
 
 
-@leaf
-def _element(codes, c, fine, planes, table, step):
-    """Sixteen elements in units of their scale."""
-    code = load_nibbles(codes, c)
-    value = lookup(table, code)
-    if planes > 0:
-        value = value + to_float(load_nibbles(fine, c) >> (4 - planes)) * lookup(step, code)
-    return value
-
-
-@leaf
-def _scale(source, s):
-    """The decoded scale at place s."""
-    return at(source.values, at(source.scales, s)) if source.coded else at(source.wide, s)
-
-
 class Source(NamedTuple):
     """What is decoded: arrays, inside a kernel pointers to them; those that a format does not have are empty."""
 
@@ -53,8 +49,8 @@ class Source(NamedTuple):
     scales: NDArray  # uint8
     wide: NDArray  # float32: scales that are not coded
     values: NDArray  # float32: what each scale code means
-    table: NDArray  # float32 (16): what each element code means
-    step: NDArray  # float32 (16): what one step of the fine tier adds to each of them
+    table: NDArray  # float32, a `nibble_table`: what each element code means
+    step: NDArray  # float32, a `nibble_table`: what one step of the fine tier adds to each of them
     coded: int  # whether scales are codes
     planes: int  # bit planes of the fine tier that are used
     block: int
@@ -62,44 +58,51 @@ class Source(NamedTuple):
 
 
 @leaf
-def _decode_block(source, c, factor, scale, out, i, n, past, table, step):
-    """n elements (a multiple of 16) under one scale: from byte c on, to out[i ...]."""
-    for j in range(0, n, WIDTH):
-        v = _element(source.codes, c + j // 2, source.fine, source.planes, table, step) * scale * factor
-        if past:
-            stream(out, i + j, v)
-        else:
-            store(out, i + j, v)
+def _element(source, c, planes):
+    """Sixteen elements in units of their scale."""
+    value = lookup_nibbles(source.table, source.codes, c)
+    if planes > 0:
+        index = to_float(load_nibbles(source.fine, c) >> (4 - planes))
+        value = value + index * lookup_nibbles(source.step, source.codes, c)
+    return value
 
 
 @leaf
-def _decode_row(source, c, s, factor, out, i, count, past, own, own_out):
-    """`count` elements: whole blocks, then what is left by way of a block of its own."""
-    block = source.block
-    table, step = load(source.table, 0), load(source.step, 0)
-    whole = count // block
-    for b in range(whole):
-        scale = splat(_scale(source, s if source.per_scale else s + b))
-        _decode_block(source, c + b * block // 2, factor, scale, out, i + b * block, block, past, table, step)
-    rest = count - whole * block
-    if rest:
-        from_code = c + whole * block // 2
-        for k in range((rest + 1) // 2):
-            put(own.codes, k, at(source.codes, from_code + k))
-            if source.planes:
-                put(own.fine, k, at(source.fine, from_code + k))
-        scale = splat(_scale(source, s if source.per_scale else s + whole))
-        _decode_block(own, 0, factor, scale, own_out, 0, block, False, table, step)
-        for k in range(rest):
-            put(out, i + whole * block + k, at(own_out, k))
+def _decode_blocks(source, c, s, factor, out, i, count, past, block, planes, coded, per_scale):
+    """`count` blocks: from byte c and scale s on, to out[i ...]. What a source is comes apart: often it is constant."""
+    for b in range(count):
+        place = s if per_scale else s + b
+        scale = splat(at(source.values, at(source.scales, place)) if coded else at(source.wide, place))
+        for j in range(b * block, (b + 1) * block, WIDTH):
+            v = _element(source, c + j // 2, planes) * scale * factor
+            if past:
+                stream(out, i + j, v)
+            else:
+                store(out, i + j, v)
 
 
 @jit
-def _decode_rows(source, factor, out, row, length, count, past, own, own_out):
-    """One row of `count` elements; rows are `length` apart."""
-    blocks = 1 if source.per_scale else (length + source.block - 1) // source.block
-    c, s = row * ((length + 1) // 2), row * blocks
-    _decode_row(source, c, s, splat(factor), out, row * length, count, past, own, own_out)
+def _decode_row(source, factor, out, row, length, count, past, own, own_out):
+    """`count` elements of a row, rows `length` apart: whole blocks, then what is left by way of a block of its own."""
+    block, planes, coded, per_scale = source.block, source.planes, source.coded, source.per_scale
+    c, s, i = row * ((length + 1) // 2), row * (1 if per_scale else (length + block - 1) // block), row * length
+    level, whole = splat(factor), count // block
+    if planes or per_scale or not coded:
+        _decode_blocks(source, c, s, level, out, i, whole, past, block, planes, coded, per_scale)
+    elif block == 32:  # the common cases, without a branch
+        _decode_blocks(source, c, s, level, out, i, whole, past, 32, 0, True, False)
+    else:
+        _decode_blocks(source, c, s, level, out, i, whole, past, 16, 0, True, False)
+    rest, done = count - whole * block, whole * block
+    if rest:
+        for k in range((rest + 1) // 2):
+            put(own.codes, k, at(source.codes, c + done // 2 + k))
+            if planes:
+                put(own.fine, k, at(source.fine, c + done // 2 + k))
+        last = s if per_scale else s + whole
+        _decode_blocks(own, 0, last, level, own_out, 0, 1, False, block, planes, coded, per_scale)
+        for k in range(rest):
+            put(out, i + done + k, at(own_out, k))
 
 
 @pjit
@@ -121,7 +124,7 @@ def _decode(
         )  # fmt: skip
         count = min(length, len(out) - row * length)
         factor = factors[row if len(factors) > 1 else 0]
-        _decode_rows(source, factor, pointer(out), row, length, count, past, own, pointer(numbers))
+        _decode_row(source, factor, pointer(out), row, length, count, past, own, pointer(numbers))
         keep(octets)
         keep(numbers)
         if past:
@@ -132,12 +135,12 @@ def _decode(
 
 
 @leaf
-def _quantile_lanes(source, signs, codes, c, codebook, scale, fine_on, int4):
+def _quantile_lanes(fine, signs, codes, c, codebook, scale, fine_on, int4):
     """Sixteen elements of `seed-v6`: a level with a sign, and the residual on top."""
-    level = lookup(codebook, load_nibbles(codes, c))
+    level = lookup_nibbles(codebook, codes, c)
     value = floats(bits(level) ^ select(load_bits(signs, c // 4), usplat(0x80000000), 0))
     if fine_on:
-        value = value + lookup(int4, load_nibbles(source, c)) * scale
+        value = value + lookup_nibbles(int4, fine, c) * scale
     return value
 
 
@@ -146,11 +149,10 @@ def _decode_quantiles(team, codes, signs, fine, row_scales, codebook, int4, fine
     """Rows of `length` elements, a multiple of 16."""
     for index in share(team, len(out) // length):
         row = np.int64(index)
-        levels, residuals = load(codebook, 0), load(int4, 0)
         scale = splat(row_scales[row])
         for j in range(0, length, WIDTH):
             i = row * length + j
-            store(out, i, _quantile_lanes(fine, signs, codes, i // 2, levels, scale, fine_on, residuals))
+            store(out, i, _quantile_lanes(fine, signs, codes, i // 2, codebook, scale, fine_on, int4))
 
 
 # ------------------------------------------------------------------------------------------------------- from Python
@@ -223,7 +225,7 @@ def _run(packed: formats.PackedTensor, planes: int, out: NDArray) -> None:
     block = fmt.block or WIDTH
     level = np.float32(1) if packed.tensor_scale is None else packed.tensor_scale
     factors = jit_row(np.asarray(level, np.float32).reshape(-1))
-    table, step = fmt.element.table, _NO_FLOATS
+    table, step = fmt.element.table, None
     if planes:
         cells = nested_table(fmt.fine.top, planes)
         table, step = cells[:, 0], cells[:, 1] - cells[:, 0]
@@ -238,8 +240,8 @@ def _run(packed: formats.PackedTensor, planes: int, out: NDArray) -> None:
         scales if scale_element else _NO_BYTES,
         _NO_FLOATS if scale_element else scales,
         jit_row(scale_element.table) if scale_element else _NO_FLOATS,
-        jit_row(table),
-        jit_row(step),
+        jit_row(nibble_table(table)),
+        jit_row(nibble_table(step)) if planes else _NO_FLOATS,
         int(scale_element is not None),
         planes,
         block,
@@ -253,7 +255,8 @@ def _run(packed: formats.PackedTensor, planes: int, out: NDArray) -> None:
 
 def _run_quantiles(packed: formats.PackedTensor, planes: int, out: NDArray) -> None:
     fine = jit_row(packed.fine) if planes else _NO_BYTES
+    codebook, int4 = jit_row(nibble_table(packed.codebook)), nibble_table(_INT4)
     _decode_quantiles(
-        jit_row(packed.codes), jit_row(packed.signs), fine, jit_row(packed.scales), jit_row(packed.codebook), _INT4,
-        int(planes > 0), out.reshape(-1), out.shape[-1],
+        jit_row(packed.codes), jit_row(packed.signs), fine, jit_row(packed.scales), codebook, int4, int(planes > 0),
+        out.reshape(-1), out.shape[-1],
     )  # fmt: skip

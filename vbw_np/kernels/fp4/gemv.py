@@ -130,19 +130,10 @@ def _one_pass(mode, values, scales, starts, factors, codes, scale_bytes, task, t
     (panels, blocks), at_once, padded = scale_bytes.shape[:2], pass_panels(mode), codes.shape[1] * 8
     panel = task * at_once
     matvec_panels(
-        mode,
-        values.ctypes.data,
-        padded,
-        starts.ctypes.data,
-        scales.ctypes.data,
-        blocks * 4,
-        codes.ctypes.data + panel * padded * 8,
-        scale_bytes.ctypes.data + panel * blocks * 16,
-        blocks,
-        panels - panel,
-        totals.ctypes.data,
-        at_once * 64,
-    )
+        mode, values.ctypes.data, padded, starts.ctypes.data, scales.ctypes.data, blocks * 4,
+        codes.ctypes.data + panel * padded * 8, scale_bytes.ctypes.data + panel * blocks * 16,
+        blocks, panels - panel, totals.ctypes.data, at_once * 64,
+    )  # fmt: skip
     count = min(at_once * 16, out.shape[1] - panel * 16)
     for r in range(out.shape[0]):
         for c in range(count):

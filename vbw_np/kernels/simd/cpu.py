@@ -1,7 +1,7 @@
 """What this CPU can do, and which instruction set the kernels use.
 
-The compiler, not the processor, decides which instructions may be emitted: numba compiles for the host unless
-`NUMBA_CPU_NAME` or `NUMBA_CPU_FEATURES` say otherwise, so the features are read where numba reads them.
+The compiler, not the processor, decides which instructions may be emitted: numba compiles for the host's unless
+`NUMBA_CPU_FEATURES` say otherwise (`NUMBA_CPU_NAME` alone does not), so the features are read where numba reads them.
 
 | instruction set | dot product instruction | width |
 |---|---|---|
@@ -50,8 +50,6 @@ def features() -> frozenset[str]:
     if config.CPU_FEATURES is not None:
         given = config.CPU_FEATURES.split(",")
         return frozenset(f[1:] for f in given if f.startswith("+"))
-    if config.CPU_NAME is not None and config.CPU_NAME != llvm.get_host_cpu_name():
-        return frozenset()
     try:
         return frozenset(name for name, on in llvm.get_host_cpu_features().items() if on)
     except RuntimeError:  # LLVM cannot tell on this system

@@ -11,7 +11,7 @@ from numba.core import cgutils
 
 from .intrinsics import I8, I16, I32, I64, vec
 from .lanes import B16, F16, U16, Lanes, as_lanes, both_worlds
-from .wide import BYTES, INT, TRUTH, WIDTH, Wide
+from .wide import BYTES, INT, TRUTH, WIDTH, Wide, permutes
 
 
 def _pointer(context, builder, kind: types.Array | types.CPointer, array: ir.Value, index: ir.Value) -> ir.Value:
@@ -252,13 +252,50 @@ def _load_nibbles_numpy(x, i):
     return v
 
 
-@_reads(_load_nibbles_numpy, U16)
-def load_nibbles(e, address):
-    """`load_nibbles(x, i)`: sixteen 4-bit codes from x[i : i + 8] of a uint8 array, low nibble first."""
+def _nibbles(e, address):
     value = e.b.zext(e.b.load(address(_HALF), align=1), _PAIRS)
     low = e.b.and_(value, e.const(_PAIRS, 15))
     high = e.b.and_(e.b.shl(value, e.const(_PAIRS, 28)), e.const(_PAIRS, 15 << 32))
     return e.b.bitcast(e.b.or_(low, high), INT)
+
+
+load_nibbles = _reads(_load_nibbles_numpy, U16)(_nibbles)
+"""`load_nibbles(x, i)`: sixteen 4-bit codes from x[i : i + 8] of a uint8 array, low nibble first."""
+
+
+def nibble_table(table):
+    """What `lookup_nibbles` reads of sixteen float32: these, or on a CPU without permutations those of two codes."""
+    codes = np.arange(256)
+    return table if permutes() else np.stack([table[codes & 15], table[codes >> 4]], axis=1).reshape(-1)
+
+
+def _lookup_nibbles_numpy(table, x, i):
+    return table[_load_nibbles_numpy(x, i)] if len(table) == WIDTH else table.reshape(-1, 2)[x[i : i + 8]].reshape(-1)
+
+
+@both_worlds(_lookup_nibbles_numpy)
+def lookup_nibbles(typingctx, table, x, i):
+    """What sixteen 4-bit codes at x[i : i + 8] stand for, by a `nibble_table`.
+
+    Where the CPU cannot permute, a byte's two numbers are one load: indices taken out of a vector cost far more.
+    """
+
+    def code(context, builder, sig, args):
+        e = Wide(builder)
+        table = builder.bitcast(_pointer(context, builder, sig.args[0], args[0], e.int(0)), F16.vector.as_pointer())
+        index = context.cast(builder, args[2], sig.args[2], types.intp)
+        place = _pointer(context, builder, sig.args[1], args[1], index)
+        if permutes():
+            loaded = builder.load(table, align=4)
+            loaded.set_metadata("invariant.load", builder.module.add_metadata([]))  # so that it is loaded once
+            return e.pick(loaded, _nibbles(e, lambda ty: builder.bitcast(place, ty.as_pointer())))
+        pairs, found = builder.bitcast(table, I64.as_pointer()), ir.Constant(_PAIRS, ir.Undefined)
+        for k in range(WIDTH // 2):
+            pair = builder.gep(pairs, [builder.zext(builder.load(builder.gep(place, [e.int(k)])), I64)])
+            found = builder.insert_element(found, builder.load(pair, align=4), e.int(k, I32))
+        return builder.bitcast(found, F16.vector)
+
+    return F16(table, x, i), code
 
 
 def _store_bits_numpy(x, i, m):

@@ -18,6 +18,11 @@ WIDTH = 16
 INT, FLOAT, BYTES, TRUTH = vec(I32, WIDTH), vec(F32, WIDTH), vec(I8, WIDTH), vec(I1, WIDTH)
 
 
+def permutes() -> bool:
+    """Whether the CPU has instructions that look up float32 in a vector."""
+    return not cpu.features().isdisjoint(("avx2", "avx512f"))
+
+
 class Wide(Emitter):
     """The emitter, with sixteen lanes of int32 and float32."""
 

@@ -129,19 +129,10 @@ def _multiply(mode, left, pieces, factors, first, task, totals, outs):
     blocks, panels, rows = pieces[piece, BLOCKS], pieces[piece, PANELS], pieces[piece, ROWS]
     padded = values.shape[1]
     matvec_panels(
-        mode,
-        values.ctypes.data,
-        padded,
-        starts.ctypes.data,
-        scales.ctypes.data,
-        blocks * 4,
-        pieces[piece, CODES] + panel * padded * 8,
-        pieces[piece, SCALES] + panel * blocks * 16,
-        blocks,
-        panels - panel,
-        totals.ctypes.data,
-        at_once * 64,
-    )
+        mode, values.ctypes.data, padded, starts.ctypes.data, scales.ctypes.data, blocks * 4,
+        pieces[piece, CODES] + panel * padded * 8, pieces[piece, SCALES] + panel * blocks * 16,
+        blocks, panels - panel, totals.ctypes.data, at_once * 64,
+    )  # fmt: skip
     factor, target = left_factors[0] * factors[piece], pieces[piece, TARGET] + panel * 16
     for c in range(min(at_once * 16, rows - panel * 16)):
         outs[target + c] = totals[c] * factor
