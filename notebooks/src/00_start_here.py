@@ -25,7 +25,8 @@ for title, run in first_texts().items():
 
 # %% [markdown]
 """
-Each was given `def `, and wrote on. None of the three writes a program that runs; they are small, and learned for minutes. But two of them have learned what Python looks like, and one has hardly begun. It was not the four bits that hurt: it was the mistake.
+Each was given `def `, and wrote on. None of the three writes a program that runs; they are small, and learned for minutes. But two of them have learned what Python looks like, and one has hardly begun: after a few letters it writes nothing but blanks. It was not the four bits that hurt: it was the mistake.
+(The number behind each name is explained in the notebook on training. It is five and a half for a model that has learned nothing, and nought for one that is always sure and right.)
 (The texts were kept, since three trainings take minutes. `tools/notebooks/first_texts.py` makes them anew.)
 
 This course takes that apart, down to the last bit: how a number gets into four bits, what a model makes of it, how it can learn at all, and which mistake that was. You need Python and matrices. Nothing else.
@@ -100,7 +101,7 @@ print("after: ", back[0, :8].round(4))
 
 # %% [markdown]
 """
-The numbers that came back are near, but not equal. This course is about *how* near, *why* there, and what a model that
+The numbers that came back are near, but not equal. (Not even the largest one: it only looks so, to four places.) This course is about *how* near, *why* there, and what a model that
 learns makes of it.
 
 ## Picture

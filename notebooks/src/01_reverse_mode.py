@@ -123,7 +123,7 @@ claim(
 How does an entry of the tape know what to send back? Each operation is declared together with its **vjp**, a function that
 takes the gradient of its output (`g`) and returns the gradients of its inputs. (The letters stand for *vector-Jacobian product*;
 you can read it as "what to send back".) Here is how the library declares one, word for word: `tanh`, a smooth step that takes
-any number into the range from minus one to one. First comes the way forward, then, as a `lambda`, the way back: its slope is
+any number into the range from minus one to one. (The line with `@` enters it in the library's list of operations, with inputs to try it on.) First comes the way forward, then, as a `lambda`, the way back: its slope is
 `1 - y * y`, and by the chain rule `g` is multiplied by it.
 """
 
@@ -227,7 +227,7 @@ If the slope of a weight is positive, a smaller weight is less wrong; if it is n
 little *against* its slope; repeat. That is all of learning. Here the model is a straight line, laid through noisy points. It has
 two weights: how much it rises (a slope as well, so mind which one is meant) and how high it begins; the true ones are 3 and -1.
 How wrong it is: the **mean squared error**, the mean of the squares of (line minus point). (`@` multiplies matrices; `zero_grad`
-forgets the last step's gradient, to which the next would otherwise be added.)
+forgets the last step's gradient, to which the next would otherwise be added; the factor `0.1` says how little a little is.)
 """
 
 # %%

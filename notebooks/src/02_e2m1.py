@@ -82,10 +82,14 @@ Largest 6, smallest above zero 0.5: a factor of twelve between them. Steps are f
 
 To store a number you round it to the nearest value. The numbers that round to one value form its **rounding bin**. Below, each colored stretch is
 a bin, the dot in it the value, and the bits above it the code. Two numbers are marked, with arrows to where they go.
+(Minus zero, the code `1000`, has no bin of its own and is not drawn. Of the bin of zero it gets the negative half: a number keeps its sign even if nothing else is left of it.)
 """
 
 # %%
 viz.number_line(E2M1, points={"x": 2.6, "y": -5.2})
+
+# %%
+claim("minus a tenth gets the code of minus zero", int(E2M1.encode(np.float32([-0.1]))[0]), 0b1000)
 
 # %% [markdown]
 """

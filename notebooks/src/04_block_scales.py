@@ -99,10 +99,10 @@ claim("6 times 448 is 2688", 6 * E4M3.max, 2688)
 # %% [markdown]
 """
 MXFP4 takes 4.25 bits a number, NVFP4 takes 4.5. The largest E4M3 number is 448, so the largest number that codes and block scales can
-make together is 2688; the tensor scale maps the amax of the whole matrix there.
+make together is 2688; the tensor scale maps the amax of the whole matrix there. That is, the tensor scale is the matrix's amax divided by 2688, and a block's scale is the block's amax divided by six, then divided by the tensor scale, rounded to E4M3. To decode, multiply all three: code's value, block scale, tensor scale.
 
-Here is one number of the matrix above on its whole way, from the amax of its block to its bits and back. The *quotient* is the number in units of its scale; then come the values on both sides of it,
-the code it gets, where the code and the scale lie in memory, and what is decoded. (`te` names the written-down procedure that is followed.) Its quotient is a little beyond 6, so it saturates: to fit E4M3, the scale had to be rounded. Ask for other numbers.
+Here is one number of the matrix above on its whole way, from the amax of its block to its bits and back. The *tensor level* is what is kept for the whole matrix, here its amax; the *quotient* is the number in units of its scale; then come the values on both sides of it,
+the code it gets, where the code and the scale lie in memory, and what is decoded. (`te` names the written-down procedure that is followed.) This quotient is a little beyond 6, so there is a value on one side only, and it saturates: to fit E4M3, the scale had to be rounded. Ask for other numbers.
 """
 
 # %%

@@ -226,7 +226,7 @@ claim("their mean moved to 1.5", float(w.mean(dtype=np.float64)), 1.5, tol=0.02)
 
 # %% [markdown]
 """
-The mean is at 1.5, where it belongs, though no weight ever moved by 0.01.
+The mean is at 1.5, where it belongs, though no weight ever moved by 0.01. (Some went far, the luckiest to the very end, and most stayed where they were: only the average is right.)
 
 ## Picture
 
@@ -284,18 +284,18 @@ for n in range(64):
 plain = sqnr_db(x, fake_quantize(x, "nvfp4"))
 print({k: round(v, 1) for k, v in ladder.items()}, "nearest", round(plain, 1))
 claim("1, 4, 16, 64 draws", list(ladder), [1, 4, 16, 64])
-claim("dB", list(ladder.values()), [16.3, 22.3, 28.3, 34.3], tol=0.15)
+claim("dB", list(ladder.values()), [16.3, 22.4, 28.4, 34.4], tol=0.15)
 claim("nearest: 20.5", plain, 20.5, tol=0.1)
 
 # %% [markdown]
 """
-One draw gives 16.3 dB, worse than nearest's 20.5. The mean of 64 draws gives 34.3. In training a weight is used as it is in every product: there the single error counts. But it is moved by the sum of thousands of gradients: there the average counts. So recipes round
+One draw gives 16.3 dB, worse than nearest's 20.5. The mean of 64 draws gives 34.4. In training a weight is used as it is in every product: there the single error counts. But it is moved by the sum of thousands of gradients: there the average counts. So recipes round
 weights to nearest and *gradients* by chance.
 
 ## Exercise: a die with few faces
 
 Real hardware spends few random bits. With `k` bits the die shows a whole number `u` from 0 to `2**k - 1`, every one with the same chance. To round `x` to a whole number, a first idea is `floor(x + u / 2**k)`. But with one bit, `u / 2**k` is nought or a half, a quarter on average, and it should be a half: the results are too low.
-Write the version whose average is right: move the die up by half the distance between two faces. (The `u` is given; return the rounded number.)
+(It is the same rule, seen from the other side: the number goes up if what it has beyond the whole and the die reach one together.) Write the version whose average is right: move the die up by half the distance between two faces. (The `u` is given; return the rounded number.)
 """
 
 

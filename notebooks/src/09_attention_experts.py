@@ -27,8 +27,8 @@ f32 = np.float32
 """
 ## Attention in one picture
 
-**Attention** lets each token look at others. It computes a score for every pair of tokens (a product of two rows, made from the tokens' rows by weight matrices), and turns each row of scores into shares that add up to one; that step is called **softmax** (raise *e* to each score, divide by the sum).
-The token then takes the mix of the others' rows, in these shares.
+**Attention** lets each token look at others. From the row of every token, weight matrices make three: a *query* (what the token looks for), a *key* (what it can be found by) and a *value* (what it has to say). The score of a pair is the product of one token's query and the other's key, divided by the root of their length, so that long rows do not make large scores. Attention computes the score of every pair, and turns each row of scores into shares that add up to one; that step is called **softmax** (raise *e* to each score, divide by the sum).
+The token then takes the mix of the others' values, in these shares. (A layer may do this several times side by side, each time with rows of its own; one such part is called a *head*.)
 
 A model that predicts the next token must not see it. The **causal mask** sets the scores of later tokens to minus infinity *before* the softmax: *e* to the minus infinity is nought, so they get no share.
 
@@ -42,6 +42,7 @@ Change the seed; switch `causal` off; write another sentence, one with a word in
 # %%
 seed, causal = 0, True
 
+# rows of 32, one head, scores from 4 numbers a token; the threshold does nothing here
 layer = TriVeinAttention(32, 1, 4, Threshold(), causal=causal, rng=seed)
 words = "the cat sat on the mat and slept".split()
 drawn = {word: np.random.default_rng([seed, *word.encode()]).normal(size=32) for word in words}

@@ -104,7 +104,7 @@ check("11.1", attainable)
 """
 ## Measure your machine
 
-Now with a clock. The numbers below are *yours*: of this processor, at this moment, with whatever else it is doing. Nothing in the text depends on them. How many operations a second your processor reaches, it shows with a large product; how many bytes, by copying a large array.
+Now with a clock. The numbers below are *yours*: of this processor, at this moment, with whatever else it is doing. Nothing in the text depends on them. How many operations a second your processor reaches, it shows with a large product; how many bytes, by copying a large array (each byte of it is read once and written once).
 """
 
 
@@ -133,7 +133,7 @@ print(
 ## Picture
 
 Both limits in one picture, called a **roofline**. To the right: operations a byte. Upward: operations a second (GFLOP/s are thousand million a second; GB/s thousand million bytes). Both axes go in powers, so that the limit of the memory, bandwidth times intensity, is a straight slope; the limit of the arithmetic is the flat top. Two products are drawn as you
-measured them: one row times a matrix, and 512 rows at once.
+measured them: one row times a matrix, and 512 rows at once. (No dot is above a limit. One that lies far *below* both was held up by something else: other programs on the machine, more often than not. Run the two cells again.)
 """
 
 # %%

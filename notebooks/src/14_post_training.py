@@ -183,15 +183,16 @@ check("14.2", hadamard)
 """
 ## A real model
 
-The command `vbw ptq` does all this to a language model, and [docs/ptq.md](../docs/ptq.md) has what came out for SmolLM2: the format of the weights, the method (`rtn` rounds to nearest), the format of the activations, and how far the probabilities of the next token are from those of the model as it was (`KL`; smaller is better; `perplexity` is *e* to the loss). Look for the same three lessons in the table: rounding together, scaling what matters, and the rotation that saves one format and harms another.
+The command `vbw ptq` does all this to a language model, and [docs/ptq.md](../docs/ptq.md) has what came out for SmolLM2: the format of the weights, the method (`rtn` rounds to nearest), the format of the activations, and how far the probabilities of the next token are from those of the model as it was (`KL`; smaller is better; `perplexity` is *e* to the loss; `top-1 %` is how often both think the same token the likeliest). Look for the same three lessons in the table: rounding together, scaling what matters, and the rotation that saves one format and harms another.
 """
 
 # %%
 page = None if root is None else root / "docs" / "ptq.md"
 if page is not None and page.is_file():
-    rows = [line for line in page.read_text("utf-8").splitlines() if line.startswith("|")]
-    head = next(n for n, row in enumerate(rows) if "perplexity" in row)
-    for row in rows[head : head + 1] + [row for row in rows[head:] if "nvfp4" in row or "int4" in row]:
+    lines = page.read_text("utf-8").splitlines()
+    head = next(n for n, line in enumerate(lines) if line.startswith("| weights"))
+    end = next(n for n in range(head, len(lines)) if not lines[n].startswith("|"))
+    for row in [lines[head]] + [row for row in lines[head:end] if "nvfp4" in row or "int4" in row]:
         cells = [cell.strip(" `") for cell in row.strip("|").split("|")]
         print(f"{cells[0]:13} {cells[1]:40} {cells[2]:17} " + " ".join(f"{c:>10}" for c in cells[3:]))
 else:

@@ -39,7 +39,7 @@ a, b = (
 products = E4M3.table[a].astype(np.float64) * E4M3.table[b]
 exact = products.sum(axis=1)
 short = 100 * np.mean((exact - dot(HOPPER, a, b)) / exact)
-predict(guess, short, "percent")
+predict(guess, round(short, 1), "percent")
 claim("products in a sum", a.shape[1], 4096, silent=True)
 claim("Hopper's sum is short by 6.6 percent", short, 6.6, tol=0.05)
 newer = 100 * np.mean((exact - dot(BLACKWELL, a, b)) / exact)
@@ -75,7 +75,7 @@ claim("the second product is 2 to the -14", smaller, -14, silent=True)
 
 # %% [markdown]
 """
-Hopper's grid is too coarse for the second product: it is cut off whole, and the sum is 1. Blackwell keeps 25 bits, and loses nothing.
+(Why does the second product stand there with the exponent `-12`? In E4M3 `2**-7` is subnormal: written with the smallest exponent there is, `-6`. The core adds exponents as they are written.) Hopper's grid is too coarse for the second product: it is cut off whole, and the sum is 1. Blackwell keeps 25 bits, and loses nothing.
 
 Cutting off is not rounding to nearest. What is cut is always *toward zero*, so the errors of positive numbers do not cancel: they add up.
 

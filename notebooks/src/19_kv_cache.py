@@ -23,7 +23,7 @@ from vbw_np.teach import check, claim, hint, predict, solution
 """
 ## Predict
 
-SmolLM2 is a small language model: 30 layers, each with 3 heads of keys and values of 64 numbers. Its matrices, all layers together, have 106,168,320 weights; in NVFP4 that is 4.5 bits each. The cache is in float32. After how many tokens does the cache take more room than all matrices?
+SmolLM2 is a small language model: 30 layers, each with 3 heads of keys and values of 64 numbers. (A head keeps a key and a value of its own for each token.) Its matrices, all layers together, have 106,168,320 weights; in NVFP4 that is 4.5 bits each. The cache is in float32. After how many tokens does the cache take more room than all matrices?
 """
 
 # %%
@@ -187,7 +187,7 @@ The loud channel is loud for all tokens. So let the numbers of *one channel* sha
 
 ## Exercise: groups along tokens
 
-`round_rows` rounds a matrix, with neighbors *in a row* sharing a scale. Use it to round `keys` (tokens, channels) so that neighbors *in a channel* share: of the tokens, all that fill groups of `size`; what remains at the end stays as it is. Return keys of the same shape.
+`round_rows` rounds a matrix, with neighbors *in a row* sharing a scale. It cuts each row into groups of `size` by itself. Use it to round `keys` (tokens, channels) so that neighbors *in a channel* share: of the tokens, all that fill groups of `size`; what remains at the end stays as it is. Return keys of the same shape.
 """
 
 

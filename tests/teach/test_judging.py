@@ -56,6 +56,31 @@ def test_an_array_answers_where_a_tuple_is_expected():
     assert judge(get_exercise("06.1"), lambda c, b, i: np.array([c * b, c * -(-b // i), c * b - c * -(-b // i)]))
 
 
+def test_an_answer_that_changes_what_it_was_given_is_wrong_where_the_task_forbids_it():
+    def in_place(weights, gradients_of, lr, steps):
+        for step in range(steps):
+            for weight, gradient in zip(weights, gradients_of(weights, step)):
+                weight -= lr * gradient
+        return weights
+
+    def on_copies(weights, gradients_of, lr, steps):
+        return in_place([w.copy() for w in weights], gradients_of, lr, steps)
+
+    verdict_on = judge(get_exercise("10.2"), in_place)
+    assert verdict_on.state == WRONG and "read-only" in verdict_on.message and "weight -= lr" in verdict_on.message
+    assert judge(get_exercise("10.2"), on_copies).state == RIGHT
+
+
+def test_groups_along_tokens_may_be_rounded_one_by_one():
+    def one_by_one(keys, size, round_rows):
+        result = keys.copy()
+        for start in range(0, len(keys) // size * size, size):
+            result[start : start + size] = round_rows(keys[start : start + size].T).T
+        return result
+
+    assert judge(get_exercise("19.2"), one_by_one).state == RIGHT
+
+
 def test_a_string_is_no_number():
     assert "your answer is the string '16'\nexpected:    16" in judge(get_exercise("03.2"), "16").message
 

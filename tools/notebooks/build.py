@@ -150,14 +150,14 @@ def parse(path: Path) -> Source:
 
 def minutes(cells: list[SourceCell]) -> int:
     """To read and play, by one rule for all, rounded up to five: 130 words or 8 lines of code a minute, two minutes for
-    whatever is to be guessed or changed, one for a picture, five for an exercise."""
+    whatever is to be guessed or changed, one for a picture, ten for an exercise."""
     words = sum(len(cell.source.split()) for cell in cells if cell.kind == "markdown")
     code = [cell.source for cell in cells if cell.kind == "code"]
     lines = sum(bool(line.strip()) for source in code for line in source.splitlines())
     pictures = sum(len(re.findall(r"\bviz\.\w+\(", source)) for source in code)
     tasks = sum(len(re.findall(r"^##.*(?:Predict|Manipulate)", c.source, re.M)) for c in cells if c.kind == "markdown")
     exercises = sum("exercise" in cell.options for cell in cells)
-    return 5 * -int(-(words / 130 + lines / 8 + 2 * tasks + pictures + 5 * exercises) // 5)
+    return 5 * -int(-(words / 130 + lines / 8 + 2 * tasks + pictures + 10 * exercises) // 5)
 
 
 def sources() -> list[Source]:

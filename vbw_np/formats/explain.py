@@ -261,7 +261,7 @@ def _encoding_steps(
     if packed.stored_scale is not None:
         g = np.asarray(packed.stored_scale).reshape(-1)
         level = g[0] if g.size == 1 else packed.stored_scale[(*place.row, 0)]
-        steps.append(Step("tensor level", number(level), f"stored number of rule {fmt.rule.name}"))
+        steps.append(Step("tensor level", number(level), f"what rule {fmt.rule.name} stores beside the blocks"))
         data["stored_scale"] = float(level)
     steps.append(Step("scale rule", fmt.rule.name, fmt.rule.summary))
     q = float(quotients(x, fmt, FittedScales.of(packed))[index])
@@ -359,7 +359,8 @@ def _level_steps(packed: PackedTensor, place: _Place, data: dict[str, object]) -
     steps = []
     if packed.stored_scale is not None and packed.format.decode_order in ("divide", "amax-first"):
         stored = of_row(packed.stored_scale)
-        steps.append(Step("tensor level", number(stored), f"stored number of rule {packed.format.rule.name}, float32"))
+        told = f"what rule {packed.format.rule.name} stores beside the blocks, float32"
+        steps.append(Step("tensor level", number(stored), told))
         data["stored_scale"] = stored
     elif packed.tensor_scale is not None:
         steps.append(Step("tensor scale", number(of_row(packed.tensor_scale)), "multiplier, float32"))

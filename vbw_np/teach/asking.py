@@ -10,6 +10,8 @@ import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from . import rules
 from .givens import resolved
 from .plain import from_plain, to_plain
@@ -45,13 +47,25 @@ def outcomes(
     used += [f"a division ({name})" for name in sorted(rules.divisions(answer))] if not allowed["division"] else []
     empty = rules.does_nothing(answer)
     for case in cases:
-        record = _one(answer, resolved(from_plain(case)), allowed, catch)
+        args = resolved(from_plain(case))
+        if allowed["frozen"]:
+            _freeze(args)
+        record = _one(answer, args, allowed, catch)
         if record["kind"] == VALUE:
             record["empty"] = empty
             record["uses"] = sorted({*record["uses"], *used})
         yield record
         if record["kind"] != VALUE:
             return
+
+
+def _freeze(value: Any) -> None:
+    """From now on, writing to one of these arrays raises an error."""
+    if isinstance(value, np.ndarray):
+        value.flags.writeable = False
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _freeze(item)
 
 
 def _one(answer: Any, args: tuple, allowed: dict[str, bool], catch: Any) -> dict[str, Any]:

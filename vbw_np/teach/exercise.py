@@ -49,6 +49,8 @@ class Exercise:
         Whether the answer may use the library. Most are to be written without it.
     division : bool
         Whether the answer may divide.
+    frozen : bool
+        Whether the arrays that it is given refuse to be written to, where the task is to leave them as they are.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Exercise:
     accept: Callable[[tuple, Any], str | None] | None = None
     library: bool = False
     division: bool = True
+    frozen: bool = False
 
     @property
     def notebook(self) -> str:
@@ -72,8 +75,8 @@ class Exercise:
         return self.name.partition(".")[0]
 
     def rules(self) -> dict[str, bool]:
-        """What the answer may use, as plain data."""
-        return {"library": self.library, "division": self.division}
+        """What the answer may use and change, as plain data."""
+        return {"library": self.library, "division": self.division, "frozen": self.frozen}
 
 
 def exercise(name: str, title: str, target: str, **rest: Any) -> Exercise:

@@ -20,6 +20,15 @@ def first_of_its_row(x: np.ndarray) -> np.ndarray:
     return np.repeat(x[:, :1], x.shape[1], axis=1)
 
 
+def first_of_its_three(x: np.ndarray) -> np.ndarray:
+    """Every number becomes the first of its group of three neighbors in the row."""
+    return np.repeat(x[:, ::3], 3, axis=1)[:, : x.shape[1]]
+
+
+def mxfp4_along_rows(x: np.ndarray) -> np.ndarray:
+    return fake_quantize(np.ascontiguousarray(x, np.float32), "mxfp4")
+
+
 def nvfp4_along_rows(x: np.ndarray) -> np.ndarray:
     return fake_quantize(np.ascontiguousarray(x, np.float32), "nvfp4")
 
@@ -78,6 +87,8 @@ def tape(name: str) -> list[list[tuple[int, Callable[[Any], Any]]]]:
 GIVENS: dict[str, Callable[..., Any]] = {
     "truncate": truncate,
     "first of its row": first_of_its_row,
+    "first of its three": first_of_its_three,
+    "mxfp4 along rows": mxfp4_along_rows,
     "nvfp4 along rows": nvfp4_along_rows,
     "codes of": lambda x: E2M1.encode(np.asarray(x, np.float32), signed_zero="drop"),
     "pack": pack_nibbles,

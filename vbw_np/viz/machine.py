@@ -36,7 +36,7 @@ def curves(
     data = {label: np.asarray(y, np.float64) for label, y in lines.items()}
     count = len(next(iter(data.values())))
     at = np.arange(count) if x is None else np.asarray(x, np.float64)
-    pick = np.unique(np.linspace(0, count - 1, min(count, 13)).astype(int))
+    pick = np.unique(np.linspace(0, count - 1, count if count <= 20 else 13).astype(int))
     rows = tuple((float(at[i]), *(float(y[i]) for y in data.values())) for i in pick)
     alt = (
         f"Curves over {xlabel}: "

@@ -44,12 +44,15 @@ def _rounded_along_tokens(keys: np.ndarray, size: int, round_rows: Callable) -> 
 
 
 def _growing(seed: int) -> list[tuple]:
-    """Caches with whole groups, with some over, and with too few tokens for one group."""
+    """Caches with whole groups, with some over, and with too few tokens for one group.
+
+    No group knows of another, so that an answer may also go from group to group.
+    """
     rng = np.random.default_rng(seed)
-    simple, along_rows = Given("first of its row"), Given("nvfp4 along rows")
-    found: list[tuple] = [(np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]), 2, simple)]
-    found += [(rng.normal(size=(tokens, 3)), 4, simple) for tokens in (4, 3, 5, 11)]
-    found += [(rng.normal(size=(tokens, 4)).astype(np.float32), 16, along_rows) for tokens in (16, 40)]
+    simple, along_rows = Given("first of its three"), Given("mxfp4 along rows")
+    found: list[tuple] = [(np.arange(1.0, 11).reshape(5, 2), 3, simple)]
+    found += [(rng.normal(size=(tokens, 4)), 3, simple) for tokens in (3, 2, 4, 11)]
+    found += [(rng.normal(size=(tokens, 4)).astype(np.float32), 32, along_rows) for tokens in (32, 80)]
     return found
 
 

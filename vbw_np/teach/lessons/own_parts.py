@@ -255,6 +255,7 @@ EXERCISE_10_2 = exercise(
     "descend",
     cases=_loop_cases,
     expected=_descend,
+    frozen=True,
     hints=(
         "for step in range(steps): first the gradients at the weights as they are now, then the move.",
         "gradients_of(weights, step) gives one array a weight; each weight becomes w - lr * g.",
