@@ -306,7 +306,7 @@ class Recomputer:
         q = self.scaled(operand, operand["facts"])
         groups = [side.astype(np.float64).reshape(len(x), -1, 128) for side in (x, q)]
         square, overlap = ((groups[0] * side).sum(axis=2) for side in groups)
-        self.state["factor"] = square / np.where(overlap > 0, overlap, square)
+        self.state["factor"] = np.where(overlap > 0, square, 1) / np.where(overlap > 0, overlap, 1)
         return {"x": x, "q": q, "square": square, "overlap": overlap, "factor": self.state["factor"]}
 
     def on_scale_mended(self, event: dict, told: Arrays) -> Arrays:
@@ -522,7 +522,8 @@ class Recomputer:
             found |= {"coarse": self.scaled(operand, facts), "both": self.scaled(operand | {"element": signed}, facts)}
         else:
             assert facts["fine"]["kind"] == "row"
-            steps = np.clip(np.rint((x - operand["element"]) / operand["scale"]), -7, 7).astype(np.int8)
+            scale = np.where(operand["scale"] == 0, ONE, operand["scale"])
+            steps = np.clip(np.rint((x - operand["element"]) / scale), -7, 7).astype(np.int8)
             found |= {"fine": steps.view(np.uint8) & 15, "coarse": operand["element"]}
             found["both"] = operand["element"] + steps.astype(f32) * operand["scale"]
         operand |= {"fine": found["fine"], "decoded": found["both"], "planes": planes}
@@ -576,11 +577,13 @@ class Recomputer:
         whole = operand["decoded"] if "fine" in operand else coarse
 
         def relative(y: np.ndarray) -> float:
-            return float(np.sqrt(np.mean((y.astype(np.float64) - x) ** 2) / np.mean(x**2)))
+            noise = np.mean((y.astype(np.float64) - x) ** 2)
+            return float(np.sqrt(noise / np.mean(x**2))) if noise else 0.0
 
         found = {"coarse": coarse, "decoded": whole, "weight": self.state["x"]}
         for name, y in (("coarse_error", coarse), ("error", whole)):  # the sums may run in another order
-            assert abs(relative(y) - float(told[name])) <= 1e-14 * float(told[name])
+            again, here = relative(y), float(told[name])
+            assert again == here or abs(again - here) <= 1e-14 * here
             found[name] = told[name]
         if event["facts"]["fine"] == "budget":
             assert float(told["error"]) <= event["facts"]["budget"]
@@ -651,6 +654,7 @@ class Recomputer:
             terms = np.einsum("mgk,ngk->gmn", factors[0][0], factors[1][0])
             empty = np.einsum("mgk,ngk->gmn", np.abs(factors[0][0]), np.abs(factors[1][0])) == 0
             terms = terms * factors[0][1].T[:, :, None] * factors[1][1].T[:, None, :]
+            empty |= factors[0][1].T[:, :, None] * factors[1][1].T[:, None, :] == 0
             zero, step = -139, facts["terms"] // block
         else:
             a, b = left["element"].astype(np.float64), right["element"].astype(np.float64)
@@ -691,7 +695,7 @@ class Recomputer:
         added = self.state["core sum"]
         scales = left["scale"], right["scale"]
         if facts["blocked"]:
-            added = (scales[0] * scales[1][:, 0]) * added
+            added = f32(0) + (scales[0] * scales[1][:, 0]) * added
             return {"result": added, "added": added, "left_scale": scales[0], "right_scale": scales[1]}
         result = scales[0] * (scales[1][:, 0] * added)
         return {"result": result, "added": added, "left_scale": scales[0], "right_scale": scales[1]}
@@ -753,7 +757,7 @@ class Recomputer:
         turned = facts["turned"]
         a = np.ascontiguousarray(left.T).T if turned[0] else left
         b = right.T if turned[1] else np.ascontiguousarray(right.T)
-        exact = np.zeros((len(left), len(right)))
+        exact = np.full((len(left), len(right)), -0.0)  # which adds nothing, not even a sign
         for k in range(left.shape[1]):
             exact = exact + np.multiply.outer(left[:, k].astype(np.float64), right[:, k].astype(np.float64))
         return {"result": np.matmul(a, b), "exact": exact, "left": left, "right": right}

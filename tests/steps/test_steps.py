@@ -324,6 +324,48 @@ def test_weights_of_ones_own() -> None:
             vbw.step("nvfp4", weights=weights)
 
 
+def unusual_weights() -> dict[str, np.ndarray]:
+    """Weights of one's own at which a rule has an edge: zeros of either sign, subnormal numbers, one large one."""
+    drawn = np.random.default_rng(3).standard_normal((16, 16)).astype(np.float32)
+    outlier, gaps = drawn.copy(), drawn.copy()
+    outlier[3, 5], gaps[2], gaps[:, 4] = 2347, 0, 0
+    zeros = np.zeros((16, 16), np.float32)
+    return {
+        "zeros": zeros, "negative zeros": -zeros, "ones": zeros + 1, "a diagonal": np.eye(16, dtype=np.float32),
+        "tiny": drawn * np.float32(1e-38), "subnormal": drawn * np.float32(1e-43), "an outlier": outlier,
+        "a row and a column of zeros": gaps, "hundreds": drawn * 100, "large": drawn * np.float32(1e9),
+    }  # fmt: skip
+
+
+EDGES = ("fp32", "seed-v6", "fp4-row", "mxfp4-train", "nvfp4-train", "nvfp4-train:blackwell-sums", "fp8-block-train",
+         "nvfp4-train:ms-eden+split-mean", "nvfp4-train:if4", "nvfp4-train:ue5m3+hadamard-32",
+         "nvfp4-train:four-over-six+four-over-six-activations-mae")  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", unusual_weights())
+@pytest.mark.parametrize("recipe", EDGES)
+def test_every_number_comes_out_again_under_unusual_weights(recipe: str, kind: str) -> None:
+    own = unusual_weights()[kind]
+    for weights in ({"first": own}, {"second": own}):
+        steps = vbw.step(recipe, weights=weights)
+        with np.errstate(all="ignore"):
+            assert Recomputer(json.loads(json.dumps(steps.as_json(), allow_nan=False))).run() > 5_000
+        assert all(str(event) for event in steps)
+
+
+@pytest.mark.parametrize("recipe", ["fp32", "seed-v6", "nvfp4-train", "nvfp4-train:ms-eden", "fp8-train"])
+def test_a_step_that_overflows_is_refused_in_one_line(
+    recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    huge = np.random.default_rng(3).standard_normal((16, 16)) * 1e38
+    np.savez(tmp_path / "w.npz", first=huge, second=huge)
+    for words in (["--data", str(tmp_path / "w.npz")], ["--lr", "1e300"]):
+        assert cli.main(["step", "--recipe", recipe, *words]) == 2
+        out, error = capsys.readouterr()
+        assert out == "" and error.count("\n") == 1
+        assert "overflows float32" in error and "smaller learning rate" in error
+
+
 def damaged_weights(kind: str, path: Path) -> None:
     np.savez(path, first=np.ones((16, 16), np.float32))
     whole = path.read_bytes()

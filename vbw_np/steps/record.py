@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..device import Device, Recipe, Schedule, get_recipe, place
 from ..engine import autograd, optim
 from ..errors import UserError
+from ..formats.errors import NonFiniteError
 from .cards import CardStory
 from .model import LETTERS, WIDTH, SmallModel, batch, softmax_parts
 from .steps import CARDS, TrainingSteps
@@ -86,7 +87,8 @@ def step(
     Raises
     ------
     ValueError
-        A recipe that a recorded step does not show; weights of another shape or kind.
+        A recipe that a recorded step does not show; weights of another shape or kind; weights or an `lr` under which
+        something overflows.
     RecordingError
         The definitions and the device disagree: a defect.
 
@@ -102,8 +104,9 @@ def step(
     device = place(model, recipe, seed=seed, **options)
     check_known(device.recipe)
     with autograd.use_twins(False):  # kernels give the same bits, and take a minute to compile
-        run = _run(device, model, optim.SGD(model.parameters(), lr=lr))
-    story = _tell(run)
+        run = _finite_run(device, model, optim.SGD(model.parameters(), lr=lr))
+    with np.errstate(over="ignore", under="ignore"):
+        story = _tell(run)
     about = {
         "recipe": _plain_recipe(device.recipe), "seed": seed, "lr": lr, "options": dict(options),
         "text": "".join(LETTERS[i] for i in run.ids), "letters": LETTERS, "own_weights": sorted(weights or {}),
@@ -182,6 +185,22 @@ def _run(device: Device, model: SmallModel, optimizer: optim.SGD) -> _Run:
         loss_after = model.loss(ids, targets)
     losses = np.array(loss.data), np.array(loss_after.data)
     return _Run(device, ids, targets, before, after, gradients, first, second, optimizer.lr, *losses)
+
+
+def _finite_run(device: Device, model: SmallModel, optimizer: optim.SGD) -> _Run:
+    """`_run`, or a refusal where numbers overflow: there is nothing to learn from infinities."""
+    why = "the loss before or after it is not a finite number"
+    with np.errstate(over="ignore", invalid="ignore"):
+        try:
+            run = _run(device, model, optimizer)
+        except NonFiniteError as error:
+            why, run = str(error).partition(";")[0], None
+    if run is None or not np.isfinite([run.loss, run.loss_after]).all():
+        raise UserError(
+            f"this step overflows float32 ({why}), so it cannot be shown: take smaller weights, or a smaller learning "
+            f"rate than {optimizer.lr:g}"
+        )
+    return run
 
 
 def _tell(run: _Run) -> Story:
