@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import ops
+from .memory import reshaped
 from .ops import matmul_arrays
 from .parameter import Parameter
 from .primitive import primitive
@@ -23,7 +24,7 @@ from .twin import procedure
 
 def _rows(x: NDArray) -> NDArray:
     """All leading axes as one: (..., D) to (N, D)."""
-    return x.reshape(-1, x.shape[-1])
+    return reshaped(x, (-1, x.shape[-1]))
 
 
 def check_linear(x: NDArray, weight: NDArray, bias: NDArray | None) -> None:

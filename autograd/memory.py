@@ -17,7 +17,6 @@ from numpy.typing import DTypeLike, NDArray
 
 SMALLEST = 1 << 16  # bytes; below, the C library's allocator is as good
 _ALIGNMENT = 64  # bytes: one cache line, one 512-bit vector
-
 _SLAB = 1 << 24  # bytes asked of the system at once, for buffers up to an eighth of it: they lie in large pages
 _PAGE = 1 << 21  # bytes of a large page, which NumPy asks Linux for from 4 MB on; a program that streams needs few
 
@@ -50,10 +49,9 @@ def _fresh(size: int, alignment: int) -> NDArray:
 def _new_buffer(capacity: int) -> NDArray:
     if capacity > _SLAB // 8:
         return _fresh(capacity, _ALIGNMENT)
-    with _lock:
-        if len(_rest[0]) < capacity:
-            _rest[0] = _fresh(_SLAB, _PAGE)
-        buffer, _rest[0] = _rest[0][:capacity], _rest[0][capacity:]
+    if len(_rest[0]) < capacity:
+        _rest[0] = _fresh(_SLAB, _PAGE)
+    buffer, _rest[0] = _rest[0][:capacity], _rest[0][capacity:]
     return buffer
 
 
@@ -72,10 +70,7 @@ def empty(shape: int | tuple[int, ...], dtype: DTypeLike = np.float32) -> NDArra
         return np.empty(shape, dtype)
     capacity = _capacity(size)
     with _lock:
-        kept = _free[capacity]
-        buffer = kept.pop() if kept else None
-    if buffer is None:
-        buffer = _new_buffer(capacity)
+        buffer = _free[capacity].pop() if _free[capacity] else _new_buffer(capacity)
     return np.asarray(_Lease(buffer, shape, dtype))
 
 
@@ -84,6 +79,32 @@ def zeros(shape: int | tuple[int, ...], dtype: DTypeLike = np.float32) -> NDArra
     array = empty(shape, dtype)
     array.fill(0)
     return array
+
+
+def pooled(ufunc: np.ufunc, x: NDArray, y: NDArray) -> NDArray:
+    """`ufunc(x, y)`, a large result in an array from the pool."""
+    if x.nbytes < SMALLEST and y.nbytes < SMALLEST:
+        return np.asarray(ufunc(x, y))  # of single numbers NumPy makes no array
+    return ufunc(x, y, out=empty(np.broadcast_shapes(x.shape, y.shape), np.result_type(x, y)))
+
+
+def copied(x: NDArray) -> NDArray:
+    """A C-contiguous copy of `x`, from the pool if it is large."""
+    copy = empty(x.shape, x.dtype)
+    np.copyto(copy, x)
+    return copy
+
+
+def reshaped(x: NDArray, shape: int | tuple[int, ...]) -> NDArray:
+    """`x.reshape(shape)`; where that copies a large array, the copy is from the pool."""
+    if x.flags.c_contiguous or x.nbytes < SMALLEST:
+        return x.reshape(shape)
+    try:
+        return np.reshape(x, shape, copy=False)
+    except ValueError:  # it takes a copy
+        return copied(x).reshape(shape)
+    except TypeError:  # NumPy before 2.1 does not tell
+        return x.reshape(shape)
 
 
 def is_whole_pooled(array: NDArray) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .memory import SMALLEST, empty
+from .memory import empty, pooled, reshaped, zeros
 from .primitive import primitive
 from .twin import Samples, procedure
 
@@ -27,29 +27,22 @@ def _positive(*shapes: tuple[int, ...]) -> Samples:
 # ------------------------------------------------------------------------------------------------------ elementwise
 
 
-def _pooled(ufunc: np.ufunc, x: NDArray, y: NDArray) -> NDArray:
-    """`ufunc(x, y)`, a large result in an array from the pool: fresh pages cost more than the arithmetic."""
-    if x.nbytes < SMALLEST and y.nbytes < SMALLEST:
-        return ufunc(x, y)
-    return ufunc(x, y, out=empty(np.broadcast_shapes(x.shape, y.shape), np.result_type(x, y)))
-
-
 @primitive(samples=_draws((3, 4), (4,)))
 def add(x, y):
     """x + y"""
-    return _pooled(np.add, x, y), (lambda g: g, lambda g: g)
+    return pooled(np.add, x, y), (lambda g: g, lambda g: g)
 
 
 @primitive(samples=_draws((3, 4), (3, 1)))
 def sub(x, y):
     """x - y"""
-    return _pooled(np.subtract, x, y), (lambda g: g, lambda g: -g)
+    return pooled(np.subtract, x, y), (lambda g: g, lambda g: -g)
 
 
 @primitive(samples=_draws((3, 4), (4,)))
 def mul(x, y):
     """x * y"""
-    return _pooled(np.multiply, x, y), (lambda g: _pooled(np.multiply, g, y), lambda g: _pooled(np.multiply, g, x))
+    return pooled(np.multiply, x, y), (lambda g: pooled(np.multiply, g, y), lambda g: pooled(np.multiply, g, x))
 
 
 @primitive(samples=lambda rng: [((rng.normal(size=(3, 4)), rng.uniform(0.5, 2, size=(4,))), {})])
@@ -121,7 +114,7 @@ def sigmoid(x):
 @primitive(samples=_draws((3, 4)))
 def relu(x):
     """max(x, 0); its gradient at 0 is 0"""
-    return np.maximum(x, 0), (lambda g: g * (x > 0),)
+    return pooled(np.maximum, x, x.dtype.type(0)), (lambda g: pooled(np.multiply, g, x > 0),)
 
 
 @primitive(samples=_draws((3, 4)))
@@ -153,7 +146,7 @@ def where(x, y, *, condition):
 def reshape(x, *, shape):
     """The same elements in another shape; one axis may be -1"""
     before = x.shape
-    return x.reshape(shape), (lambda g: g.reshape(before),)
+    return reshaped(x, shape), (lambda g: reshaped(g, before),)
 
 
 @primitive(samples=_draws((2, 3, 4), axes=(2, 0, 1)))
@@ -213,7 +206,7 @@ def getitem(x, *, index):
     shape = x.shape
 
     def vjp(g: NDArray) -> NDArray:
-        gradient = np.zeros(shape, g.dtype)
+        gradient = zeros(shape, g.dtype)
         if _is_basic(index):
             gradient[index] = g
         else:
@@ -289,7 +282,7 @@ def max(x, *, axis=None, keepdims=False):
 @primitive(samples=_draws((2, 3, 4), axis=-1))
 def vector_norm(x, *, axis=None, keepdims=False):
     """Euclidean length over all elements, or along `axis`; its gradient at the zero vector is 0"""
-    y = np.asarray(np.sqrt((x * x).sum(axis=axis, keepdims=keepdims)))
+    y = np.asarray(np.sqrt(pooled(np.multiply, x, x).sum(axis=axis, keepdims=keepdims)))
 
     def vjp(g: NDArray) -> NDArray:
         length = _spread(y, x.shape, axis, keepdims)
@@ -318,9 +311,10 @@ def matmul_arrays(x: NDArray, y: NDArray, out: NDArray | None = None) -> NDArray
     of a matrix times a vector. So the terms beyond a multiple of 32 are added apart, and vectors go without it.
     """
     if y.ndim == 2 and x.ndim > 2:
-        return matmul_arrays(x.reshape(-1, x.shape[-1]), y).reshape(*x.shape[:-1], y.shape[-1])
-    if out is None and x.ndim == 2 and y.ndim == 2:
-        out = empty((x.shape[0], y.shape[1]), np.result_type(x, y))
+        return matmul_arrays(reshaped(x, (-1, x.shape[-1])), y).reshape(*x.shape[:-1], y.shape[-1])
+    if out is None and x.ndim >= 2 and y.ndim >= 2:
+        stacks = np.broadcast_shapes(x.shape[:-2], y.shape[:-2])
+        out = empty((*stacks, x.shape[-2], y.shape[-1]), np.result_type(x, y))
     length = x.shape[-1]
     if length <= _SHORT_SUM or x.ndim != y.ndim or x.dtype != y.dtype:
         return np.matmul(x, y, out=out)
@@ -348,7 +342,7 @@ def matmul(x, y):
 
     def vjp_y(g: NDArray) -> NDArray:
         if y.ndim == 2 and x.ndim > 2:
-            return matmul_arrays(x.reshape(-1, x.shape[-1]).T, g.reshape(-1, g.shape[-1]))
+            return matmul_arrays(reshaped(x, (-1, x.shape[-1])).T, reshaped(g, (-1, g.shape[-1])))
         return matmul_arrays(x.swapaxes(-1, -2), g)
 
     return matmul_arrays(x, y), (lambda g: matmul_arrays(g, y.swapaxes(-1, -2)), vjp_y)

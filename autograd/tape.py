@@ -18,6 +18,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from .memory import pooled
+
 Watcher = Callable[["Node", NDArray, "list[NDArray | None]"], None]
 """What `watch_backward` calls at every node."""
 
@@ -247,7 +249,7 @@ class _Gradients:
         if owned:
             total += gradient
         else:
-            self._sums[key] = (np.asarray(total + gradient), True)  # of single numbers NumPy makes no array
+            self._sums[key] = (pooled(np.add, total, gradient), True)
         return False
 
     def pop(self, target: object) -> NDArray:

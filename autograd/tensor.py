@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from .memory import is_whole_pooled
+from .memory import copied, is_whole_pooled, pooled
 from .tape import Node, run_backward
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
@@ -71,21 +71,10 @@ class Tensor:
 
     # -- what it is
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.data.shape
-
-    @property
-    def ndim(self) -> int:
-        return self.data.ndim
-
-    @property
-    def size(self) -> int:
-        return self.data.size
-
-    @property
-    def dtype(self) -> np.dtype:
-        return self.data.dtype
+    shape: property = property(lambda self: self.data.shape, doc="Lengths of the axes.")
+    ndim: property = property(lambda self: self.data.ndim, doc="Number of axes.")
+    size: property = property(lambda self: self.data.size, doc="Number of elements.")
+    dtype: property = property(lambda self: self.data.dtype, doc="float32 or float64.")
 
     @property
     def is_leaf(self) -> bool:
@@ -107,10 +96,10 @@ class Tensor:
             raise RuntimeError(
                 f"a tensor made by {self.node.primitive.name} cannot be copied with its history; copy .detach() of it"
             )
-        memo[id(self)] = copied = type(self)(self.data.copy())  # without a graph, on no host
-        copied.requires_grad = self.requires_grad
-        copied.grad = None if self.grad is None else self.grad.copy()
-        return copied
+        memo[id(self)] = copy = type(self)(self.data.copy())  # without a graph, on no host
+        copy.requires_grad = self.requires_grad
+        copy.grad = None if self.grad is None else self.grad.copy()
+        return copy
 
     def __bool__(self) -> bool:
         return bool(self.data)
@@ -150,9 +139,9 @@ class Tensor:
         if self.grad is None:
             # Some vjps hand out a view of what another tensor keeps, or a read-only broadcast: own what is stored.
             own = gradient.base is None and gradient.flags.writeable and gradient.flags.c_contiguous
-            self.grad = gradient if own or is_whole_pooled(gradient) else np.array(gradient, order="C")
+            self.grad = gradient if own or is_whole_pooled(gradient) else copied(gradient)
         else:
-            self.grad = self.grad + gradient
+            self.grad = pooled(np.add, self.grad, gradient)
 
     def zero_grad(self) -> None:
         """Forget the gradient."""

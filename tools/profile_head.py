@@ -38,6 +38,7 @@ def main() -> None:
     hadamard = fmt == "nvfp4"
     rng = np.random.default_rng(0)
     x, weight = (rng.standard_normal((n, FEATURES), dtype=np.float32) for n in (ROWS, CLASSES))
+    weight /= np.float32(FEATURES**0.5)  # logits of about 1, as a model's: gradients in the range that training has
     targets = rng.integers(0, CLASSES, ROWS)
     empty = autograd.memory.empty
     logits, to_x, to_weight = empty((ROWS, CLASSES)), empty((ROWS, FEATURES)), empty((CLASSES, FEATURES))

@@ -73,9 +73,10 @@ class ShortestPathReflection(nn.Module):
 
     def shortest_distances(self, attention: NDArray) -> NDArray:
         """Per head, all-pairs shortest path lengths: (B, H, T, T)"""
-        distances = -np.log(attention + attention.dtype.type(1e-10))
+        distances = autograd.memory.pooled(np.add, attention, attention.dtype.type(1e-10))
+        np.negative(np.log(distances, out=distances), out=distances)
         if self.causal:
-            distances = np.where(causal_mask(attention.shape[-1]), distances, attention.dtype.type(np.inf))
+            np.copyto(distances, np.inf, where=~causal_mask(attention.shape[-1]))
         return graph.shortest_paths(distances)
 
     def forward(self, x: Tensor, attention: NDArray) -> Tensor:

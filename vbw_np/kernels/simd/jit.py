@@ -28,11 +28,11 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 from numba import config
 from numba.core import event
 from numpy.typing import NDArray
 
+from ...engine import autograd
 from .cache import KernelCache, note_problem, problem
 from .compiling import Kernel, part, team_kernel
 
@@ -199,7 +199,7 @@ def block(array: NDArray) -> NDArray:
     """Like `row`, with the axes kept."""
     if array.flags.c_contiguous and array.flags.writeable and array.flags.aligned:
         return array
-    return np.array(array, order="C")
+    return autograd.memory.copied(array)
 
 
 def rows(array: NDArray) -> NDArray:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...engine import autograd
 from ..simd.jit import block, jit, leaf, pjit, share
 from ..simd.lanes import select, splat
 from ..simd.lanes_memory import load, load_part, store, store_part
@@ -188,7 +189,7 @@ def shortest_paths(distances: NDArray) -> Any:
     """Twin of `vbw_np.layers.graph.shortest_paths`."""
     if distances.dtype != np.float32 or distances.ndim < 2 or distances.size == 0:
         return NotImplemented
-    paths = np.array(distances, order="C")
+    paths = autograd.memory.copied(distances)
     _close(paths.reshape(-1, *distances.shape[-2:]))
     return paths
 
