@@ -145,6 +145,20 @@ def test_signs_are_drawn_once_for_both_operands_and_anew_for_each_product() -> N
     assert not told("nvfp4-train", "signs", "gradient, transposed")
 
 
+def test_what_each_cache_did_is_told_where_it_did_it() -> None:
+    """Scales are computed once and kept; the weight is decoded once a version; no two layers share an operand here."""
+    did = [(e.facts["cache"], e.phase, e.part, e.facts["did"]) for e in vbw.step("nvfp4-train") if e.kind == "cache"]
+    assert did.count(("scales", "forward", "weight", "miss")) == did.count(("scales", "repack", "weight", "hit")) == 2
+    for phase in ("forward", "repack"):
+        assert did.count(("decoded weight", phase, "weight", "miss")) == 2
+        assert did.count(("shared operand", phase, "activation", "miss")) == 2
+    assert did.count(("shared operand", "backward", "input, transposed", "miss")) == 2 and len(did) == 14
+    kinds = {
+        e.facts["cache"] for e in vbw.step("nvfp4-train:sr-everywhere") if (e.kind, e.part) == ("cache", "activation")
+    }
+    assert not kinds  # operands that are rounded by chance are never shared
+
+
 def test_ms_eden_mends_the_length() -> None:
     """What the mended scales decode to has, against x, the length that rounding to nearest has lost."""
     for event, after in zip(
@@ -158,11 +172,18 @@ def test_ms_eden_mends_the_length() -> None:
         assert np.abs(mended / square - 1).mean() < np.abs(overlap / square - 1).mean()
 
 
-@pytest.mark.parametrize(
-    "recipe",
-    ["nvfp4-train", "fp8-train", "fp8-block-train", "nvfp4-train:ms-eden+split-mean", "nvfp4-train:if4",
-     "nvfp4-train:ue5m3+hadamard-32", "nvfp4-train:four-over-six-activations"],
-)  # fmt: skip
+SLOW = [
+    pytest.param(recipe, marks=pytest.mark.slow)
+    for recipe in (
+        "fp8-train",
+        "nvfp4-train:if4",
+        "nvfp4-train:ue5m3+hadamard-32",
+        "nvfp4-train:four-over-six-activations",
+    )
+]
+
+
+@pytest.mark.parametrize("recipe", ["nvfp4-train", "fp8-block-train", "nvfp4-train:ms-eden+split-mean", *SLOW])
 def test_a_wrong_bit_is_found(recipe: str) -> None:
     data = recorded(recipe)
     for event in data["events"]:

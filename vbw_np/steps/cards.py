@@ -47,12 +47,13 @@ class CardStory:
     weight: Matrix | None = None
     master: Matrix | None = None
     x: Matrix | None = None
+    witness: Witness | None = None
 
     # -- the weight
 
     def forward(self, phase: str, x: NDArray[np.float32], weight: NDArray[np.float32], witness: Witness) -> NDArray:
         """Tell the product x W^T; returns it (tokens, outputs)."""
-        name = self.card.name
+        name, self.witness = self.card.name, witness
         self.x = Matrix("the activation", x, "token", self.inputs)
         self.weight = self.master = Matrix("the weight", weight, self.outputs, self.inputs)
         story = self.story.at(phase, name, "weight")
@@ -161,6 +162,12 @@ class CardStory:
         decode = _only(spans, "decode")
         self._cache_says("decoded weight", "miss" if decode else "hit", decode)
 
+    def _shared(self, side: str) -> None:
+        """What the cache of shared operands was asked for this side of a product, if it was."""
+        for asked in self.witness.shared:
+            if (asked.card, asked.side) == (self.card.name, side):
+                self._cache_says("shared operand", "hit" if asked.hit else "miss", None)
+
     def _cache_says(self, cache: str, did: str, span: Span | None) -> None:
         words = {
             ("scales", "miss"): "The scale cache has no scales of this weight: they are computed afresh.",
@@ -169,6 +176,14 @@ class CardStory:
                 "The decode cache has no weight of this version: a miss. It is laid out for the product and kept."
             ),
             ("decoded weight", "hit"): "The decode cache has this very version of the weight: a hit.",
+            ("shared operand", "miss"): (
+                "No layer has read this very array before, so the cache of shared operands has nothing of it: a miss. "
+                "The operand is made, and kept for the next layer that reads the array, as key does after query."
+            ),
+            ("shared operand", "hit"): (
+                "Another layer has read this very array, and its operand is used again: the cache of shared operands "
+                "has a hit."
+            ),
         }
         use = span.values.get("use", 0) if span is not None else 0
         self.story.add("cache", words[cache, did], {}, {"cache": cache, "did": did, "use": use})
@@ -187,6 +202,7 @@ class CardStory:
         if how.stochastic:
             (key,) = _only(spans, "matmul").keys
         story = self.story.at(phase, self.card.name, "activation")
+        self._shared("left")
         left, packed = self._operand(self.x, get_format(how.format), key)
         story.at(phase, self.card.name, "product")
         return self._product("the output", "activation", left, packed, self.weight, self.packed)
@@ -293,6 +309,8 @@ class CardStory:
             key = keys.pop(0) if by_chance else None
             if part == "weight, transposed":
                 self._anew(matrix)
+            if part == "input, transposed":
+                self._shared("right")
             made += self._operand(matrix, get_format(fmt), key, prepared, how.eden)
         story.part = parts[2]
         if not how.split_mean:

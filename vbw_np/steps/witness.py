@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..device import Device
+from ..device.cache import OperandCache
 from ..engine import autograd
 from ..formats import PackedTensor
 
@@ -48,6 +49,15 @@ class Visit:
     handed_on: list[NDArray | None]
 
 
+@dataclasses.dataclass(frozen=True)
+class Shared:
+    """One question to the cache of shared operands: by which card, for which side of a product, and whether it knew."""
+
+    card: str
+    side: str
+    hit: bool
+
+
 class Witness:
     """Watches a device."""
 
@@ -55,22 +65,36 @@ class Witness:
         self.device = device
         self.spans: list[Span] = []
         self.visits: list[Visit] = []
+        self.shared: list[Shared] = []
         self.counters: list[tuple[str, dict[str, int]]] = []
+        self._open: list[str] = []
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[Witness]:
         """Record everything inside the context."""
-        with self.device.trace() as recorder:
+        with self.device.trace() as recorder, self._asking():
             recorder.span = self._span  # whole arrays in place of times
             with autograd.watch_backward(self._visit):
                 yield self
             self.counters += [(name, values) for _, name, values in recorder.counters]
 
     @contextlib.contextmanager
+    def _asking(self) -> Iterator[None]:
+        """Note what the cache of shared operands is asked, inside the context."""
+        unit, cache = self.device.unit, self.device.unit.operands
+        unit.operands = _Asked(cache, lambda side, hit: self.shared.append(Shared(self._open[-1], side, hit)))
+        try:
+            yield
+        finally:
+            unit.operands = cache
+
+    @contextlib.contextmanager
     def _span(self, kind: str, card: str, **values: Any) -> Iterator[dict[str, Any]]:
         place, before = len(self.spans), self.device.generator.draws
         self.spans.append(Span(kind, card, {}, []))  # an outer one stands before those inside it
+        self._open.append(card)
         yield values
+        self._open.pop()
         kept = {name: np.array(v) if isinstance(v, np.ndarray) else v for name, v in values.items() if _is_plain(v)}
         self.spans[place] = Span(kind, card, kept, self._keys(before))
 
@@ -90,6 +114,25 @@ class Witness:
     def visits_of(self, name: str) -> list[Visit]:
         """The visits of one primitive, in order."""
         return [visit for visit in self.visits if visit.name == name]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Asked:
+    """The cache of shared operands, telling each question and whether the answer was there."""
+
+    cache: OperandCache
+    tell: Callable[[str, bool], None]
+
+    def get(self, x: NDArray, kind: tuple, make: Callable[[], Any]) -> Any:
+        made = []
+
+        def making() -> Any:
+            made.append(kind)
+            return make()
+
+        operand = self.cache.get(x, kind, making)
+        self.tell(kind[0], not made)
+        return operand
 
 
 def _is_plain(value: Any) -> bool:
