@@ -347,7 +347,7 @@ check("10.2", descend)
 ## A training made by you
 
 You have written, notebook by notebook, everything that a training in four bits is made of: how a code is decoded, rounding, packing, NVFP4, the walk back, the way straight through, and now the loop. Here they
-are put together. `own_parts` looks into your notebooks (save them first), and takes your function where the check calls it right, the library's where not. It says which.
+are put together. `own_parts` looks into your notebooks (save them first), and takes your function where the check calls it right, the library's where not. It says which. (On Colab they are in your Drive, under `Copy of` and their name: mount it, and name the folder in a cell before, such as `os.environ["VBW_NOTEBOOKS"] = "/content/drive/MyDrive/Colab Notebooks"`.)
 """
 
 # %%

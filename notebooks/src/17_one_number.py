@@ -26,7 +26,7 @@ for parameter in model.parameters():
 
 # %% [markdown]
 """
-This model is a small stand-in with random weights, made like the large ones; it needs no file. (Its weights are made eight times larger, so that its layers have something to say.) What training does in a large model we do by hand: the first token alone puts something into one channel of the *stream*, and one row of the first *feed-forward* layer answers to just that channel. (The stream are the rows of the tokens, one each, to which layer after layer adds its result. A model of this kind is a pile of *blocks*, each of them attention and then a feed-forward layer, which works on every token by itself: two matrices, `gate_proj` and `up_proj`, make many numbers of it, and `down_proj` takes them back.)
+This model is a small stand-in with random weights, made like the large ones; it needs no file. (Its weights are made eight times larger, so that its layers have something to say.) What training does in a large model we do by hand: the first token alone puts something into one channel of the *stream*, and one row of the first *feed-forward* layer answers to just that channel. (The stream: a row for every token, to which layer after layer adds its result. A model of this kind is a pile of *blocks*, each of them attention and then a feed-forward layer, which works on every token by itself: two matrices, `gate_proj` and `up_proj`, make many numbers of it, and `down_proj` takes them back.)
 """
 
 # %%

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -45,10 +46,21 @@ def test_on_colab_the_first_cell_gets_the_project(colab, tmp_path, capsys):
 
 
 def test_it_says_when_to_restart(colab, monkeypatch, capsys):
-    versions = iter(("2.1.3", "2.4.6"))
-    monkeypatch.setattr(importlib.metadata, "version", lambda name: next(versions))
+    versions = iter((["2.1.3"], ["2.4.6"]))
+    monkeypatch.setattr(
+        importlib.metadata, "distributions", lambda name: [SimpleNamespace(version=v) for v in next(versions)]
+    )
     exec(build.setup(), {})
     assert "Restart session, then run this cell again" in capsys.readouterr().out
+
+
+def test_where_numpy_was_not_there_nothing_is_to_be_restarted(colab, monkeypatch, capsys):
+    versions = iter(([], ["2.4.6"]))
+    monkeypatch.setattr(
+        importlib.metadata, "distributions", lambda name: [SimpleNamespace(version=v) for v in next(versions)]
+    )
+    exec(build.setup(), {})
+    assert capsys.readouterr().out == ""
 
 
 def test_elsewhere_nothing_is_fetched(colab, monkeypatch):

@@ -69,6 +69,15 @@ def test_answers_of_the_open_notebook_are_judged_too():
     assert not own_parts(["10.2"], here={"10.2": lambda *args: None})["10.2"].yours
 
 
+def test_a_copy_as_colab_names_it_is_found(solved, tmp_path):
+    original = next(solved.glob("02_*.ipynb"))
+    copied = tmp_path / "drive" / f"Copy of {original.name}"
+    copied.parent.mkdir()
+    copied.write_bytes(original.read_bytes())
+    part = own_parts(["02.1"], folder=copied.parent)["02.1"]
+    assert part.yours and part.why == f"found in {copied.name}"
+
+
 def test_the_folder_can_be_named(solved, monkeypatch):
     monkeypatch.setitem(os.environ, "VBW_NOTEBOOKS", str(solved))
     assert own_parts(["02.1"])["02.1"].yours

@@ -56,14 +56,15 @@ REPOSITORY = "{repository}"  # where Colab gets the project from
 here = Path.cwd()
 root = next((folder for folder in (here, *here.parents) if (folder / "vbw_np" / "engine.py").is_file()), None)
 if root is None and REPOSITORY and "google.colab" in sys.modules:
+    import importlib.metadata
     import subprocess
-    from importlib.metadata import version
 
-    root, before = here / "vbw-np", version("numpy")
+    root, before = here / "vbw-np", [found.version for found in importlib.metadata.distributions(name="numpy")]
     if not root.is_dir():
         subprocess.run(["git", "clone", "--quiet", "--depth", "1", REPOSITORY, str(root)], check=True)
     subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", {requirements}], check=True)
-    if version("numpy") != before:
+    importlib.invalidate_caches()  # what pip has just brought is found
+    if before and before != [found.version for found in importlib.metadata.distributions(name="numpy")]:
         print("NumPy was replaced: choose Runtime > Restart session, then run this cell again.")
 if root is not None and str(root) not in sys.path:
     sys.path.insert(0, str(root))  # our folder first: another project also has a package called autograd

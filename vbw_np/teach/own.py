@@ -98,7 +98,8 @@ def _part(exercise: Exercise, result: Result, get: Callable[[], Any], place: str
 
 def _saved(isolation: Isolation, exercise: Exercise, folder: Path) -> Part:
     """Judge the answer in a saved notebook in a process of its own; only then run it in this one."""
-    paths = sorted(folder.glob(f"{exercise.notebook}_*.ipynb"))
+    named = f"{exercise.notebook}_*.ipynb"
+    paths = sorted(folder.glob(named)) or sorted(folder.glob(f"* {named}"))  # "Copy of 05_...": Colab's name for it
     if not paths:
         place = f"no notebook {exercise.notebook} in {folder.name or folder}"
         return Part(exercise.name, exercise.target, exercise.expected, False, place)
