@@ -5,14 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from tests.site.looking import AXE, complaints, small_targets, wide
 from vbw_np.engine import autograd
 from vbw_np.steps import TrainingSteps, step
 from vbw_np.steps.page import write_page
-from vbw_np.steps.values import number, to_hex
 
 pytestmark = pytest.mark.slow
 
@@ -32,16 +30,6 @@ def recorded(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Tr
     path = tmp_path_factory.mktemp("step") / "step.html"
     write_page(steps, path)
     return steps, path
-
-
-def expected(event: Any) -> list[list[str]]:
-    """The table of an event's numbers at its place, from the recording."""
-    rows = []
-    for name, value in event.values.items():
-        entries = np.atleast_1d(value.at(event.place))
-        hexes = [to_hex(entry[None]) for entry in entries]
-        rows.append([name, ", ".join(map(number, entries)), ", ".join(hexes), value.data.dtype.name])
-    return rows
 
 
 def test_every_event_shows_the_recordings_numbers_by_keyboard_alone(recorded: Any, browser: Any) -> None:
@@ -65,7 +53,7 @@ def test_every_event_shows_the_recordings_numbers_by_keyboard_alone(recorded: An
         shown = page.evaluate(SHOWN)
         assert shown["where"].endswith(f"event {event.order} of {len(steps) - 1}")
         assert (shown["title"], shown["sentence"]) == (event.title, event.say())
-        assert shown["rows"] == expected(event), event.title
+        assert shown["rows"] == [list(row) for row in event.numbers()], event.title
         if event.order + 1 < len(steps):
             page.locator("[data-phase=forward]").focus()
             page.keyboard.press("ArrowRight")
@@ -109,6 +97,24 @@ def test_nothing_is_cut_off_too_small_or_unreadable(recorded: Any, browser: Any,
     assert not small_targets(page), small_targets(page)
     assert not complaints(page, AXE)
     context.close()
+
+
+def test_a_notebook_shows_the_player_in_a_cell(recorded: Any, browser: Any, tmp_path: Path) -> None:
+    """The page inside a frame, as a notebook's output has it: it runs, steps, and says nothing on the console."""
+    steps, _ = recorded
+    (tmp_path / "cell.html").write_text(f"<!DOCTYPE html><title>cell</title>{steps.player()._repr_html_()}", "utf-8")
+    page = browser.new_page()
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto((tmp_path / "cell.html").as_uri())
+    inside = page.frame_locator("iframe")
+    inside.locator("[data-phase=loss]").click()
+    inside.locator("[data-is=next]").click()
+    assert inside.locator("[data-is=title]").inner_text() == "loss"
+    inside.locator("[data-is=values] tr").first.wait_for()
+    assert not said, said
+    page.close()
 
 
 def test_columns_that_only_fill_up_can_be_seen_and_not_chosen(browser: Any, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from vbw_np.device.changes import CHANGES
 from vbw_np.engine import autograd
 from vbw_np.errors import UserError
 from vbw_np.steps import Event, SmallModel, TrainingSteps, batch
+from vbw_np.steps.page import page
 from vbw_np.steps.saying import fill
 from vbw_np.steps.values import LISTED, Value, along, number
 
@@ -275,6 +276,31 @@ def test_columns_that_only_fill_up_for_a_rotation_belong_to_nobody() -> None:
         IndexError, match=r"entry \(3, 32\) of .*rotation belongs to no token: the 32 tokens were filled"
     ):
         steps.explain(3, 32)
+
+
+def test_a_notebook_shows_an_event_with_all_of_its_numbers() -> None:
+    steps = vbw.step("nvfp4-train")
+    event = steps.goto("codes", "first")
+    numbers = {name: (text, digits, kind) for name, text, digits, kind in event.numbers()}
+    place = steps.place["unit"], steps.place["input"]
+    x, code = event.values["x"].data[place], event.values["code"].data[place]
+    assert numbers["x"] == (number(x), f"{x.view(np.uint32):08x}", "float32")
+    assert numbers["code"] == (str(code), f"{code:02x}", "uint8") and set(numbers) == set(event.values)
+    shown = event._repr_html_()
+    assert event.say() in shown.replace("&#x27;", "'") and f"<td style='text-align:left'>{number(x)}</td>" in shown
+    assert "vbw step --html FILE" in repr(steps.player()) and "<iframe" in steps.player()._repr_html_()
+
+
+def test_the_page_names_the_command_that_makes_it() -> None:
+    for options, words in (
+        ({}, "--recipe nvfp4-train --seed 0 --html FILE"),
+        (
+            {"lr": 0.25, "accumulate": "blackwell"},
+            "--recipe nvfp4-train --seed 0 --lr 0.25 --accumulate blackwell --html FILE",
+        ),
+        ({"weights": {"first": np.ones((16, 16))}}, "--recipe nvfp4-train --seed 0 --data YOUR_WEIGHTS --html FILE"),
+    ):
+        assert f"<code>vbw step {words}</code>" in page(vbw.step("nvfp4-train", **options))
 
 
 def test_following_a_weight_changes_what_all_events_say() -> None:

@@ -7,8 +7,10 @@ import html
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from .saying import fill
-from .values import Place, Value
+from .values import Place, Value, number, to_hex
 
 PHASES = {
     "forward": "from tokens to logits",
@@ -81,7 +83,8 @@ class Event:
                 continue
             index = indices.pop(0) if indices else 0
             if not -length <= index < length:
-                raise IndexError(f"{self.title} has shape {own.data.shape}; there is no entry {(i, j)}")
+                many = f", one entry for {axis.per} {axis.of[0][0]}s" if axis.per > 1 and len(axis.of) == 1 else ""
+                raise IndexError(f"{self.title} has shape {own.data.shape}{many}; there is no entry {(i, j)}")
             first = (index % length) * axis.per
             if len(axis.of) == 1:
                 label, stride = axis.of[0]
@@ -95,8 +98,23 @@ class Event:
 
     __repr__ = __str__
 
+    def numbers(self) -> list[tuple[str, str, str, str]]:
+        """Every number at the place: its name, the number, its bytes, its kind."""
+        found = []
+        for name, value in self.values.items():
+            entries = np.atleast_1d(value.at(self.place)).reshape(-1)
+            hexes = ", ".join(to_hex(entry[None]) for entry in entries)
+            found.append((name, ", ".join(map(number, entries)), hexes, value.data.dtype.name))
+        return found
+
     def _repr_html_(self) -> str:
+        rows = "".join(
+            "<tr>" + "".join(f"<td style='text-align:left'>{html.escape(text)}</td>" for text in row) + "</tr>"
+            for row in self.numbers()
+        )
+        head = "".join(f"<th style='text-align:left'>{word}</th>" for word in ("name", "number", "its bytes", "kind"))
         return (
             f"<p><b>{html.escape(self.title)}</b> <small>({self.order}: {html.escape(self.phase)}, "
             f"{html.escape(self.card)})</small><br>{html.escape(self.say())}</p>"
+            + (f"<table><tr>{head}</tr>{rows}</table>" if rows else "")
         )

@@ -4,22 +4,36 @@ from __future__ import annotations
 
 import html
 import json
+from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ..files import check_output, write_whole
-from .event import PHASES
-from .steps import TrainingSteps
+from .event import PHASES, Event
 from .values import LABELS
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 """What the page may load: nothing."""
 
+
+class Recorded(Protocol):
+    """What a page asks of a recorded step."""
+
+    about: dict[str, Any]
+    place: dict[str, int]
+
+    def as_json(self) -> dict[str, Any]: ...
+
+    def __iter__(self) -> Iterator[Event]: ...
+
+    def __len__(self) -> int: ...
+
+
 WORDS = {"token": "Token", "input": "Input", "unit": "Hidden unit", "letter": "Letter"}
 
 
-def page(steps: TrainingSteps) -> str:
+def page(steps: Recorded) -> str:
     """The page, as HTML."""
     about = steps.about
     title = f"One training step under {about['recipe']['name']}"
@@ -36,9 +50,25 @@ def page(steps: TrainingSteps) -> str:
     )
 
 
-def write_page(steps: TrainingSteps, path: str | Path) -> None:
+def write_page(steps: Recorded, path: str | Path) -> None:
     """Write the page, whole or not at all."""
     write_whole(check_output(path), page(steps))
+
+
+class Player:
+    """The page inside a notebook's output; as text, how to get it elsewhere."""
+
+    def __init__(self, steps: Recorded) -> None:
+        self.steps = steps
+
+    def __repr__(self) -> str:
+        return f"{self.steps!r}\nA notebook shows the player here; elsewhere: vbw step --html FILE"
+
+    def _repr_html_(self) -> str:
+        return (
+            f'<iframe title="One training step, to walk through" srcdoc="{html.escape(page(self.steps))}" '
+            'style="width: 100%; height: 54rem; border: 1px solid #85888c"></iframe>'
+        )
 
 
 def part(name: str) -> str:
@@ -92,7 +122,7 @@ def _stage() -> str:
     )
 
 
-def _text(steps: TrainingSteps) -> str:
+def _text(steps: Recorded) -> str:
     items = "".join(
         f"<li value={event.order}><b>{html.escape(f'{event.phase}, {event.card} | {event.title}')}</b>"
         f"{html.escape(event.say())}</li>"
@@ -106,7 +136,11 @@ def _text(steps: TrainingSteps) -> str:
 
 
 def _foot(about: dict[str, Any]) -> str:
-    command = f"vbw step --recipe {about['recipe']['name']} --seed {about['seed']} --html FILE"
+    words = {"recipe": about["recipe"]["name"], "seed": about["seed"]}
+    words |= {"lr": f"{about['lr']:g}"} if about["lr"] != 0.5 else {}
+    words |= {"accumulate": about["options"]["accumulate"]} if "accumulate" in about["options"] else {}
+    words |= {"data": "YOUR_WEIGHTS"} if about["own_weights"] else {}
+    command = "vbw step" + "".join(f" --{name} {word}" for name, word in words.items()) + " --html FILE"
     return (
         f"<footer>Made by <code>{html.escape(command)}</code>. The recording is in this page, as JSON: floating point "
         "numbers as the hexadecimal digits of their bytes. Nothing is fetched.</footer>"

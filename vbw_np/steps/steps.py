@@ -11,6 +11,7 @@ from typing import Any
 from ..device.walk import Walk
 from ..files import check_output, write_whole
 from .event import PHASES, Event
+from .page import Player
 from .values import LABELS, Axis, Value, from_hex, to_hex
 
 SCHEMA = "vbw-step/1"
@@ -172,6 +173,10 @@ class TrainingSteps(Walk[Event]):
         write_whole(check_output(path), json.dumps(self.as_json(), separators=(",", ":"), allow_nan=False))
 
     # -- for people
+
+    def player(self) -> Player:
+        """The page that plays this step, shown in a notebook by a cell that ends with it."""
+        return Player(self)
 
     def __repr__(self) -> str:
         about = self.about
