@@ -126,3 +126,13 @@ def test_orthogonal_shapes():
     w[2, 3] = np.nan
     with pytest.raises(NonFiniteError):
         quantize_orthogonal(w)
+
+
+@pytest.mark.parametrize("ties", ["down", "even", "zero", "away"])
+@pytest.mark.parametrize("element", [NF4, BNB_FP4], ids=["nf4", "bnb-fp4"])
+def test_every_tie_rule_at_a_producers_own_cuts(element, ties):
+    """Exactly on a cut, and the float32 numbers beside it: a tie rule that is named is kept to."""
+    for cut, low, high in zip(np.float32(element.cuts), element.order[:-1], element.order[1:], strict=True):
+        up = {"down": False, "even": high % 2 == 0, "zero": cut < 0, "away": cut >= 0}[ties]
+        beside = np.nextafter(cut, np.float32([-9, 9]))
+        assert element.encode(np.array([beside[0], cut, beside[1]]), ties).tolist() == [low, high if up else low, high]

@@ -224,6 +224,63 @@ def test_a_tensor_scale_of_zero_is_kept_where_it_hides_numbers():
         to_container(packed, "compressed-tensors")
 
 
+@pytest.mark.parametrize("container", LEVELS)
+@pytest.mark.parametrize("size", [1e-35, 1e-36, 1e-38, 1e-41, 3.4e38])
+def test_the_ends_of_float32_come_through_every_reader(container, size):
+    """Below amax 7.9e-36 our own formats decode with another number than amax says: that is what a reader must get."""
+    x = np.clip(source() / np.abs(source()).max() * np.float64(size), -3.4e38, 3.4e38).astype(np.float32)
+    for name in sorted(HELD[container] & set(FORMATS)):
+        if ALL[name].rule.affine is not None:
+            continue  # float16 scales end elsewhere
+        packed = quantize(x, name).coarse()
+        try:
+            arrays = to_container(packed, container)
+        except ScaleError as refused:  # 2688 / amax, or 448 * amax, is no float32
+            assert (container, size < 1) in (("compressed-tensors", True), ("te", False)), refused
+            assert "is inf" in str(refused) or "overflows float32" in str(refused)
+            continue
+        ours = packed.dequantize()
+        with np.errstate(over="ignore"):
+            theirs = read(arrays, container, packed.format)
+        # two products of four roundings each, and a step of float32's subnormal scales, times 6 and 448
+        np.testing.assert_allclose(theirs, ours, rtol=4e-7, atol=6 * 448 * 2.0**-149, err_msg=name)
+        back = from_container(arrays, container, SHAPE, packed.format).dequantize()
+        np.testing.assert_allclose(back, ours, rtol=4e-7, atol=6 * 448 * 2.0**-149, err_msg=name)
+
+
+BAD_SHAPES = {"no shape": None, "a word": "a", "no axis": (), "no elements": (0, 256), "fractions": (32.5, 256),
+              "negative": (-32, 256), "one number": 256}  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", BAD_SHAPES)
+def test_bad_shapes_are_refused(shape):
+    for container, names in HELD.items():
+        name = sorted(names)[0]
+        arrays = to_container(quantize(source(), ALL[name]), container)
+        with pytest.raises(FormatError, match="shape"):
+            from_container(arrays, container, BAD_SHAPES[shape], name)
+
+
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_damaged_arrays_are_refused_or_decode_to_what_they_hold(container):
+    """Too short, too long, of another dtype, turned, no array at all: for every format, one clear error."""
+    for name in sorted(HELD[container]):
+        packed = quantize(source(), ALL[name]).coarse()
+        arrays = to_container(packed, container)
+        for part in (key for key in arrays if key != level_name(container)):
+            kept = arrays[part]
+            damaged = [
+                kept.reshape(-1)[:-1], kept.reshape(-1)[:0], np.concatenate([kept.reshape(-1)] * 2), kept.tolist(),
+                None, kept.reshape(-1)[0], kept.astype(np.float64), kept.astype(np.int64), kept.astype(bool),
+                kept.astype(object), kept.view(np.int8) if kept.dtype == np.uint8 else kept.view(np.int32),
+            ]  # fmt: skip
+            if kept.ndim == 2 and 1 not in kept.shape:
+                damaged.append(kept.T)
+            for bad in damaged:
+                with pytest.raises(FormatError, match=f"{part}|blocks|codes|scales|bytes"):
+                    from_container({**arrays, part: bad}, container, SHAPE, ALL[name])
+
+
 def test_rows_that_are_no_whole_blocks_are_refused():
     with pytest.raises(ShapeError, match="whole blocks of 16"):
         to_container(quantize(source()[:, :24], "nvfp4"), "torchao")

@@ -19,6 +19,7 @@ from .elements import (
     E3M2,
     E4M3,
     E5M2,
+    E8M0,
     FLAGGED_E4M3,
     INT4,
     INT4_OFFSET,
@@ -28,6 +29,7 @@ from .elements import (
     UINT4,
     Codebook,
     ElementFormat,
+    FlaggedFormat,
 )
 from .errors import FormatError, unknown_name
 from .ggml_search import IQ4_NL_RULE, Q4_K
@@ -143,6 +145,11 @@ class BlockFormat:
     stored_bits: float | None = None
     second: Codebook | None = None
 
+    def __post_init__(self) -> None:
+        why = _contradiction(self)
+        if why:
+            raise FormatError(f"format {self.name} contradicts itself: {why}")
+
     def block_length(self, length: int) -> int:
         """Elements a scale along a last axis of that length."""
         return length if self.block is None else self.block
@@ -181,6 +188,33 @@ class BlockFormat:
 
     def __repr__(self) -> str:
         return f"<format {self.name}: {self.bits:g} bits a value; {self.summary}>"
+
+
+def _contradiction(fmt: BlockFormat) -> str:
+    """What no encoder could do of what a record asks, in words; empty if there is nothing."""
+    scale, fine = fmt.rule.scale_element, fmt.fine.kind if fmt.fine is not None else ""
+    if fmt.quantile_codebook != (fmt.element is None):
+        return "levels are either its element's or quantiles (quantile_codebook=True, element=None)"
+    plain = fmt.block is None and fmt.block_rows == 1 and not scale and fmt.tensor_level == "none" and not fmt.flat
+    if fmt.quantile_codebook and (not plain or fine != "row"):
+        return "quantiles have one float32 scale a row for their residual (block=None, fine='row') and nothing else"
+    if fine == "row" and not fmt.quantile_codebook:
+        return "the fine tier 'row' refines quantiles; take 'own' or 'tied'"
+    if fine == "nested" and fmt.element != E2M1:
+        return "the fine tier 'nested' divides the rounding intervals of E2M1"
+    if fmt.rule.affine is not None and (fine or fmt.tensor_level != "none" or fmt.four_over_six != "off" or fmt.second):
+        return f"rule {fmt.rule.name} makes scales and codes itself, so there is no other tier, level or choice"
+    if fmt.tensor_level != "none" and not fmt.rule.two_level:
+        return f"rule {fmt.rule.name} has one level, and the format asks for two"
+    if fmt.tensor_level == "none" and fmt.rule.two_level and fmt.rule.numbers is None:
+        return f"rule {fmt.rule.name} has two levels, and the format asks for one"
+    if fmt.second is not None and (not isinstance(scale, FlaggedFormat) or fmt.code_bits != 4):
+        return "a second grid of 4-bit elements needs block scales with a bit that says which it is (FLAGGED_E4M3)"
+    if fmt.block_rows > 1 and fmt.flat:
+        return "blocks that run across row ends cannot span rows as well"
+    if fmt.decode_order == "halves" and scale not in (E8M0, E4M3):
+        return "half a scale is decoded from a byte of E8M0 or E4M3"
+    return ""
 
 
 _MX = dict(element=E2M1, block=32, source="OCP Microscaling Formats (MX) v1.0, section 6.3")
@@ -486,6 +520,11 @@ def apply_options(fmt: BlockFormat, ties: str | None = None) -> BlockFormat:
     """The format with another rounding rule."""
     if ties is None or ties == fmt.ties:
         return fmt
+    if fmt.rule.affine is not None:
+        raise FormatError(
+            f"{fmt.name} rounds as its producer does, and knows no other way: ties={ties!r} would be ignored; use a "
+            "format whose levels are rounded to by a tie rule, such as int4-g32"
+        )
     if fmt.fine is not None:
         raise FormatError(
             f"{fmt.name} has a fine tier that refines round-to-nearest-even intervals: ties={ties!r} does not fit; "

@@ -29,6 +29,7 @@ from .packed import (
     PLANES,
     PackedTensor,
     check_shape,
+    checked_level,
     from_blocks,
     in_second_grid,
     layout_shape,
@@ -76,9 +77,12 @@ class FittedScales:
     @classmethod
     def of(cls, packed: PackedTensor) -> FittedScales:
         """The scales of a packed tensor, to be used again."""
+        stored = packed.stored_scale
+        if stored is None and packed.tensor_scale is not None:
+            stored = packed.format.rule.stored_of(packed.tensor_scale)
         return cls(
             packed.scales,
-            packed.stored_scale if packed.stored_scale is not None else packed.tensor_scale,
+            stored,
             packed.tensor_scale,
             packed.codebook,
             packed.fine_scales,
@@ -127,11 +131,7 @@ def tensor_amax(
     if fmt.tensor_level == "none":
         return None
     if given is not None:
-        shape = (*x.shape[:-1], 1) if fmt.tensor_level == "row" else ()
-        if np.size(given) != np.prod(shape, dtype=int):
-            raise ShapeError(f"{fmt.name}: amax has shape {np.shape(given)}; an array of shape {x.shape} needs {shape}")
-        amax = np.asarray(given, np.float32).reshape(shape)
-        return amax if shape else np.float32(amax)
+        return checked_level(given, "amax", x.shape, fmt)
     if fmt.tensor_level == "row":
         return np.abs(x).max(axis=-1, keepdims=True)
     return np.float32(np.abs(x).max())

@@ -34,7 +34,7 @@ from .elements import E2M1, E2M3, E3M2, E4M3, E5M2, E8M0
 from .errors import DtypeError, FormatError, ScaleError, ShapeError, unknown_name
 from .ggml import BY_NAME
 from .ggml_blocks import WRITTEN, block_type_of, from_blocks_of, to_blocks_of
-from .packed import PackedTensor, check_shape, layout_shape, scale_shape
+from .packed import PackedTensor, as_shape, check_shape, layout_shape, scale_shape
 from .packing import pack_codes, pack_nibbles, unpack_nibbles
 
 _NAMES = {
@@ -85,8 +85,7 @@ def level_name(container: str) -> str:
 
 def stored_convention(fmt: BlockFormat) -> str:
     """What a format's `stored_scale` is, as its rule's multiplier shows."""
-    factor = float(fmt.rule.multiplier(np.float32(2)))
-    return {2.0: "multiplier", 0.5: "reciprocal"}.get(factor, "amax")
+    return fmt.rule.convention
 
 
 # ---- what holds what
@@ -144,7 +143,7 @@ def to_container(packed: PackedTensor, container: str) -> dict[str, np.ndarray]:
 
     Raises
     ------
-    FormatError
+    FormatError, ScaleError
         If the container's readers would not get the tensor's values.
     """
     fmt = packed.format
@@ -155,16 +154,38 @@ def to_container(packed: PackedTensor, container: str) -> dict[str, np.ndarray]:
     level = level_name(container)
     arrays = _bytes_for(packed, container)
     if fmt.tensor_level != "none":
-        stored = packed.stored_scale
-        have, value = ("multiplier", packed.tensor_scale) if stored is None else (stored_convention(fmt), stored)
+        have, value = _level_to_write(packed)
         if level_convention(container) == "reciprocal" and _is_zero_under_any_level(packed):
             have, value = "multiplier", np.float32(1)
         arrays[level] = convert_level(value, have, level_convention(container), fmt.rule.range).reshape(1)
     elif _kind_of(fmt) == "NVFP4" and container in ("te", "modelopt", "compressed-tensors"):
         arrays[level] = convert_level(np.float32(1), "multiplier", level_convention(container)).reshape(1)
     if level in arrays:
-        _checked_level(arrays[level], level, container)
+        value = _checked_level(arrays[level], level, container)
+        if container == "te" and fmt.decode_order != "amax-first":
+            _check_amax_first(packed, value)
     return arrays
+
+
+def _check_amax_first(packed: PackedTensor, amax: np.float32) -> None:
+    """Raise where TransformerEngine's reader, which multiplies block scales with amax first, would get Inf."""
+    with np.errstate(over="ignore"):
+        if not np.isfinite(np.nanmax(packed.decoded_scales(), initial=0) * amax):
+            raise ScaleError(
+                f"a te container cannot hold this {packed.format.name} tensor: its readers multiply a block scale with "
+                f"amax_rowwise, {float(amax):g}, before they divide, which overflows float32; scale the tensor down"
+            )
+
+
+def _level_to_write(packed: PackedTensor) -> tuple[str, np.float32]:
+    """The tensor-level number that a reader decodes with as we do, and its convention: what was stored, or else what we
+    multiply with, where that is not what the stored number alone says (`te_multiplier` near float32's ends)."""
+    fmt, stored = packed.format, packed.stored_scale
+    if stored is not None:
+        said = convert_level(stored, stored_convention(fmt), "multiplier", fmt.rule.range)
+        if fmt.decode_order in ("divide", "amax-first") or said == packed.tensor_scale or np.isnan(said):
+            return stored_convention(fmt), stored
+    return "multiplier", packed.tensor_scale
 
 
 def _is_zero_under_any_level(packed: PackedTensor) -> bool:
@@ -180,15 +201,11 @@ def _bytes_for(packed: PackedTensor, container: str) -> dict[str, np.ndarray]:
         if packed.format.decode_order != "halves" and np.isnan(packed.decoded_scales()).any():
             raise ScaleError(f"GGUF has no NaN scales, and this {packed.format.name} tensor has some")
         kind, data = to_blocks_of(packed)
-        return {"blocks": data.reshape(-1, data.size * _elements_of(kind) // packed.size)}
+        return {"blocks": data.reshape(-1, BY_NAME[kind].bytes)}
     if container == "bitsandbytes":
         return _bitsandbytes_arrays(packed)
     codes, scales, _ = _NAMES[container]
     return {codes: packed.unpacked_codes() if packed.format.code_bits == 6 else packed.codes, scales: packed.scales}
-
-
-def _elements_of(kind: str) -> int:
-    return 64 if kind == "NVFP4" else 32
 
 
 def _bitsandbytes_arrays(packed: PackedTensor) -> dict[str, np.ndarray]:
@@ -230,7 +247,8 @@ def from_container(
         If the tensor-level number is not one positive finite number. Several of them, one for each layer that was
         fused, are merged on purpose by `merge_fused`.
     """
-    fmt = known_format(format) if isinstance(format, str) else get_format(format)
+    fmt, shape = known_format(format) if isinstance(format, str) else get_format(format), as_shape(shape)
+    check_shape(shape, fmt)
     _check_holds(fmt, shape, container)
     needed = [n for n in _NAMES[container][:2] if n]
     level = level_name(container)
@@ -239,6 +257,9 @@ def from_container(
     missing = [n for n in needed if n not in arrays]
     if missing:
         raise FormatError(f"a {container} container of {fmt.name} needs {missing}; it has {sorted(arrays)}")
+    for name in needed[:2] if container != "gguf" else needed[:1]:
+        if not isinstance(arrays[name], np.ndarray):
+            raise DtypeError(f"{name} of a {container} container must be an array, got {type(arrays[name]).__name__}")
     stored = tensor = None
     if level in arrays:
         value = _checked_level(arrays[level], level, container)
@@ -248,7 +269,7 @@ def from_container(
             stored = convert_level(value, level_convention(container), stored_convention(fmt), fmt.rule.range)
             tensor = np.float32(fmt.rule.multiplier(stored))
     return PackedTensor(
-        **_read_bytes(arrays, container, tuple(shape), fmt),
+        **_read_bytes(arrays, container, shape, fmt),
         shape=shape,
         format=fmt,
         tensor_scale=tensor,
@@ -291,7 +312,10 @@ def _read_bytes(
         blocks = arrays["blocks"]
         if blocks.dtype != np.uint8:
             raise DtypeError(f"GGUF blocks must be a uint8 array, got {blocks.dtype.name}")
-        packed = from_blocks_of(blocks.reshape(-1), block_type_of(fmt), shape)
+        kind = block_type_of(fmt)
+        if not blocks.ndim or blocks.shape[-1] % BY_NAME[kind].bytes:
+            raise ShapeError(f"GGUF blocks of {kind} have {BY_NAME[kind].bytes} bytes each; got shape {blocks.shape}")
+        packed = from_blocks_of(blocks.reshape(-1), kind, shape)
         return {part: getattr(packed, part) for part in ("codes", "scales", "offsets", "headers")}
     codes_name, scales_name, _ = _NAMES[container]
     codes, scales = arrays[codes_name], arrays[scales_name]

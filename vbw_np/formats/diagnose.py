@@ -15,19 +15,10 @@ from .codec import FittedScales, quantize, quotients
 from .elements import ElementFormat, as_float32
 from .errors import FormatError, ShapeError
 from .measure import relative_mse
+from .other_parts import Finding, decoding, other_parts
 from .packed import PackedTensor, from_blocks, in_second_grid, layout_shape, to_blocks
 from .packing import pack_nibbles, swizzle_scales, unpack_nibbles
 from .profiles import PROFILES
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One difference: a short name, what it is, what to do, and whether it explains its part fully."""
-
-    name: str
-    what: str
-    fix: str
-    exact: bool = True
 
 
 @dataclass(frozen=True)
@@ -79,40 +70,48 @@ def diagnose(a: PackedTensor, b: PackedTensor, x: np.ndarray | None = None) -> D
     if a.shape != b.shape:
         raise ShapeError(f"the tensors have shapes {a.shape} and {b.shape}; only tensors of one matrix can be compared")
     findings: list[Finding] = []
-    if a.format.block != b.format.block:
+    shared = [t.format.block_length(layout_shape(t.shape, t.format)[-1]) for t in (a, b)]
+    if shared[0] != shared[1]:
         findings.append(
             Finding(
                 "block size",
-                f"{a.format.block} elements share a scale in one, {b.format.block} in the other",
+                f"{shared[0]} elements share a scale in one, {shared[1]} in the other",
                 "Compare tensors of one format.",
             )
         )
-    elif a.format.element is not None and not _same_element(a, b):
-        findings.append(
-            Finding(
-                "elements",
-                f"codes are {a.format.element.name} and {getattr(b.format.element, 'name', 'quantiles')}",
-                "Compare tensors of one format.",
-            )
-        )
+    elif not _same_element(a, b):
+        kinds = [getattr(t.format.element, "name", "quantiles") for t in (a, b)]
+        findings.append(Finding("elements", f"codes are {kinds[0]} and {kinds[1]}", "Compare tensors of one format."))
     else:
         layout = _nibble_layout(a, b)
         findings += [*_tensor_level(a, b), *_scales(a, b), *([layout] if layout else _codes(a, b, x))]
+        findings += other_parts(a, b)
+        findings = findings or decoding(a, b)
     if x is not None and findings:
         findings += _producers(a, b, as_float32(x))
     codes = int((a.unpacked_codes() != b.unpacked_codes()).sum())
-    scales = (
-        int((a.scales != b.scales).sum()) if a.scales.shape == b.scales.shape else max(a.scales.size, b.scales.size)
-    )
+    scales = int((~_same_scales(a, b)).sum()) if a.scales.size == b.scales.size else max(a.scales.size, b.scales.size)
     with np.errstate(all="ignore"):
         mse = relative_mse(a.dequantize(), b.dequantize())
     return Diagnosis(tuple(findings), codes, scales, mse)
 
 
 def _same_element(a: PackedTensor, b: PackedTensor) -> bool:
-    return b.format.element is not None and np.array_equal(
-        a.format.element.table, b.format.element.table, equal_nan=True
+    one, two = a.format.element, b.format.element
+    if one is None or two is None:
+        return one is two
+    return np.array_equal(one.table, two.table, equal_nan=True)
+
+
+def _same_scales(a: PackedTensor, b: PackedTensor) -> np.ndarray:
+    """Which block scales are equal as stored, of the shape of a's; none where the blocks are not the same ones."""
+    alike = a.scales.shape == b.scales.shape or (
+        a.scales.size == b.scales.size and a.shape[-1] % a.format.block_length(a.shape[-1]) == 0
     )
+    if not alike or a.scales.dtype != b.scales.dtype:
+        return np.zeros(a.scales.shape, bool)
+    other = b.scales.reshape(a.scales.shape)
+    return (a.scales == other) | ((a.scales != a.scales) & (other != other))
 
 
 def _nibble_layout(a: PackedTensor, b: PackedTensor) -> Finding | None:
@@ -201,6 +200,8 @@ def _tensor_level(a: PackedTensor, b: PackedTensor) -> list[Finding]:
 
 
 def _scales(a: PackedTensor, b: PackedTensor) -> list[Finding]:
+    if a.format.flat != b.format.flat and a.scales.dtype == b.scales.dtype and _same_scales(a, b).all():
+        return []  # the same blocks, in rows or in one row
     if a.scales.shape != b.scales.shape or a.scales.dtype != b.scales.dtype:
         return [
             Finding(
@@ -308,7 +309,7 @@ def _codes(a: PackedTensor, b: PackedTensor, x: np.ndarray | None) -> list[Findi
     rest = differ & ~zeros
     if not rest.any():
         return findings
-    same_scale = _per_element(a, a.scales == b.scales)
+    same_scale = _per_element(a, _same_scales(a, b))
     table = (
         np.concatenate([left.reshape(-1), right.reshape(-1)]) if a.format.element is None else a.format.element.table
     )
@@ -388,7 +389,7 @@ def _producers(a: PackedTensor, b: PackedTensor, x: np.ndarray) -> list[Finding]
     """Which profiles write exactly these codes and scales."""
     matches: dict[str, list[str]] = {"a": [], "b": []}
     for profile in PROFILES.values():
-        if profile.format.block != a.format.block or profile.format.flat:
+        if profile.format.block != a.format.block or profile.format.flat != a.format.flat:
             continue
         try:
             made = quantize(x, profile.format, measure=False)

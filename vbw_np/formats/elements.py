@@ -101,8 +101,14 @@ def _pick_thresholds(low: np.ndarray, high: np.ndarray, ties: str, high_even: np
     `low` and `high` are float64 neighbours; midpoints are exact. Where a tie goes down the threshold is the next
     float32 above the midpoint. For signed levels `zero` and `away` depend on the side of zero.
     """
-    midpoint = ((low + high) * 0.5).astype(np.float32)
+    return _thresholds_at(((low + high) * 0.5).astype(np.float32), ties, high_even)
+
+
+def _thresholds_at(midpoint: np.ndarray, ties: str, high_even: np.ndarray) -> np.ndarray:
+    """The thresholds where float32 cuts between levels are given."""
     above = np.nextafter(midpoint, np.float32(np.inf))
+    if ties == "down":
+        return above
     if ties == "zero":
         return np.where(midpoint > 0, above, midpoint).astype(np.float32)
     if ties == "away":
@@ -442,14 +448,13 @@ class Codebook:
     def thresholds(self, ties: str | None = None, saturate: bool = True) -> np.ndarray:
         """The float32 thresholds: position in `order` = number of thresholds <= x."""
         ties = ties or self.ties
+        if ties != "down":
+            _check_ties(ties)
+        even = self.order[1:] % 2 == 0
         if self.cuts:
-            cuts = np.asarray(self.cuts, np.float64).astype(np.float32)
-            return np.nextafter(cuts, np.float32(np.inf)) if ties == "down" else cuts
+            return _thresholds_at(np.asarray(self.cuts, np.float64).astype(np.float32), ties, even)
         values = self.table[self.order].astype(np.float64)
-        if ties == "down":
-            return np.nextafter(((values[:-1] + values[1:]) * 0.5).astype(np.float32), np.float32(np.inf))
-        _check_ties(ties)
-        return _pick_thresholds(values[:-1], values[1:], ties, self.order[1:] % 2 == 0)
+        return _pick_thresholds(values[:-1], values[1:], ties, even)
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """The float32 values of an array of codes."""
@@ -495,7 +500,8 @@ class Codebook:
         levels = self.table[self.order]
         x = np.clip(x, levels[0], levels[-1])
         low = np.minimum(_count_thresholds(x, levels[1:]), len(levels) - 2).astype(np.uint8)
-        fraction = (x - levels[low]) / (levels[low + 1] - levels[low])
+        with np.errstate(invalid="ignore"):  # between two zeros
+            fraction = (x - levels[low]) / (levels[low + 1] - levels[low])
         return low + (uniform24(random) < fraction).astype(np.uint8)
 
     def __repr__(self) -> str:

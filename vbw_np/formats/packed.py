@@ -12,6 +12,8 @@ Two tiers add to the element before the scales are applied (nested, tied) or to 
 from __future__ import annotations
 
 import html
+import math
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -61,6 +63,45 @@ def check_shape(shape: tuple[int, ...], fmt: BlockFormat) -> None:
             f"{fmt.name} shares a scale over {fmt.block_rows} rows, so it needs a matrix (or more axes); "
             f"got shape {tuple(shape)}"
         )
+
+
+def as_shape(shape: Any) -> tuple[int, ...]:
+    """A shape as whole numbers.
+
+    Raises
+    ------
+    ShapeError
+        It is not a tuple (or list) of them.
+    """
+    try:
+        return tuple(operator.index(n) for n in shape)
+    except TypeError as error:
+        raise ShapeError(f"a shape is a tuple of whole numbers, not {shape!r}") from error
+
+
+def checked_level(
+    level: Any, name: str, shape: tuple[int, ...], fmt: BlockFormat, allow_nan: bool = False
+) -> np.ndarray | np.float32:
+    """A tensor-level number of a format, checked: np.float32 for a tensor, float32 (..., 1) for rows.
+
+    Raises
+    ------
+    DtypeError, ShapeError, ScaleError
+        It is no number, not one a tensor (a row), or, without `allow_nan`, not finite or negative.
+    """
+    expected = (*shape[:-1], 1) if fmt.tensor_level == "row" else ()
+    values = np.asarray(level)
+    if values.dtype.kind not in "fiu":
+        raise DtypeError(f"{fmt.name}: {name} has dtype {values.dtype.name}; it is float32")
+    if values.size != math.prod(expected):
+        raise ShapeError(f"{fmt.name}: {name} has shape {values.shape}; an array of shape {shape} needs {expected}")
+    with np.errstate(over="ignore"):
+        values = values.astype(np.float32, copy=False).reshape(expected)
+    bad = ~np.isfinite(values) | (values < 0)
+    if not allow_nan and bad.any():
+        found = float(values[first_index(bad)])
+        raise ScaleError(f"{fmt.name}: {name} is {found}; a tensor-level number is finite and not negative")
+    return values if expected else np.float32(values)
 
 
 @lru_cache(maxsize=64)
@@ -155,14 +196,13 @@ class PackedTensor:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "format", get_format(self.format))
-        object.__setattr__(self, "shape", tuple(int(n) for n in self.shape))
+        object.__setattr__(self, "shape", as_shape(self.shape))
         check_shape(self.shape, self.format)
         self._check_array("codes", self.codes, byte_shape(self.shape, self.format, self.format.code_bits), np.uint8)
         scale_dtype = np.uint8 if self.format.rule.scale_element else np.float32
         self._check_array("scales", self.scales, scale_shape(self.shape, self.format), scale_dtype)
         self._check_scale_values()
-        if self.tensor_scale is None and self.format.tensor_level != "none":
-            raise ScaleError(f"{self.format.name} has a tensor-level scale: pass tensor_scale= (a float32 multiplier)")
+        self._check_tensor_level()
         if (self.offsets is None) != (self.format.offset == "none"):
             raise ScaleError(f"{self.format.name} and the tensor disagree about zero points or minimums (offsets=)")
         if self.offsets is not None:
@@ -170,11 +210,35 @@ class PackedTensor:
         if self.headers is not None:
             self._check_headers()
         if self.fine is not None:
-            self._check_array("fine", self.fine, byte_shape(self.shape, self.format), np.uint8)
-            if not 1 <= self.planes <= PLANES:
-                raise FormatError(f"planes is {self.planes}; a fine tier has 1 to {PLANES} bit planes present")
-        if self.signs is not None:
+            self._check_fine(self.format.fine)
+        if self.format.quantile_codebook:
             self._check_array("signs", self.signs, byte_shape(self.shape, self.format, bits=1), np.uint8)
+            self._check_array("codebook", self.codebook, (16,), np.float32)
+
+    def _check_tensor_level(self) -> None:
+        """The tensor-level numbers: one, or one a row, as the format says; each a number that is not negative."""
+        fmt = self.format
+        if fmt.tensor_level == "none":
+            if self.tensor_scale is not None or self.stored_scale is not None:
+                raise ScaleError(f"{fmt.name} has no tensor-level scale, and the tensor has one: take a format with it")
+            return
+        if self.tensor_scale is None:
+            raise ScaleError(f"{fmt.name} has a tensor-level scale: pass tensor_scale= (a float32 multiplier)")
+        for name in ("tensor_scale", "stored_scale"):
+            if getattr(self, name) is not None:
+                level = checked_level(getattr(self, name), name, self.shape, fmt, self.allow_nan)
+                object.__setattr__(self, name, level)
+
+    def _check_fine(self, fine: FineTier | None) -> None:
+        """The fine tier's codes, planes and scales."""
+        self._check_array("fine", self.fine, byte_shape(self.shape, self.format), np.uint8)
+        if not 1 <= self.planes <= PLANES:
+            raise FormatError(f"planes is {self.planes}; a fine tier has 1 to {PLANES} bit planes present")
+        if fine is None:
+            raise FormatError(f"{self.format.name} has no fine tier, and the tensor has one")
+        if fine.kind == "own":
+            dtype = np.float32 if fine.scale == "float32" else np.uint8
+            self._check_array("fine_scales", self.fine_scales, scale_shape(self.shape, self.format), dtype)
 
     def _check_array(self, name: str, array: np.ndarray, shape: tuple[int, ...], dtype: type) -> None:
         if not isinstance(array, np.ndarray) or array.dtype != dtype:
@@ -444,7 +508,8 @@ def to_blocks(x: np.ndarray, fmt: BlockFormat) -> np.ndarray:
 def in_second_grid(scales: np.ndarray, shape: tuple[int, ...], fmt: BlockFormat) -> np.ndarray:
     """Which elements are of the second grid, as their blocks' scale codes (..., blocks) say: bool of `shape`."""
     flags = (scales & FLAG).astype(bool)[..., None]
-    return from_blocks(np.broadcast_to(flags, (*flags.shape[:-1], fmt.block)), shape, fmt)
+    block = fmt.block_length(layout_shape(shape, fmt)[-1])
+    return from_blocks(np.broadcast_to(flags, (*flags.shape[:-1], block)), shape, fmt)
 
 
 def from_blocks(blocks: np.ndarray, shape: tuple[int, ...], fmt: BlockFormat) -> np.ndarray:

@@ -145,6 +145,19 @@ class ScaleRule:
         """Whether there is a tensor-level scale beside the block scales."""
         return self.stored is not None
 
+    def stored_of(self, multiplier: np.ndarray) -> np.ndarray:
+        """The stored number of a multiplier, for a tensor that has only this; the inverse of `multiplier`."""
+        given = np.asarray(multiplier, np.float32)
+        with np.errstate(divide="ignore", over="ignore"):
+            convention = {"multiplier": given, "reciprocal": ONE / given, "amax": given * np.float32(self.range)}
+            return np.minimum(convention[self.convention], FLOAT32_MAX)[()]
+
+    @property
+    def convention(self) -> str:
+        """What the stored number is, as `multiplier` shows: "amax", "multiplier" (amax / range) or "reciprocal"."""
+        factor = float(self.multiplier(np.float32(2)))
+        return {2.0: "multiplier", 0.5: "reciprocal"}.get(factor, "amax")
+
     @property
     def numbers(self) -> RuleNumbers | None:
         """The rule as numbers, where all of its functions were made of the same; None for arithmetic of its own."""

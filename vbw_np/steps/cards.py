@@ -356,7 +356,8 @@ class CardStory:
             described(packed.format),
             ("x",),
         )
-        fmt = packed.format if packed.planes else dataclasses.replace(packed.format, fine=None)
+        fmt, whole = packed.format, packed.planes or packed.format.quantile_codebook
+        fmt = fmt if whole else dataclasses.replace(fmt, fine=None)
         right = operand(story, turned, fmt, planes=packed.planes)
         decoded(story, turned, right, _STANDS_FOR)
         return right

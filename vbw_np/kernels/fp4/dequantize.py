@@ -169,6 +169,7 @@ def _is_known(fmt: formats.BlockFormat, planes: int) -> bool:
         and fmt.second is None
         and fmt.decode_order == "multiply"
         and fmt.offset == "none"
+        and not fmt.positive_zero
         and (fmt.block is None or (fmt.block % WIDTH == 0 and fmt.block <= 32))
         and (planes == 0 or fmt.fine.kind == "nested")
     )

@@ -17,7 +17,7 @@ from ... import formats
 from ...engine import autograd
 from ...formats.blocks import apply_options
 from ...formats.codec import _check_fitted as check_fitted
-from ...formats.packed import byte_shape, nested_edges, scale_shape
+from ...formats.packed import byte_shape, checked_level, nested_edges, scale_shape
 from ...formats.random_bits import hash_keys
 from ...formats.scales import te_encode_scale
 from ..simd.jit import block as block_ready
@@ -66,7 +66,7 @@ def _level(x: NDArray, fmt: formats.BlockFormat, amax: NDArray | np.float32 | No
     if fmt.tensor_level == "none":
         return None
     if amax is not None:
-        return np.asarray(amax, np.float32) if fmt.tensor_level == "row" else np.float32(amax)
+        return checked_level(amax, "amax", x.shape, fmt, allow_nan=True)
     return row_amax(x) if fmt.tensor_level == "row" else tensor_amax(x)
 
 
@@ -145,8 +145,8 @@ def quantize(
         stored = scales.stored
     else:
         stored = _level(x, fmt, amax)
-        if stored is not None and not np.isfinite(stored).all():
-            return _by_numpy(x, fmt, seed, stream, None, reuse)
+        if stored is not None and not (np.isfinite(stored) & (stored >= 0)).all():
+            return _by_numpy(x, fmt, seed, stream, amax, reuse)  # which says what is wrong
     packed, tops = _run(x, fmt, stored, scales, hash_keys(seed or 0, stream), out)
     if tops.max() >= _INFINITY:
         return _by_numpy(x, fmt, seed, stream, None, reuse)  # which says where the NaN or Inf is
@@ -232,7 +232,7 @@ def _run(
 def _outputs(x, fmt, scales, out) -> tuple[NDArray, NDArray | None, NDArray]:
     """Arrays for codes, fine codes and scales: those of `out`, or fresh; given scales are used as they are."""
     codes_shape, scales_shape = byte_shape(x.shape, fmt), scale_shape(x.shape, fmt)
-    if out is not None and (out.shape != x.shape or out.format.name != fmt.name):
+    if out is not None and (out.shape != x.shape or out.format != fmt):
         raise formats.ShapeError(
             f"out is a {out.format.name} tensor of shape {out.shape}; the result is {fmt.name} of shape {x.shape}"
         )

@@ -60,10 +60,10 @@ def strips(fmt: BlockFormat, ties: str) -> Answer:
         return Answer(None, "its blocks run across row ends")
     if fmt.signed_zero not in SIGNS or ties not in ROUNDINGS:
         return Answer(None, f"rounding {ties!r} with zero rule {fmt.signed_zero!r} has no kernel")
-    if fmt.fine is not None and (fmt.fine.kind != "nested" or ties != "even"):
-        return Answer(None, f"its fine tier is {fmt.fine.kind!r}, rounded {ties!r}")
-    if fmt.tensor_level == "row" and fmt.block_rows > 1:
-        return Answer(None, "its tiles and its second level span different rows")
+    if fmt.fine is not None and (fmt.fine.kind != "nested" or ties != "even" or fmt.signed_zero != "never"):
+        return Answer(None, f"its fine tier is {fmt.fine.kind!r}, rounded {ties!r}, zeros {fmt.signed_zero!r}")
+    if fmt.block_rows > 1 and (fmt.tensor_level == "row" or fmt.block is None):
+        return Answer(None, "its tiles span rows that have a scale each")
     return found
 
 
@@ -72,9 +72,9 @@ def family(fmt: BlockFormat) -> Answer:
     scale = fmt.rule.scale_element
     if fmt.element is not E2M1 or scale is None or fmt.rule.affine is not None or fmt.flat:
         return Answer(None, f"the tensor core multiplies E2M1 with coded block scales, not {fmt.name}")
-    if scale.name == E4M3.name and fmt.block == 16:
+    if scale == E4M3 and fmt.block == 16:
         return Answer("nvfp4")
-    if scale.name == E8M0.name and fmt.block == 32:
+    if scale == E8M0 and fmt.block == 32:
         return Answer("mxfp4")
     return Answer(None, f"the tensor core has no blocks of {fmt.block} under {scale.name} scales")
 
