@@ -279,3 +279,39 @@ def test_a_weight_written_before_backward_is_never_silently_stale(name: str, com
         assert name != "fp32"
         for ours, theirs in zip(found, right, strict=True):
             np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("where", ["x", "g"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("name", [name for name, recipe in RECIPES.items() if recipe.gradient])
+def test_what_is_not_finite_goes_the_same_way_with_and_without_kernels(name: str, value: float, where: str) -> None:
+    """The same numbers are NaN in the products of the definition and of the kernels, or both raise the same error."""
+    found = []
+    for twins in (True, False):
+        layer = nn.Linear(32, 16, rng=1)
+        device = place(layer, name, seed=2)
+        rng = np.random.default_rng(6)
+        arrays = {"x": rng.standard_normal((40, 32)), "g": rng.standard_normal((40, 16))}
+        arrays[where][21, 3] = value
+        x = Tensor(arrays["x"].astype(np.float32), requires_grad=True)
+        try:
+            with autograd.use_twins(twins), np.errstate(invalid="ignore", over="ignore"):
+                layer(x).backward(arrays["g"].astype(np.float32))
+            found.append([x.grad, layer.weight.grad])
+        except ValueError as error:
+            found.append(str(error))
+        finally:
+            device.release()
+    with_kernels, without = found
+    if isinstance(with_kernels, str):
+        assert with_kernels == without and f"{where if where == 'x' else 'x'}[21, 3]" in without
+        return
+    for ours, theirs in zip(with_kernels, without, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert np.isnan(with_kernels[1]).any() and np.isfinite(with_kernels[1]).any()
+
+
+@pytest.mark.parametrize("slot", ["activation", "gradient", "weight_gradient"])
+def test_a_slot_that_is_no_operands_is_refused(slot: str) -> None:
+    with pytest.raises(ValueError, match=rf"recipe mine: {slot} is Operands\(format, ...\) or None, not 'nvfp4'"):
+        Recipe("mine", "nvfp4", "", **{slot: "nvfp4"})

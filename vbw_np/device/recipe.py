@@ -179,6 +179,10 @@ class Recipe:
     schedule: Schedule | None = None
 
     def __post_init__(self) -> None:
+        for slot in ("activation", "gradient", "weight_gradient"):
+            how = getattr(self, slot)
+            if how is not None and not isinstance(how, Operands):
+                raise ValueError(f"recipe {self.name}: {slot} is Operands(format, ...) or None, not {how!r}")
         if self.weight is not None:
             fmt = get_format(self.weight)
             if self.fine != "never" and fmt.fine is None:

@@ -64,7 +64,11 @@ def relative_error(exact: NDArray, approximate: NDArray) -> float:
 def _packed(x: NDArray, fmt: BlockFormat, transpose: bool, hadamard: bool, seed: tuple[int, int] | None) -> Any:
     x = np.ascontiguousarray(x.T if transpose else x)
     x = hadamard_rotate(x) if hadamard else x
-    return quantize(x, fmt) if seed is None else quantize(x, fmt, ties="stochastic", seed=seed[0], stream=seed[1])
+    options = {} if seed is None else {"ties": "stochastic", "seed": seed[0], "stream": seed[1]}
+    try:
+        return quantize(x, fmt, **options)
+    except formats.NonFiniteError:  # its block becomes NaN, and so does what is multiplied with it
+        return formats.quantize(x, fmt, nonfinite="propagate", measure=False, **options)
 
 
 @Definition
@@ -76,7 +80,7 @@ def quantize_left(
     hadamard: bool = False,
     seed: tuple[int, int] | None = None,
 ) -> LeftOperand:
-    """The rows of x, or its columns, as a left operand of the tensor core.
+    """The rows of x, or its columns, as a left operand of the tensor core. A block with NaN or Inf gets a NaN scale.
 
     Parameters
     ----------

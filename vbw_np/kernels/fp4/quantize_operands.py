@@ -458,13 +458,13 @@ def quantize_left(
         record = replace(record, tensor_level="tensor")
     job = _job(x, record, "left", transpose, hadamard, seed)
     left = checked_out(out, empty_left, job.rows, job.operand_length, job.family)
-    if cpu.jit_disabled():
-        packed = job.by_definition(amax)
+    if record.tensor_level == "tensor" and amax is None and not cpu.jit_disabled():
+        amax = job.amax()
+    if cpu.jit_disabled() or not (amax is None or np.isfinite(amax)):
+        packed = job.by_definition(None if amax is None or not np.isfinite(amax) else amax)
         factor = 1.0 if packed.tensor_scale is None else packed.tensor_scale
         return left_from_packed(packed.codes, packed.scales, job.family, factor, length=left.shape[1], out=left)
     two_level = record.tensor_level != "none"
-    if record.tensor_level == "tensor" and amax is None:
-        amax = job.amax()
     if not two_level:
         left.factors[...] = 1
     given = np.array([] if amax is None or not two_level else [amax], np.float32)
@@ -497,15 +497,17 @@ def quantize_right(
     job = _job(w, record, "right", transpose, hadamard, seed)
     right = checked_out(out, empty_right, job.rows, job.operand_length, job.family)
     two_level = record.tensor_level == "tensor"
-    if cpu.jit_disabled():
-        packed = job.by_definition(amax)
+    if two_level and amax is None and not cpu.jit_disabled():
+        amax = job.amax()
+    if cpu.jit_disabled() or not (amax is None or np.isfinite(amax)):
+        packed = job.by_definition(None if amax is None or not np.isfinite(amax) else amax)
         factor = np.float32(1 if packed.tensor_scale is None else packed.tensor_scale)
         filled = right_from_packed(packed.codes, packed.scales, job.family, factor, length=right.shape[1])
         right.codes[...], right.scales[...] = filled.codes, filled.scales
         return RightOperand(right.codes, right.scales, factor, right.shape, job.family)
     given = np.zeros(1, np.float32)
     if two_level:
-        given[0] = job.amax() if amax is None else amax
+        given[0] = amax
     target = right.codes, right.scales
     numbers = span_of(record.rule.numbers)
     source = job.mode, w.reshape(-1), job.rows, job.length, right.block, two_level, numbers, given
