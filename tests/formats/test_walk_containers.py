@@ -301,6 +301,20 @@ def test_nan_scales_stay_out_of_gguf():
         to_container(quantize(x, "mxfp4", nonfinite="propagate"), "gguf")
 
 
+@pytest.mark.parametrize("name", ["q4_0", "q4_1", "q8_0"])
+def test_nan_scales_of_float16_go_into_gguf_as_ggufs_own(name):
+    x = source()
+    x[0, 5], x[1, 40], x[2, 70] = np.inf, -np.inf, -np.float32(np.nan)
+    packed = quantize(x, name, nonfinite="producer")
+    assert np.isnan(packed.decoded_scales()).any() or name == "q4_0"
+    with np.errstate(invalid="ignore", over="ignore"):
+        blocks = gguf.quantize(x, GGMLQuantizationType[name.upper()])
+    arrays = to_container(packed, "gguf")
+    np.testing.assert_array_equal(arrays["blocks"].reshape(SHAPE[0], -1), blocks)
+    back = from_container(arrays, "gguf", SHAPE, name, allow_nan=True)
+    np.testing.assert_array_equal(back.dequantize(), packed.dequantize())
+
+
 # ---- fused layers
 
 

@@ -185,3 +185,21 @@ def test_scale_swizzle_equals_torchaos(shape):
     scales = (cases.bits(shape, 70) & np.uint32(0xFF)).astype(np.uint8)
     np.testing.assert_array_equal(swizzle_scales(scales), kept)
     np.testing.assert_array_equal(unswizzle_scales(kept, shape), scales)
+
+
+@pytest.mark.parametrize("bits", [0x7FC00000, 0xFFC00000, 0x7FE00000, 0xFFFFFFFF, 0x7FA00000, 0xFF800001, 0x7FD00000])
+@pytest.mark.parametrize("mode", ["floor", "even", "ceil", "rceil"])
+def test_a_nan_of_any_bits_under_torchao(mode, bits):
+    """The codes that torchao 0.18.0's `to_mx` wrote for these bits, alone in a block and beside Inf of both signs.
+
+    x86 makes 0xFFC00000 of 0 / 0, NumPy's nan is 0x7FC00000.
+    """
+    written = {0x7FC00000: 3, 0xFFC00000: 11, 0x7FE00000: 4, 0xFFFFFFFF: 12, 0x7FA00000: 4, 0xFF800001: 11,
+               0x7FD00000: 3}  # fmt: skip
+    for beside in ((), (np.inf, -np.inf)):
+        x = np.ones((1, 32), np.float32)
+        x.view(np.uint32)[0, 5] = bits
+        x[0, 7 : 7 + len(beside)] = beside
+        packed = quantize(x, PROFILES[f"torchao-0.18-{mode}"].format, nonfinite="producer", measure=False)
+        assert packed.scales[0, 0] == 255
+        assert packed.unpacked_codes()[0, 5] == (3 if mode == "rceil" else written[bits])

@@ -198,7 +198,8 @@ def _is_zero_under_any_level(packed: PackedTensor) -> bool:
 def _bytes_for(packed: PackedTensor, container: str) -> dict[str, np.ndarray]:
     """Codes and block scales as the container lays them out."""
     if container == "gguf":
-        if packed.format.decode_order != "halves" and np.isnan(packed.decoded_scales()).any():
+        coded = packed.format.decode_order != "halves" and packed.format.rule.affine is None  # float16 holds NaN
+        if coded and np.isnan(packed.decoded_scales()).any():
             raise ScaleError(f"GGUF has no NaN scales, and this {packed.format.name} tensor has some")
         kind, data = to_blocks_of(packed)
         return {"blocks": data.reshape(-1, BY_NAME[kind].bytes)}

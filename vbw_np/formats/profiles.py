@@ -127,12 +127,14 @@ def torchao_rceil(amax: np.ndarray, g: None = None) -> np.ndarray:
 def torchao_divide(x: np.ndarray, s: np.ndarray, g: None = None) -> np.ndarray:
     """`x / max(s, 2**-126)`: blocks of byte 0 are divided by twice what they decode with; byte 255 acts as Inf.
 
-    Inf beside NaN so becomes Inf / Inf, a NaN that the library's bit tricks turn into code 11, not the `nan_code`.
+    Inf beside NaN so becomes Inf / Inf, a NaN that the library's bit tricks turn into code 11. They round the bits of a
+    NaN that came in as if it were a number: to code 3 or 4 with its sign, which x86 sets in the NaN that it makes.
     """
     divisor = np.where(np.isnan(s), np.float32(np.inf), np.maximum(s, MIN_NORMAL))
     with np.errstate(over="ignore", invalid="ignore"):
         q = x / divisor
-    return np.where(np.isnan(q) & ~np.isnan(x), np.float32(-1.5), q)
+    written = np.copysign(np.where(bits_of(x) & np.uint32(0x200000), np.float32(2), np.float32(1.5)), x)
+    return np.where(np.isnan(x), written, np.where(np.isnan(q), np.float32(-1.5), q))
 
 
 def torchao_reciprocal(x: np.ndarray, s: np.ndarray, g: None = None) -> np.ndarray:
