@@ -33,6 +33,7 @@ from vbw_np.device import RECIPES, place
 from vbw_np.engine import F, Tensor, nn, no_grad, optim
 from vbw_np.formats import E4M3, FORMATS, fake_quantize, sqnr_db
 from vbw_np.formats.hadamard import hadamard_rotate, hadamard_rotate_back
+from vbw_np.steps import step
 from vbw_np.teach import check, claim, hint, own_parts, predict, solution
 
 # 150 steps; the project's own tests train shorter
@@ -321,6 +322,40 @@ print(
 # %% [markdown]
 """
 A single short training says little about small differences: train again with another `seed=`, and they may turn round. For the real thing, a whole causal Claude4 on real text, and for comparing recipes over several seeds, there are the commands `vbw train` and `vbw compare` (each explains itself with `--help`).
+"""
+
+# %% [markdown]
+"""
+## Manipulate: one step, number by number
+
+What happens in a single step of such a training? `step` records one, of the smallest model that has everything: letters, two layers of 16 by 16, a loss. It is a list of events, and each can tell what it did with its numbers. You stand before the first: `steps.next()` goes one event on, `steps.back()` one back, `steps.goto("backward", "second")` to the first one on a way and a card,
+`steps.until("product")` on to the next of a kind. All sentences are about one weight, until `steps.follow("first", 3, 5)` chooses another.
+
+The optimizer moves every weight of the second layer a little. Before you run the cell: of its 256 weights, how many have *another code* afterwards?
+"""
+
+# %%
+guess_changed = None
+
+steps = step("nvfp4-train", seed=0)
+changed = steps.goto("codes that changed", "second")
+predict(guess_changed, changed.facts["count"], "codes that changed")
+claim("most weights kept their code", changed.facts["count"], at_most=128)
+
+# %%
+print(steps.goto("rotation", "second"))
+print(steps.until("random bits"))
+print(steps.until("codes"))
+draw, share, up = (
+    steps.now.values[name].at(steps.place) for name in ("draw", "share", "up")
+)
+claim("it goes up where the draw is less", bool(up), bool(draw < share), silent=True)
+
+# %% [markdown]
+"""
+That is one number of the gradient on its way: rotated, then rounded by chance. And most weights moved and kept their code: only the float32 master knows how far they have come; without it the step would be lost on them.
+
+Now drive it yourself. Take another recipe (`step("nvfp4-train:ms-eden")` is a newer one, whose gradients are rounded to the nearest code and made as long as they were by way of the scales), another seed, another weight. A cell that ends with `steps.player()` shows the whole step as pictures that play; `vbw step --html FILE` writes them as a page.
 """
 
 # %% [markdown]
