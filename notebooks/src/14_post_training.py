@@ -194,7 +194,7 @@ if page is not None and page.is_file():
     end = next(n for n in range(head, len(lines)) if not lines[n].startswith("|"))
     for row in [lines[head]] + [row for row in lines[head:end] if "nvfp4" in row or "int4" in row]:
         cells = [cell.strip(" `") for cell in row.strip("|").split("|")]
-        print(f"{cells[0]:13} {cells[1]:40} {cells[2]:17} " + " ".join(f"{c:>10}" for c in cells[3:]))
+        print(f"{cells[0]:12} {cells[1]:37} {cells[2]:16} {cells[3]:>10} {cells[4]:>6} {cells[5]:>7}")
 else:
     print("docs/ptq.md is not here; it is in the checkout of the project")
 

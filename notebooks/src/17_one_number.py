@@ -131,7 +131,7 @@ page = None if root is None else root / "docs" / "language-model.md"
 if page is not None and page.is_file():
     text = page.read_text("utf-8")
     start = text.index("In SmolLM2-135M it is made")
-    print(text[start : text.index("In Python:", start)].strip())
+    print(" ".join(text[start : text.index("In Python:", start)].split()))
 else:
     print("docs/language-model.md is not here; it is in the checkout of the project")
 

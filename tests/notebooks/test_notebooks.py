@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import inspect
 import json
 import re
 from pathlib import Path
@@ -252,6 +253,19 @@ def check_pictures(name: str, cells: list[Cell]) -> None:
         if have_matplotlib():
             assert 'src="data:image/png;base64,' in cell.html and "alt=" in cell.html
             assert ("<source" in cell.value.page_html()) is cell.value.gray
+
+
+# ---- exercises
+
+
+def test_the_names_in_a_verdict_are_those_in_the_cell():
+    """A counter-example names its arguments after the library's answer: the learner's function has the same ones."""
+    stubs = {c.options["exercise"]: c.source for s in SOURCES.values() for c in s.cells if "exercise" in c.options}
+    for name, exercise in exercises().items():
+        expected = list(inspect.signature(exercise.expected).parameters)
+        tree = ast.parse(stubs[name])
+        own = [node.args.args for node in tree.body if isinstance(node, ast.FunctionDef)]
+        assert [arg.arg for arg in own[0]][: len(expected)] == expected if own else not expected, name
 
 
 # ---- words

@@ -81,6 +81,12 @@ def test_groups_along_tokens_may_be_rounded_one_by_one():
     assert judge(get_exercise("19.2"), one_by_one).state == RIGHT
 
 
+def test_a_counter_example_says_which_argument_is_which():
+    lead, _, _ = judge(get_exercise("13.1"), lambda *args: (0, False)).message.partition("\n")
+    assert lead == "the smallest input that shows it is (0, 0, 2, 0, 0) for (length, begin, columns, i, j)"
+    assert "(0.5) for" not in judge(get_exercise("07.1"), lambda q: (1, 0)).message  # one needs no name
+
+
 def test_a_string_is_no_number():
     assert "your answer is the string '16'\nexpected:    16" in judge(get_exercise("03.2"), "16").message
 

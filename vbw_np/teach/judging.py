@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from . import asking
 from .exercise import NOT_ATTEMPTED, RIGHT, WRONG, Exercise, Result
 from .givens import resolved
 from .plain import from_plain, numbers, to_plain
-from .show import describe_args, describe_kind, describe_plainly, describe_value
+from .show import describe_args, describe_input, describe_kind, describe_plainly, describe_value
 
 
 def same(got: Any, want: Any, tolerance: float = 0.0) -> bool:
@@ -115,13 +116,14 @@ def _complaint(exercise: Exercise, args: tuple, got: Any) -> str | None:
     want = exercise.expected(*resolved(from_plain(to_plain(tuple(args)))))  # of its own copy
     if same(got, want, exercise.tolerance):
         return None
-    as_numbers, wanted = numbers(got), numbers(want)
+    as_numbers, wanted, names = numbers(got), numbers(want), tuple(inspect.signature(exercise.expected).parameters)
     if wanted is not None and (as_numbers is None or as_numbers.dtype.kind == "O"):
-        lead = f"the smallest input that shows it is {describe_args(args)}\n" if args else ""
-        return f"{lead}your answer is {describe_kind(got)}\nexpected:    {describe_value(want)}"
-    describe = exercise.describe or describe_plainly
+        return f"{describe_input(args, names)}your answer is {describe_kind(got)}\nexpected:    {describe_value(want)}"
+    shown = got if as_numbers is None or not as_numbers.shape else as_numbers
     try:
-        return describe(args, got if as_numbers is None or not as_numbers.shape else as_numbers, want)
+        if exercise.describe is not None:
+            return exercise.describe(args, shown, want)
     except (ValueError, TypeError, OverflowError, IndexError):
-        return describe_plainly(args, got, want)
+        shown = got
+    return describe_plainly(args, shown, want, names)
 

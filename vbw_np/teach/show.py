@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -63,9 +64,15 @@ def describe_args(args: tuple) -> str:
     return "(" + ", ".join(describe_value(a) for a in args) + ")" if args else "this exercise"
 
 
-def describe_plainly(args: tuple, got: Any, want: Any) -> str:
+def describe_input(args: tuple, names: Sequence[str] = ()) -> str:
+    """The line before an answer: the case, and which argument is which where there are several."""
+    which = f" for ({', '.join(names)})" if len(args) > 1 and len(names) == len(args) else ""
+    return f"the smallest input that shows it is {describe_args(args)}{which}\n" if args else ""
+
+
+def describe_plainly(args: tuple, got: Any, want: Any, names: Sequence[str] = ()) -> str:
     """The counter-example without bits."""
-    lead = f"the smallest input that shows it is {describe_args(args)}\n" if args else ""
+    lead = describe_input(args, names)
     shapes = [None if (array := numbers(value)) is None else array.shape for value in (got, want)]
     if None not in shapes and shapes[0] != shapes[1]:
         return f"{lead}your answer has shape {shapes[0]}, expected {shapes[1]}"
