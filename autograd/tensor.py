@@ -101,6 +101,13 @@ class Tensor:
         copy.grad = None if self.grad is None else self.grad.copy()
         return copy
 
+    def __reduce__(self) -> tuple:
+        if self.node is not None:
+            raise RuntimeError(
+                f"a tensor made by {self.node.primitive.name} cannot be pickled with its graph; pickle .detach() of it"
+            )
+        return _unpickled, (type(self), self.data, self.requires_grad, self.grad, getattr(self, "name", ""))
+
     def __bool__(self) -> bool:
         return bool(self.data)
 
@@ -176,3 +183,12 @@ class Tensor:
             self.accumulate_grad(seed)
         else:
             run_backward(self.node, seed)
+
+
+def _unpickled(kind: type[Tensor], data: NDArray, requires_grad: bool, grad: NDArray | None, name: str) -> Tensor:
+    """A tensor without a graph, on no host."""
+    tensor = kind(data)
+    tensor.requires_grad, tensor.grad = requires_grad, grad
+    if name:
+        tensor.name = name
+    return tensor

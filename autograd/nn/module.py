@@ -58,7 +58,7 @@ class Module:
         for name, value in self.__dict__.items():
             if isinstance(value, Module):
                 yield name, value
-            elif isinstance(value, list | tuple | dict | set):
+            elif isinstance(value, list | tuple | dict | set | frozenset):
                 held = next((part for part in _parts(value) if isinstance(part, Module | Parameter | Buffer)), None)
                 if held is not None:
                     raise TypeError(
@@ -175,7 +175,7 @@ class Module:
 def _parts(container: Iterable) -> Iterator[Any]:
     """What stands in a container, and in the containers in it."""
     for part in container.values() if isinstance(container, dict) else container:
-        if isinstance(part, list | tuple | dict | set):
+        if isinstance(part, list | tuple | dict | set | frozenset):
             yield from _parts(part)
         else:
             yield part

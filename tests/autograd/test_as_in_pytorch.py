@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import pickle
 import threading
 import time
 
@@ -326,25 +327,28 @@ def test_what_looks_like_pytorch_and_is_not_is_one_clear_error() -> None:
         int(x)
 
 
-def test_copying() -> None:
+@pytest.mark.parametrize("through", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))])
+def test_copying(through) -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.ModuleList([GRU(2, 2)]))
     model[0].weight.grad = np.ones((4, 3), np.float32)
-    twin = copy.deepcopy(model)
+    twin = through(model)
     assert [name for name, _ in twin.named_parameters()] == [name for name, _ in model.named_parameters()]
     for ours, theirs in zip(twin.parameters(), model.parameters()):
         assert (ours.data == theirs.data).all() and not np.shares_memory(ours.data, theirs.data)
         assert type(ours) is Parameter and ours.requires_grad
     assert (twin[0].weight.grad == 1).all()
     twin[0].weight.assign(np.zeros((4, 3)))
-    assert model[0].weight.data.any()
+    assert model[0].weight.data.any() and twin[0].weight.name == model[0].weight.name == "Linear.weight"
     shared = nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)])
     shared[1].weight = shared[0].weight
-    assert len(list(copy.deepcopy(shared).parameters())) == 3
+    assert len(list(through(shared).parameters())) == 3
     with pytest.raises(RuntimeError, match="made by mul.*detach"):
-        copy.deepcopy(leaf(2) * 2)
+        through(leaf(2) * 2)
 
 
-@pytest.mark.parametrize("container", [list, tuple, lambda layers: {"a": layers[0]}, lambda layers: [[layers[0]]]])
+@pytest.mark.parametrize(
+    "container", [list, tuple, frozenset, lambda layers: {"a": layers[0]}, lambda layers: [[layers[0]]]]
+)
 @pytest.mark.parametrize("held", [lambda: nn.Linear(2, 2), lambda: Parameter(np.zeros(2))])
 def test_layers_in_a_plain_container_are_named(container, held) -> None:
     class Model(nn.Module):

@@ -32,6 +32,13 @@ def test_squares_that_overflow_float64() -> None:
     np.testing.assert_allclose(parameters[0].grad, [0.6, 0.8])
 
 
+@pytest.mark.parametrize("size", [1e-13, 1e-20, 1e-30, 2.0**-149])
+def test_lengths_whose_squares_vanish_in_float32(size: float) -> None:
+    gradients = [np.array([3 * size, 0], np.float32), np.array([4 * size], np.float32)]
+    exact = math.hypot(*(float(np.abs(g).max()) for g in gradients))
+    assert grad_norm(with_gradients(*gradients)) == pytest.approx(exact, rel=1e-6, abs=0)
+
+
 def test_clipping_changes_only_what_is_too_long() -> None:
     rng = np.random.default_rng(0)
     parameters = with_gradients(*(rng.standard_normal(s).astype(np.float32) for s in ((300, 401), (7,))))

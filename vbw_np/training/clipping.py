@@ -11,20 +11,22 @@ from numpy.typing import NDArray
 from ..engine import Tensor
 
 _NORM_PIECE = 1 << 16
+_SQUARES_KEPT = 1e-24  # a sum of float32 squares from which on those below 2**-126 do not matter
 
 
 def grad_norm(params: Iterable[Tensor]) -> float:
     """Euclidean length of all gradients together, the same on any number of threads.
 
     Squares are added in the gradient's dtype within pieces of 65,536 by NumPy's own loop, and the pieces in float64; a
-    piece whose squares overflow, in float64 altogether; where that overflows too, after division by the largest
-    magnitude. (A BLAS dot product of long vectors depends on the number of threads.)
+    piece whose squares overflow, in float64 altogether; where that overflows too, or where the sum is so small that
+    squares were lost, after division by the largest magnitude. (A BLAS dot product of long vectors depends on the
+    number of threads.)
     """
     gradients = [p.grad for p in params if p.grad is not None and p.grad.size]
     total = sum(_square_sum(gradient) for gradient in gradients)
-    if math.isinf(total):
+    if gradients and (math.isinf(total) or total < _SQUARES_KEPT):
         largest = max(float(np.abs(gradient).max()) for gradient in gradients)
-        if math.isfinite(largest):
+        if math.isfinite(largest) and largest > 0:
             return largest * math.sqrt(sum(_square_sum(gradient / np.float64(largest)) for gradient in gradients))
     return math.sqrt(total)
 
