@@ -99,6 +99,41 @@ def test_nothing_is_cut_off_too_small_or_unreadable(recorded: Any, browser: Any,
     context.close()
 
 
+def test_it_plays_and_stops_and_scrubs(recorded: Any, browser: Any) -> None:
+    """Play goes on by itself, ends at the end and begins anew; a second press stops it, and so does a step by hand."""
+    steps, path = recorded
+    page = browser.new_page()
+    page.clock.install()
+    page.goto(path.as_uri())
+    play = page.locator("[data-is=play]")
+    play.press("Enter")
+    page.clock.run_for(3 * 1800 + 100)
+    assert page.evaluate("player.now") == 3 and play.inner_text() == "Pause"
+    play.press("Enter")
+    page.clock.run_for(3 * 1800)
+    assert page.evaluate("player.now") == 3 and play.inner_text() == "Play"
+    scrub = page.locator("[data-is=scrub]")
+    scrub.focus()
+    page.keyboard.press("End")
+    assert page.evaluate("player.now") == len(steps) - 1
+    page.keyboard.press("ArrowLeft")
+    assert page.evaluate("player.now") == len(steps) - 2
+    play.press("Enter")
+    page.clock.run_for(10 * 1800)
+    assert page.evaluate("player.now") == len(steps) - 1 and play.inner_text() == "Play"
+    play.press("Enter")  # at the end: from the beginning
+    page.locator("[data-is=next]").press("Enter")
+    page.clock.run_for(5 * 1800)
+    assert page.evaluate("player.now") == 1 and play.inner_text() == "Play"
+    page.locator("[data-is=only]").check()
+    way = steps.way("first")
+    page.evaluate("order => player.goto(order)", way[-1])
+    play.press("Enter")  # at the end of the way: from its beginning
+    page.clock.run_for(1800 + 100)
+    assert page.evaluate("player.now") == way[1] and play.inner_text() == "Pause"
+    page.close()
+
+
 def test_a_notebook_shows_the_player_in_a_cell(recorded: Any, browser: Any, tmp_path: Path) -> None:
     """The page inside a frame, as a notebook's output has it: it runs, steps, and says nothing on the console."""
     steps, _ = recorded

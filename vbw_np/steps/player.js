@@ -160,6 +160,7 @@ class Player {
       this.stop();
       this.move(event.key === "ArrowLeft" ? -1 : 1);
     } else if (event.key === "Home" || event.key === "End") {
+      this.stop();
       this.goto(event.key === "Home" ? 0 : this.events.length - 1);
     } else return;
     event.preventDefault();
@@ -176,7 +177,7 @@ class Player {
   goto(order) { this.now = order; this.show(); }
 
   play() {
-    if (this.now === this.events.length - 1) this.now = 0;
+    if (!this.stops.some(order => order > this.now)) this.goto(this.stops[0]);
     this.find("play").textContent = "Pause";
     this.timer = setInterval(() => { if (!this.move(1)) this.stop(); }, 1800);
   }
