@@ -26,6 +26,7 @@ from pygments.formatters import HtmlFormatter  # noqa: E402
 from pygments.lexers import PythonLexer  # noqa: E402
 
 from tools.notebooks import build, cover, widgets  # noqa: E402
+from vbw_np.device import get_recipe  # noqa: E402
 from vbw_np.teach import CLAIMS, RESULTS, exercises  # noqa: E402
 from vbw_np.teach.runner import Cell, run_cells  # noqa: E402
 
@@ -313,7 +314,10 @@ def index_page(
         + (f'<a class="run" href="{runs[s.name]}">Run it in your browser</a></li>' if runs else "</li>")
         for s in all_sources
     )
-    players = "".join(f'<li><a href="{file}">{html.escape(recipe)}</a></li>' for recipe, file in (steps or {}).items())
+    players = "".join(
+        f'<li><a href="{file}">{html.escape(recipe)}</a>: {html.escape(get_recipe(recipe).summary)}</li>'
+        for recipe, file in (steps or {}).items()
+    )
     after = f"<h2>One training step, to walk through</h2><ul>{players}</ul>" if players else ""
     where = "here in the browser, or " if runs else ""
     minutes = sum(int(s.front["minutes"]) for s in all_sources)

@@ -46,7 +46,7 @@ FILES = "tests/checkpoints/data"
 PACKED = ("vbw_np", "autograd", f"{FILES}/modelopt-nvfp4", f"{FILES}/original", "docs/ptq.md", "docs/language-model.md")
 """What the browser's Python gets: the two packages, and the files that notebooks 13, 14 and 17 open."""
 
-RECIPES = ("nvfp4-train", "mxfp4-train", "fp32")
+RECIPES = ("nvfp4-train", "mxfp4-train", "fp32", "fp8-train", "seed-v6")
 TIMES = HERE / "times.json"
 
 
