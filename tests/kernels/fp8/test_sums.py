@@ -15,7 +15,7 @@ from vbw_np.kernels.simd import jit
 
 pytestmark = pytest.mark.skipif(not jit.enabled(), reason="numba is switched off")
 SHAPES = ((1, 1, 7), (5, 33, 96), (67, 18, 160), (6, 20, 1000))
-CASES = ("any", "one sign", "zeros", "subnormal", "cancel", "large first", "small first")
+CASES = ("any", "one sign", "zeros", "subnormal", "cancel", "large first", "small first", "full")
 PAIRS = (("e4m3", "e4m3"), ("e5m2", "e4m3"), ("e5m2", "e5m2"))
 
 
@@ -32,6 +32,9 @@ def codes(rng: np.random.Generator, element: str, shape: tuple[int, int], case: 
         found &= np.uint8(0x80 | (1 << record.mantissa_bits) - 1)
     elif case == "large first":
         found[:, :3] = found[:, :3] & 0x80 | np.uint8(record.max_code)
+    elif case == "full":  # the largest significand of one exponent, one sign a row: sums as large as they get
+        found[:] = record.max_code - (1 << record.mantissa_bits) | (1 << record.mantissa_bits) - 1
+        found[::2] |= 0x80
     elif case == "small first":
         found[:, : shape[1] // 2] &= 0x87
     return found

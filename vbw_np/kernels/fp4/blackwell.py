@@ -245,20 +245,11 @@ def _fast_product(team, variant, left, right, codes, factors, add, out):  # type
             for s in range(steps):
                 old, new = s % 2, 1 - s % 2
                 bits = step_tile(
-                    variant,
-                    values_at + m * steps * STEP + s * STEP,
-                    steps * STEP,
-                    words_at + (m * steps + s) * 32,
-                    steps * 32,
-                    limits_at + (m * steps + s) * 8,
-                    steps * 8,
-                    decoded_at + s * STEP * 16,
-                    halves_at + s * GROUPS * 64,
-                    right_limits_at + s * 128,
-                    sums_at + old * at_once * 64,
-                    sums_at + new * at_once * 64,
-                    1 if s == 0 else 0,
-                )
+                    variant, values_at + m * steps * STEP + s * STEP, steps * STEP, words_at + (m * steps + s) * 32,
+                    steps * 32, limits_at + (m * steps + s) * 8, steps * 8, decoded_at + s * STEP * 16,
+                    halves_at + s * GROUPS * 64, right_limits_at + s * 128, sums_at + old * at_once * 64,
+                    sums_at + new * at_once * 64, 1 if s == 0 else 0,
+                )  # fmt: skip
                 if s == 0:
                     sums[0] = 0
                 if bits != 0:

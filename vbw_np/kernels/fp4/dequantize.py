@@ -236,22 +236,11 @@ def _run(packed: formats.PackedTensor, planes: int, out: NDArray) -> None:
     flat = out.reshape(-1)
     past = out.nbytes >= STREAM_FROM and flat.ctypes.data % 64 == 0 and length % WIDTH == 0
     _decode(
-        jit_row(packed.codes),
-        jit_row(packed.fine) if planes else _NO_BYTES,
-        scales if scale_element else _NO_BYTES,
-        _NO_FLOATS if scale_element else scales,
-        jit_row(scale_element.table) if scale_element else _NO_FLOATS,
-        jit_row(nibble_table(table)),
-        jit_row(nibble_table(step)) if planes else _NO_FLOATS,
-        int(scale_element is not None),
-        planes,
-        block,
-        int(fmt.block is None),
-        factors,
-        flat,
-        length,
-        int(past),
-    )
+        jit_row(packed.codes), jit_row(packed.fine) if planes else _NO_BYTES, scales if scale_element else _NO_BYTES,
+        _NO_FLOATS if scale_element else scales, jit_row(scale_element.table) if scale_element else _NO_FLOATS,
+        jit_row(nibble_table(table)), jit_row(nibble_table(step)) if planes else _NO_FLOATS,
+        int(scale_element is not None), planes, block, int(fmt.block is None), factors, flat, length, int(past),
+    )  # fmt: skip
 
 
 def _run_quantiles(packed: formats.PackedTensor, planes: int, out: NDArray) -> None:

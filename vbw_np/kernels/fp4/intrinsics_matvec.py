@@ -9,15 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from llvmlite import ir
+from numba.core import cgutils
 
-from ..simd.intrinsics import F32, I1, I8, I32, Emitter, vec
+from ..simd.intrinsics import F32, I1, I8, I32, I64, Emitter, vec
 from ..simd.variant import Variant, constant_of, variant_intrinsic
-from .intrinsics_tile import (
-    ISAS,
-    Dots,
-    register_decoder,
-    start_of,
-)
+from .intrinsics_tile import ISAS, DotIsa, Dots, register_decoder, start_of
 from .scale_words import PLAIN_SCALES, emit_half_scales, emit_plain_scales
 
 AHEAD = 2048
@@ -32,27 +28,50 @@ def panels_at_once(isa: str, rows: int) -> int:
     return 4 if rows == 1 and ISAS[isa].lanes == 16 else 1
 
 
-def emit_matvec(name: str, block: int, family: str, rows: int) -> Callable[..., None]:
-    """The code generator of the product of a few left rows with some panels, in one pass over their bytes.
+def _emit_dots(e: Emitter, isa: DotIsa, block: int, right_of: Callable, lefts: dict, starts: dict, columns) -> dict:  # type: ignore[no-untyped-def]
+    """The dot products of a block, float32 by (row, column): `right_of(group, column)` times the rows at `lefts`."""
+    dots = Dots(e, isa, {(r, column): starts[r] for r in lefts for column in columns}, in_order=isa.lanes == 8)
+    for group in range(block // 4):
+        right = {column: right_of(group, column) for column in columns}
+        for r, at in lefts.items():
+            left = e.splat(e.load(I32, e.at(at, group * 4), align=1), isa.lanes)
+            for column in columns:
+                dots.add((r, column), right[column], left)
+        dots.widen(group)
+    return {key: e.b.sitofp(dot, vec(F32, isa.lanes)) for key, dot in dots.total.items()}
 
-    Every 64 code bytes are decoded once for all rows; scale bytes are decoded where they are used. With one row that
-    is a large part of the work: it is done by `emit_plain_scales`, and then all over again by `emit_half_scales` if
-    there was a byte that the former does not know, or a left scale that its factor makes infinite.
+
+def _decoded(e: Emitter, isa: DotIsa, decoder: Callable, lines: dict, ahead: bool) -> Callable:
+    """`right_of(group, column)` of the code bytes from `lines[column]` on, decoded when they are first asked for."""
+    found: dict = {}
+
+    def right_of(group: int, column: object) -> ir.Value:
+        pair, half = divmod(group, 2)
+        if (pair, column) not in found:
+            line = e.at(lines[column], pair * 64)
+            if ahead and column == 0:
+                e.prefetch(e.at(line, AHEAD))
+            found[pair, column] = decoder(e.load(vec(I8, isa.lanes * 4), line))
+        return e.b.bitcast(found[pair, column][half], vec(I32, isa.lanes))
+
+    return right_of
+
+
+def emit_one_row(name: str, block: int, family: str) -> Callable[..., None]:
+    """The code generator of the product of one left row with some panels, in one pass over their bytes.
+
+    Decoding scale bytes is a large part of the work: `emit_plain_scales` does it, and all is done again with
+    `emit_half_scales` if there was a byte that the former does not know, or a left scale made infinite by its factor.
     """
-    isa, panels = ISAS[name], panels_at_once(name, rows)
-    lanes, parts = isa.lanes, 16 // isa.lanes
-    n_bytes = lanes * 4
-    byte_ty, int_ty, float_ty = vec(I8, n_bytes), vec(I32, lanes), vec(F32, lanes)
-    columns = [(p, v) for p in range(panels) for v in range(parts)]
-    keys = [(r, column) for r in range(rows) for column in columns]
-    zeros = [ir.Constant(float_ty, None)] * len(keys)
+    isa, panels = ISAS[name], panels_at_once(name, 1)
+    lanes = isa.lanes
+    int_ty, float_ty = vec(I32, lanes), vec(F32, lanes)
+    columns = [(p, v) for p in range(panels) for v in range(16 // lanes)]
+    zeros = [ir.Constant(float_ty, None)] * len(columns)
     first_plain, last_plain, plain_factor = PLAIN_SCALES[family]
 
     def emit(e: Emitter, a, a_stride, start, a_scales, s_stride, codes, scales, blocks, have, out, out_stride):  # type: ignore[no-untyped-def]
-        decoder = register_decoder(e, n_bytes, isa.offset)
-        a_rows = [e.at(a, e.times(a_stride, r)) for r in range(rows)]
-        start_rows = [e.at(start, e.times(s_stride, r)) for r in range(rows)]
-        scale_rows = [e.at(a_scales, e.times(s_stride, r)) for r in range(rows)]
+        decoder = register_decoder(e, lanes * 4, isa.offset)
 
         def panel(p: int) -> ir.Value:
             """Its number; where there are fewer panels, the last one's again."""
@@ -63,63 +82,85 @@ def emit_matvec(name: str, block: int, family: str, rows: int) -> Callable[..., 
         first_codes = [e.at(codes, e.times(blocks, e.times(n, block * 8))) for n in numbers]
         scales_at = [e.at(scales, e.times(blocks, e.times(n, 16))) for n in numbers]
 
-        def dots_of(i: ir.Value) -> list[ir.Value]:
-            """The dot products of block i, float32."""
-            a_at, b_at, s_at = (e.times(i, n) for n in (block, block * 8, 4))
-            starts = [start_of(e, isa, e.at(start_rows[r], s_at)) for r in range(rows)]
-            dots = Dots(e, isa, {(r, column): starts[r] for r, column in keys})
-            for pair in range(block // 8):
-                decoded = {}
-                for p, v in columns:
-                    line = e.at(first_codes[p], b_at, pair * 64)
-                    if rows > 1 and v == 0:
-                        e.prefetch(e.at(line, AHEAD))
-                    decoded[p, v] = decoder(e.load(byte_ty, e.at(line, v * n_bytes)))
-                for half in range(2):
-                    group = pair * 2 + half
-                    for r in range(rows):
-                        left = e.splat(e.load(I32, e.at(a_rows[r], a_at, group * 4), align=1), lanes)
-                        for column in columns:
-                            dots.add((r, column), e.b.bitcast(decoded[column][half], int_ty), left)
-                    dots.widen(group)
-            return [e.b.sitofp(dots.total[key], float_ty) for key in keys]
-
-        def added(i: ir.Value, scales_of: Callable, lefts: list[ir.Value], sums: list[ir.Value]) -> list[ir.Value]:
+        def added(i: ir.Value, scales_of: Callable, left: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
             """The accumulators with block i added."""
-            dots = dots_of(i)
-            right = {
-                (p, v): scales_of(e, family, lanes, e.at(scales_at[p], e.times(i, 16), v * lanes)) for p, v in columns
-            }
-            return [
-                e.fma(dot, e.b.fmul(lefts[r], right[column]), total)
-                for (r, column), dot, total in zip(keys, dots, sums, strict=True)
-            ]
+            lines = {(p, v): e.at(first_codes[p], e.times(i, block * 8), v * lanes * 4) for p, v in columns}
+            starts = {0: start_of(e, isa, e.at(start, e.times(i, 4)))}
+            right_of = _decoded(e, isa, decoder, lines, False)
+            dots = _emit_dots(e, isa, block, right_of, {0: e.at(a, e.times(i, block))}, starts, columns)
+            right = [scales_of(e, family, lanes, e.at(scales_at[p], e.times(i, 16), v * lanes)) for p, v in columns]
+            return [e.fma(dots[0, c], e.b.fmul(left, x), y) for c, x, y in zip(columns, right, sums, strict=True)]
 
-        def left_scales(i: ir.Value) -> list[ir.Value]:
-            return [e.splat(e.load(F32, e.at(row, e.times(i, 4))), lanes) for row in scale_rows]
+        def left_scale(i: ir.Value) -> ir.Value:
+            return e.splat(e.load(F32, e.at(a_scales, e.times(i, 4))), lanes)
 
         def finish(totals: list[ir.Value]) -> None:
-            for (r, (p, v)), total in zip(keys, totals, strict=True):
-                e.store(total, e.at(out, e.times(out_stride, r), p * 64 + v * n_bytes))
-
-        def in_full() -> None:
-            finish(e.loop(blocks, zeros, lambda i, sums: added(i, emit_half_scales, left_scales(i), sums)))
+            for (p, v), total in zip(columns, totals, strict=True):
+                e.store(total, e.at(out, p * 64 + v * lanes * 4))
 
         def short(i: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
             *sums, largest = carried
-            (left,) = (e.b.fmul(x, e.const(float_ty, plain_factor)) for x in left_scales(i))
+            left = e.b.fmul(left_scale(i), e.const(float_ty, plain_factor))
             bits = e.b.bitcast(left, int_ty)
-            return [*added(i, emit_plain_scales, [left], sums), e.call(f"llvm.umax.v{lanes}i32", int_ty, largest, bits)]
+            return [*added(i, emit_plain_scales, left, sums), e.call(f"llvm.umax.v{lanes}i32", int_ty, largest, bits)]
 
-        if rows > 1:
-            in_full()
-            return
         *totals, largest = e.loop(blocks, [*zeros, ir.Constant(int_ty, None)], short)
         finish(totals)
         infinite = e.b.icmp_unsigned(">=", e.b.extract_element(largest, e.int(0, I32)), e.int(0x7F800000, I32))
         unknown = _emit_unknown(e, scales_at, blocks, first_plain, last_plain)
         with e.b.if_then(e.b.or_(infinite, unknown), likely=False):
-            in_full()
+            finish(e.loop(blocks, zeros, lambda i, sums: added(i, emit_half_scales, left_scale(i), sums)))
+
+    return emit
+
+
+def emit_rows(name: str, block: int, family: str, rows: int) -> Callable[..., None]:
+    """The same of several rows with one panel: a block is decoded once for all of them.
+
+    Where registers are few, all but one block's dot products is in memory: the decoded block, which stays in the
+    first-level cache, and the sums, in `out`; and four rows are multiplied at a time, or two where sums of 16 bits take
+    registers too.
+    """
+    isa = ISAS[name]
+    lanes, many = isa.lanes, isa.lanes == 16
+    at_once = rows if many else 4 if isa.wide else 2
+    int_ty, float_ty, columns, n_bytes = vec(I32, lanes), vec(F32, lanes), list(range(16 // lanes)), lanes * 4
+    keys = [(r, v) for r in range(rows) for v in columns]
+
+    def emit(e: Emitter, a, a_stride, start, a_scales, s_stride, codes, scales, blocks, have, out, out_stride):  # type: ignore[no-untyped-def]
+        decoder = register_decoder(e, n_bytes, isa.offset)
+        places = {(r, v): e.at(out, e.times(out_stride, r), v * n_bytes) for r, v in keys}
+        room = cgutils.alloca_once(e.b, ir.ArrayType(int_ty, block // 4 * len(columns)))
+        decoded = e.opaque(e.b.ptrtoint(room, I64))
+
+        def in_room(group: int, v: int) -> ir.Value:
+            return e.at(decoded, (group * len(columns) + v) * n_bytes)
+
+        def one_block(i: ir.Value, sums: list[ir.Value]) -> list[ir.Value]:
+            lines = {v: e.at(codes, e.times(i, block * 8), v * n_bytes) for v in columns}
+            right_of, added = _decoded(e, isa, decoder, lines, True), []
+            if not many:
+                for group, v in [(group, v) for group in range(block // 4) for v in columns]:
+                    e.store(right_of(group, v), in_room(group, v))
+                right_of = lambda group, v: e.load(int_ty, in_room(group, v))  # noqa: E731
+            scales_at = e.at(scales, e.times(i, 16))
+            right = [emit_half_scales(e, family, lanes, e.at(scales_at, v * lanes)) for v in columns]
+            for first in range(0, rows, at_once):
+                some = range(first, min(first + at_once, rows))
+                lefts = {r: e.at(a, e.times(a_stride, r), e.times(i, block)) for r in some}
+                starts = {r: start_of(e, isa, e.at(start, e.times(s_stride, r), e.times(i, 4))) for r in some}
+                for (r, v), dot in _emit_dots(e, isa, block, right_of, lefts, starts, columns).items():
+                    left = e.splat(e.load(F32, e.at(a_scales, e.times(s_stride, r), e.times(i, 4))), lanes)
+                    old = sums[keys.index((r, v))] if many else e.load(float_ty, places[r, v])
+                    total = e.fma(dot, e.b.fmul(left, right[v]), old)
+                    added.append(total) if many else e.store(total, places[r, v])
+            return added
+
+        zero = ir.Constant(float_ty, None)
+        for place in places.values():
+            e.store(zero, place)
+        for place, total in zip(places.values(), e.loop(blocks, [zero] * len(keys) if many else [], one_block)):
+            e.store(total, place)
 
     return emit
 
@@ -150,7 +191,8 @@ def _emit_unknown(e: Emitter, addresses: list[ir.Value], blocks: ir.Value, first
 
 def _emit_matvec_of(variant: Variant, e: Emitter, *args: ir.Value) -> None:
     isa, family, rows = variant.words
-    emit_matvec(isa, variant.block, family, int(rows))(e, *args)
+    how = isa, variant.block, family
+    (emit_one_row(*how) if rows == "1" else emit_rows(*how, int(rows)))(e, *args)
 
 
 matvec_panels = variant_intrinsic(11, _emit_matvec_of)

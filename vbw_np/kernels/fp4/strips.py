@@ -61,7 +61,6 @@ AHEAD = 2048
 """Elements between those that are being rounded and those that are fetched meanwhile."""
 
 
-
 # ------------------------------------------------------------------------------------------------------------- scales
 
 

@@ -298,23 +298,12 @@ def _one_task(variant, values, words, factors, codes, scale_bytes, out, finish, 
             for i in range(0, rows, step_rows):
                 inside = i + step_rows <= rows and columns + step_panels * 16 <= out.shape[1]
                 tile(
-                    variant,
-                    values.ctypes.data + (row + i) * length + k,
-                    length,
-                    words.ctypes.data + ((row + i) * blocks + first * step_rows) * 8,
-                    decoded + p * chunk * 16,
-                    chunk * 16,
-                    decoded_scales + p * count * 64,
-                    count * 64,
-                    count,
-                    sums_at + (i * GROUP + p) * 64,
-                    GROUP * 64,
-                    1 if k == 0 else 0,
-                    finish if last and inside else 0,
-                    factors.ctypes.data + (row + i) * 4,
-                    out.ctypes.data + (row + i) * width + columns * 4,
-                    width,
-                )
+                    variant, values.ctypes.data + (row + i) * length + k, length,
+                    words.ctypes.data + ((row + i) * blocks + first * step_rows) * 8, decoded + p * chunk * 16,
+                    chunk * 16, decoded_scales + p * count * 64, count * 64, count, sums_at + (i * GROUP + p) * 64,
+                    GROUP * 64, 1 if k == 0 else 0, finish if last and inside else 0,
+                    factors.ctypes.data + (row + i) * 4, out.ctypes.data + (row + i) * width + columns * 4, width,
+                )  # fmt: skip
                 if last and not inside:
                     bottom, right = min(i + step_rows, rows), min(columns + step_panels * 16, out.shape[1])
                     part = sums[i:bottom, p * 16 : p * 16 + right - columns]
@@ -347,14 +336,9 @@ def _scale_rows(team, variant, values, scales, tiles, scaled):  # type: ignore[n
     length, blocks = values.shape[1], scales.shape[1]
     for t in share(team, tiles):
         scale_left(
-            variant,
-            values.ctypes.data + t * 16 * length,
-            length,
-            scales.ctypes.data + t * 64 * blocks,
-            blocks * 4,
-            blocks,
-            scaled.ctypes.data + t * 32 * length,
-        )
+            variant, values.ctypes.data + t * 16 * length, length, scales.ctypes.data + t * 64 * blocks, blocks * 4,
+            blocks, scaled.ctypes.data + t * 32 * length,
+        )  # fmt: skip
 
 
 @jit

@@ -2,11 +2,10 @@
 
 A product of two FP8 numbers has at most 8 significant bits and is exact in float32. The numbers stand beside their
 powers of two: 2**e for a significand in [1, 2), the smallest normal power for a subnormal, 0 for a zero; so the largest
-product of powers is 2**M. Every product, and the accumulator, is multiplied by 2**(F - M) and truncated to an integer,
-which has no more significant bits than it had: exact in float32.
+product of powers is 2**M. Every product, and the accumulator, is multiplied by 2**(F - M) and truncated to an integer.
 
 - F = 13 (Hopper): integers below 2**15, 33 of them below 2**21: added up in float32. 13 fraction bits are kept.
-- F = 25 (Blackwell): integers below 2**27, 33 of them below 2**33: added up in float64. 23 fraction bits are kept.
+- F = 25 (Blackwell): below 1.875**2 * 2**25, so sixteen are added up as int32, two sums in float64. It keeps 23 bits.
 
 FP8 products reach from 2**-32 to 2**32, so nothing here is subnormal and nothing overflows.
 """
@@ -38,9 +37,6 @@ def _step(fraction_bits: int):  # type: ignore[no-untyped-def]
     real, integer, kept = _FRACTION[fraction_bits]
     float_ty, word_ty, wide_ty = vec(F32, LANES), vec(I32, LANES), vec(real, LANES)
 
-    def widen(e: Emitter, value: ir.Value) -> ir.Value:
-        return value if real is F32 else e.b.fpext(value, wide_ty)
-
     def emit(e: Emitter, values, stride, powers, right, right_powers, c) -> None:  # type: ignore[no-untyped-def]
         b = e.b
         tile = [(r, v) for r in range(ROWS) for v in range(COLUMNS // LANES)]
@@ -69,15 +65,19 @@ def _step(fraction_bits: int):  # type: ignore[no-untyped-def]
         grids = [b.fdiv(e.const(float_ty, 2.0**fraction_bits), value) for value in most]
 
         def cut(value: ir.Value, grid: ir.Value) -> ir.Value:
-            return widen(e, e.call(f"llvm.trunc.v{LANES}f32", float_ty, b.fmul(value, grid)))
+            scaled = b.fmul(value, grid)
+            return e.call(f"llvm.trunc.v{LANES}f32", float_ty, scaled) if real is F32 else b.fptosi(scaled, word_ty)
 
         def add(k: ir.Value, totals: list[ir.Value]) -> list[ir.Value]:
             ours, theirs = both(k, 0, 0)
             terms = [cut(b.fmul(ours[r], theirs[v]), grid) for (r, v), grid in zip(tile, grids, strict=True)]
-            return [b.fadd(total, term) for total, term in zip(totals, terms, strict=True)]
+            return [(b.fadd if real is F32 else b.add)(*pair) for pair in zip(totals, terms, strict=True)]
 
         start = [cut(before[key], grid) for key, grid in zip(tile, grids, strict=True)]
-        totals = e.loop(e.int(STEP), start, add)
+        totals = e.loop(e.int(STEP), start, add) if real is F32 else [b.sitofp(x, wide_ty) for x in start]
+        for first in (0, STEP // 2) if real is F64 else ():
+            half = e.loop(e.int(first + STEP // 2), [ir.Constant(word_ty, None)] * len(tile), add, start=first)
+            totals = [b.fadd(x, b.sitofp(y, wide_ty)) for x, y in zip(totals, half, strict=True)]
         int_ty = vec(integer, LANES)
         for (r, v), total, value in zip(tile, totals, most, strict=True):
             short = b.bitcast(b.and_(b.bitcast(total, int_ty), e.const(int_ty, kept)), wide_ty)
