@@ -19,7 +19,9 @@ import numpy as np
 from .. import machine
 from ..device import Device, Recipe, get_recipe
 from ..engine import Tensor, nn, optim
+from ..formats import get_format
 from ..kernels import kept
+from ..kernels.fp4 import support
 from ..layers import ShortestPathReflection, linear_cross_entropy
 from .claude4 import Claude4, Claude4Config
 
@@ -49,6 +51,7 @@ def products(
     optimizer = optim.Adam(model.parameters())
     for _ in range(2):
         x = Tensor(rng.normal(size=(*rows, width)).astype(np.float32), requires_grad=True)
+        x.data[0, 0] = 0  # a token without features: the scale of nothing is beyond those that products take unseen
         ids = rng.integers(0, 1024, rows)
         optim.mean_gradients(optimizer, lambda ids, x=x: linear_cross_entropy(layer(x), head.weight, ids), [ids])
         optimizer.step()
@@ -72,8 +75,9 @@ def steps(model: Claude4, count: int = 2) -> None:
 def ahead(recipe: str | Recipe, config: Claude4Config, **options: Any) -> bool:
     """Compile the kernels of a model's training step in two processes, if that gains anything.
 
-    It gains where there is a second processor, kernels are kept on disk, and those of products are not there yet. What
-    becomes of the other process is no matter: a kernel that it does not leave on the disk is compiled where it is used.
+    It gains where there is a second processor, kernels are kept on disk, and those of products are not there yet (of
+    recipes whose products have none: all others). What becomes of the other process is no matter: a kernel that it does
+    not leave on the disk is compiled where it is used.
 
     Parameters
     ----------
@@ -88,13 +92,19 @@ def ahead(recipe: str | Recipe, config: Claude4Config, **options: Any) -> bool:
     bool
         Whether it did.
     """
-    if machine.cpu_count() < 2 or get_recipe(recipe).weight is None or kept("fp4") is not False:
+    weight = get_recipe(recipe).weight
+    if machine.cpu_count() < 2 or weight is None or kept(_room(weight)) is not False:
         return False
     print("compiling kernels, once on this machine ...", file=sys.stderr, flush=True)
     other = _start(recipe, options)
     steps(Claude4(small(config)))
     other.wait()
     return True
+
+
+def _room(weight: str) -> str:
+    """The kernels that tell whether a step was compiled: those of products, or, where there are none, all others."""
+    return "fp4" if support.strips(get_format(weight), "even").kernel is not None else "twins"
 
 
 def _start(recipe: str | Recipe, options: Mapping[str, Any]) -> subprocess.Popen:
