@@ -211,6 +211,29 @@ def test_steps_of_a_training_step_have_gradients(layer: nn.Linear) -> None:
     assert kinds.count("backward") == 2  # weight and bias; x needs no gradient
 
 
+def test_a_step_backwards_says_of_what_and_shows_what_came_and_what_went(layer: nn.Linear) -> None:
+    """The gradient that arrives, how it is rounded for the product, and the product."""
+    x = Tensor(np.random.default_rng(0).standard_normal((3, 64)).astype(np.float32), requires_grad=True)
+    for recipe, operands in (
+        ("nvfp4", ["float32", "float32", "float32"]),
+        ("nvfp4-train", ["nvfp4-row-headroom, rounded by chance",
+                         "nvfp4-row-headroom, rotated 16 at a time, rounded by chance", "float32"]),
+        ("nvfp4-train:ms-eden+split-mean",
+         ["nvfp4-eden, rotated 128 at a time, signs drawn anew, its length mended (MS-EDEN)",
+          "nvfp4-eden, without its mean, rotated 128 at a time, signs drawn anew, its length mended (MS-EDEN)",
+          "float32"]),
+    ):  # fmt: skip
+        fresh = nn.Linear(64, 64, rng=1)
+        device = place(fresh, recipe)
+        steps = device.step(lambda layer=fresh: layer(x).sum().backward())
+        back = [event for event in steps if event.kind == "backward"]
+        assert [event.values["of"] for event in back] == ["input", "weight", "bias"]
+        assert [event.values["operands"] for event in back] == operands
+        assert all(event.samples["gradient"].first[0] == 1 for event in back)
+        assert back[1].samples["product"].first[0] == fresh.weight.grad[0, 0]
+        assert f"operands = {operands[0]}" in str(back[0]) and "product = float32[3, 64]" in str(back[0])
+
+
 def test_recordings_keep_samples_not_arrays(model, ids) -> None:
     device = place(model, "nvfp4-boh")
     steps = device.step(model.loss, ids)

@@ -138,12 +138,18 @@ class Card:
         functions = (to_x, to_weight, *others)
         if self.unit.recorder is None:
             return functions
-        return tuple(self._traced(function) for function in functions)
+        of = ("input", "weight", *["bias"] * len(others))
+        return tuple(self._traced(function, name) for function, name in zip(functions, of, strict=True))
 
-    def _traced(self, function: Callable) -> Callable:
+    def _traced(self, function: Callable, of: str) -> Callable:
         def traced(g: NDArray) -> NDArray:
-            with self.unit.span("backward", self.name):
-                return function(g)
+            with self.unit.span("backward", self.name) as values:
+                product = function(g)
+                if self.unit.recorder is not None and self.unit.recorder.samples:
+                    how = {"input": self.recipe.gradient, "weight": self.recipe.weight_gradient}.get(of)
+                    operands = "float32" if how is None or self.format is None else str(how)
+                    values.update(of=of, operands=operands, gradient=g, product=product)
+                return product
 
         return traced
 

@@ -72,6 +72,16 @@ class Operands:
         if self.eden:
             self._check_eden()
 
+    def __str__(self) -> str:
+        """As words: the format, and what is done before and while rounding to it."""
+        words = [get_format(self.format).name]
+        words += ["without its mean"] if self.split_mean else []
+        drawn = ", signs drawn anew" if self.signs == "random" else ""
+        words += [f"rotated {self.hadamard} at a time{drawn}"] if self.hadamard else []
+        words += ["rounded by chance"] if self.stochastic else []
+        words += ["its length mended (MS-EDEN)"] if self.eden else []
+        return ", ".join(words)
+
     def _check_eden(self) -> None:
         names = {get_format(fmt).name for fmt in (self.format, self.right or self.format)}
         rotated = self.hadamard == 128 and self.signs == "random"

@@ -39,7 +39,7 @@ KINDS = {
     "decode hit": "The decode cache holds this very version of the weight: nothing is decoded.",
     "matmul": "The matrix product itself.",
     "sum": "One output's sum inside the tensor core: terms, exponents, what is cut off.",
-    "backward": "A gradient's product.",
+    "backward": "A gradient comes back and is multiplied, for the gradient `of` the layer's input, weight or bias.",
 }
 
 ENGINES = {"handshake": "link", "coarse": "link", "fine": "link"}  # kinds with a track of their own; else the card's
