@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -72,11 +72,10 @@ class Parameter(Tensor):
         with self.mutate() as data:
             data[...] = values
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Parameter:
+    def __reduce__(self) -> tuple:
         with self.lock:
-            copied = super().__deepcopy__(memo)
-        copied.name = self.name
-        return copied
+            kind, (data,), (_, state) = super().__reduce__()
+            return kind, (data.copy(),), (None, state | {"name": self.name})
 
     def title(self) -> str:
         """Name and shape, for errors."""

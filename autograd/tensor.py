@@ -91,22 +91,11 @@ class Tensor:
             raise TypeError("a tensor without axes cannot be iterated over; .item() is its value")
         return (self[index] for index in range(len(self)))
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
-        if self.node is not None:
-            raise RuntimeError(
-                f"a tensor made by {self.node.primitive.name} cannot be copied with its history; copy .detach() of it"
-            )
-        memo[id(self)] = copy = type(self)(self.data.copy())  # without a graph, on no host
-        copy.requires_grad = self.requires_grad
-        copy.grad = None if self.grad is None else self.grad.copy()
-        return copy
-
     def __reduce__(self) -> tuple:
         if self.node is not None:
-            raise RuntimeError(
-                f"a tensor made by {self.node.primitive.name} cannot be pickled with its graph; pickle .detach() of it"
-            )
-        return _unpickled, (type(self), self.data, self.requires_grad, self.grad, getattr(self, "name", ""))
+            made = self.node.primitive.name
+            raise RuntimeError(f"a tensor made by {made} is not copied or pickled with its graph; take .detach() of it")
+        return type(self), (self.data,), (None, {"requires_grad": self.requires_grad, "grad": self.grad})  # on no host
 
     def __bool__(self) -> bool:
         return bool(self.data)
@@ -183,12 +172,3 @@ class Tensor:
             self.accumulate_grad(seed)
         else:
             run_backward(self.node, seed)
-
-
-def _unpickled(kind: type[Tensor], data: NDArray, requires_grad: bool, grad: NDArray | None, name: str) -> Tensor:
-    """A tensor without a graph, on no host."""
-    tensor = kind(data)
-    tensor.requires_grad, tensor.grad = requires_grad, grad
-    if name:
-        tensor.name = name
-    return tensor
