@@ -30,10 +30,10 @@ test: $(STAMP)  ## lint, then every test that is fast
 	"$(BIN)/python" -m ruff check .
 	"$(BIN)/python" -m pytest -m "not slow" --numprocesses $(WORKERS) --maxprocesses 4 --dist loadfile $(ARGS)
 
-QUICK = tests/test_architecture.py tests/test_front_door.py tests/autograd tests/layers \
+QUICK = tests/test_architecture.py tests/test_door.py tests/autograd tests/layers \
 	$(addprefix tests/formats/test_,codec.py elements.py scales.py scalar.py walk_edges.py walk_containers.py) \
 	tests/kernels/test_registry.py tests/kernels/fp4/test_quantize.py tests/device/test_state.py \
-	tests/models/test_golden.py
+	tests/models/test_claude4_golden.py
 
 test-quick: $(STAMP)  ## lint and the tests that say most, in a minute once kernels are compiled: for the loop of editing
 	"$(BIN)/python" -m ruff check .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import re
 import sys
 from collections.abc import Callable, Mapping, Set
 from pathlib import Path
@@ -260,3 +261,37 @@ def test_files_and_functions_are_short() -> None:
             if lines > most:
                 long.append(f"{label(path)}: {function} has {lines} lines")
     assert not long, "\n".join(long)
+
+
+# ------------------------------------------------------------------------------------- tests, and their names
+
+WHOLE = {"test_architecture.py", "test_packaging.py"}  # tests of the project, not of a part
+WITHOUT_MODULES = {"notebooks", "oracles", "site"}  # folders whose tests are of no room of the product
+
+
+def mirrored(path: Path) -> bool:
+    """Whether ``tests/x/test_y.py`` or ``tests/x/test_y_more.py`` has a module ``x/y`` (or a room ``x/y``)."""
+    room = path.relative_to(ROOT / "tests").parent
+    top = ROOT if room.parts[:1] == ("autograd",) else ROOT / "vbw_np"
+    words = path.stem.removeprefix("test_").split("_")
+    names = ("_".join(words[:count]) for count in range(len(words), 0, -1))
+    return any((top / room / f"{name}.py").is_file() or (top / room / name).is_dir() for name in names)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("test_*.py")), ids=label)
+def test_a_test_is_named_after_what_it_tests(path: Path) -> None:
+    """After a module, or it walks over a kind and says so: ``test_walk_...``."""
+    if path.name in WHOLE or path.relative_to(ROOT / "tests").parts[0] in WITHOUT_MODULES:
+        return
+    assert path.name.startswith("test_walk_") or mirrored(path), f"{label(path)} tests no module of that name"
+
+
+PAGES = [*sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("*.md"))]
+NAMED = re.compile(r"(?<![\w/.-])(?:tests|tools|vbw_np|autograd|notebooks)/[\w/.-]+\.(?:py|ipynb|js|css)\b")
+
+
+@pytest.mark.parametrize("path", PAGES, ids=label)
+def test_files_that_a_page_names_are_there(path: Path) -> None:
+    named = {name for name in NAMED.findall(path.read_text("utf-8")) if "NN_" not in name}  # NN_: any of a kind
+    missing = sorted(name for name in named if not (ROOT / name).is_file())
+    assert not missing, f"{label(path)} names {', '.join(missing)}, which is not there"
