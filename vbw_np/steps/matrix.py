@@ -25,12 +25,20 @@ class Matrix:
         Products sum over the columns.
     rows, columns : str
         Labels of a place.
+    rotated : bool
+        Whether the columns are those of a rotation by now, each a mixture of all.
     """
 
     name: str
     data: NDArray[np.float32]
     rows: str
     columns: str
+    rotated: bool = False
+
+    @property
+    def column(self) -> str:
+        """What to call one of the columns."""
+        return "rotated place" if self.rotated else self.columns
 
     @property
     def axes(self) -> tuple[Axis, Axis]:

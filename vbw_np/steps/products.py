@@ -95,7 +95,7 @@ def of_codes(
     story.add(
         "product",
         f"The codes are multiplied and added up, {left_packed.format.block} at a time, exactly: "
-        f"{{dots}}{', one sum a block' if many else ''}. This {right.columns}'s share is {{left_element}} x "
+        f"{{dots}}{', one sum a block' if many else ''}. The share of this {right.column} is {{left_element}} x "
         "{right_element} = {left_element*right_element}. Times both block scales that is {scaled}; added up"
         f"{', block after block,' if many else ''} {_order(sums)} {{running}}. Last come the second-level factors, "
         f"{{left_factor}} x {{right_factor}}, and {name} is {{result}}.",
@@ -170,7 +170,7 @@ def _as_the_core_adds(
         "sum in the core",
         f"The core ({unit.name}) takes {{terms}} products a step. The largest exponent among its {what} is "
         "{largest}; all are cut off toward zero {fraction_bits} bits below that. This "
-        f"{left.columns}'s is {{term}}, and {{held}} of it is kept. Cut off in all: {{lost}}. The sum, cut off to "
+        f"{left.column}'s is {{term}}, and {{held}} of it is kept. Cut off in all: {{lost}}. The sum, cut off to "
         f"{{output_bits}} bits, is {{sum}}.{promoted}",
         values,
         facts,
@@ -249,7 +249,7 @@ def of_numbers(
                              "rounded": rounded}  # fmt: skip
     story.add(
         "product",
-        f"{why} {left.data.shape[1]} products are added up in float32. This {left.columns}'s share is {{left}} x "
+        f"{why} {left.data.shape[1]} products are added up in float32. The share of this {left.column} is {{left}} x "
         f"{{right}} = {{left*right}}; all together {name} is {{result}} (in double precision it would be {{exact}}).",
         values,
         facts,

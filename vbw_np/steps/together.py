@@ -34,7 +34,7 @@ def without_mean(story: Story, matrix: Matrix) -> tuple[Matrix, NDArray[np.float
     story.add(
         "mean",
         f"The mean over the {matrix.data.shape[1]} {matrix.columns}s of this {matrix.rows}'s row is {{mean}}. It is "
-        "split off and multiplied by itself, in float32, so that the codes are left for what differs: {before} becomes "
+        "split off and multiplied apart, in float32, so that the codes are left for what differs: {before} becomes "
         "{after}.",
         {
             "after": matrix.value(rest),
@@ -168,7 +168,7 @@ class Turn:
             {"points": self.points},
             ("after", "before"),
         )
-        return dataclasses.replace(matrix, data=turned)
+        return dataclasses.replace(matrix, data=turned, rotated=True)
 
 
 # ---- MS-EDEN
