@@ -315,3 +315,13 @@ def test_what_is_not_finite_goes_the_same_way_with_and_without_kernels(name: str
 def test_a_slot_that_is_no_operands_is_refused(slot: str) -> None:
     with pytest.raises(ValueError, match=rf"recipe mine: {slot} is Operands\(format, ...\) or None, not 'nvfp4'"):
         Recipe("mine", "nvfp4", "", **{slot: "nvfp4"})
+
+
+@pytest.mark.parametrize("slot", SLOTS)
+def test_what_the_definition_refuses_is_refused_before_anything_is_placed(slot: str) -> None:
+    """A record whose rule has no second candidate for the choice between 6 and 4."""
+    mine = dataclasses.replace(FORMATS["mxfp4"], name="mine", four_over_six="mse")
+    layer = nn.Linear(IN, OUT, rng=1)
+    with pytest.raises(ValueError, match=rf"{slot.split('.')[0]} in mine, cannot be computed: .*can: mxfp4, "):
+        place(layer, recipe_with(slot, mine))
+    assert layer.weight.host is None

@@ -11,6 +11,7 @@ import pytest
 from vbw_np import cli
 from vbw_np.formats import DtypeError, quantize
 from vbw_np.formats.random_bits import standard_normal
+from vbw_np.kernels.fp4.quantize import quantize as fast_quantize
 
 
 @pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16, np.float32, np.float64])
@@ -42,3 +43,17 @@ def test_the_advice_for_two_opaque_bytes_works(tmp_path):
             exec(advice, names)
             assert names["x"].shape == (8, 64)
             np.testing.assert_array_equal(door(names["x"], "nvfp4").codes, wanted.codes)
+
+
+def test_masked_entries_are_refused_and_other_arrays_are_taken_as_they_are(tmp_path):
+    x = standard_normal((8, 64), seed=3)
+    wanted = quantize(x, "nvfp4").codes
+    np.save(tmp_path / "x.npy", x)
+    for same in (x.view(np.matrix), np.load(tmp_path / "x.npy", mmap_mode="r"), x.astype(">f4"), x.tolist(),
+                 np.ma.masked_array(x, np.zeros(x.shape, bool)), np.asfortranarray(x)):  # fmt: skip
+        for quantizer in (quantize, fast_quantize):
+            array = np.array(same, np.float32) if isinstance(same, list) else same
+            np.testing.assert_array_equal(quantizer(array, "nvfp4").codes, wanted)
+    for quantizer in (quantize, fast_quantize):
+        with pytest.raises(DtypeError, match=r"x has masked entries.*x\.filled\(0\)"):
+            quantizer(np.ma.masked_array(x, x > 1), "nvfp4")

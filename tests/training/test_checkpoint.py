@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from vbw_np.device import Operands, Recipe
+from vbw_np.errors import UserError
+from vbw_np.formats import FORMATS
+from vbw_np.formats.scales import te_rule
+from vbw_np.models.claude4 import Claude4Config
 from vbw_np.training import checkpoint, folder
 from vbw_np.training.checkpoint import CheckpointError
+from vbw_np.training.config import TrainConfig
 
 ARRAYS = {
     "model/weight": np.arange(12, dtype=np.float32).reshape(3, 4),
@@ -160,3 +168,17 @@ def test_flatten_and_unflatten() -> None:
     back = checkpoint.unflatten(arrays, rest)
     assert back["lr"] == 0.5 and back["state"]["0"]["step"] == 2 and back["state"]["1"] == {}
     assert back["state"]["0"]["exp_avg"] is arrays["optimizer/state/0/exp_avg"]
+
+
+def test_a_recipe_of_records_is_kept_by_their_names() -> None:
+    """A run of a user's own recipe ended with a TypeError at its first checkpoint: a record holds functions."""
+    recipe = Recipe("mine", FORMATS["nvfp4-16x16"], "", activation=Operands(FORMATS["nvfp4-row-scaled"]),
+                    weight_gradient=Operands("nvfp4-row-scaled", right=FORMATS["nvfp4"]))  # fmt: skip
+    config = TrainConfig(Claude4Config(vocab_size=64), recipe=recipe)
+    again = TrainConfig.from_dict(json.loads(json.dumps(config.as_dict())))
+    assert again == config and again.recipe.weight == "nvfp4-16x16" and again.recipe.weight_gradient.right == "nvfp4"
+    own = replace(FORMATS["nvfp4"], name="mine", rule=te_rule(cap=256))
+    for slot in ("weight", "activation", "gradient", "weight_gradient"):
+        parts = {"weight": "nvfp4", slot: own if slot == "weight" else Operands(own)}
+        with pytest.raises(UserError, match=f"recipe mine: {slot} is a record of your own, mine, .*FORMATS"):
+            TrainConfig(Claude4Config(vocab_size=64), recipe=Recipe("mine", summary="", **parts))

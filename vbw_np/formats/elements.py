@@ -41,6 +41,8 @@ def as_float32(x: object, what: str = "x") -> np.ndarray:
     DtypeError
         For a dtype that is not floating point, or a finite float64 beyond float32's range.
     """
+    if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
+        raise DtypeError(f"{what} has masked entries, which no format can hold; say what they are: {what}.filled(0)")
     array = np.asarray(x)
     if array.dtype == np.float32:
         return array

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..device import Operands, Recipe, Schedule, get_recipe
 from ..errors import UserError
+from ..formats import FORMATS, BlockFormat
 from ..models.claude4 import Claude4Config
 from .schedules import warmup_cosine, warmup_linear
 
@@ -74,6 +75,7 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "recipe", by_names(get_recipe(self.recipe)))
         for name in ("steps", "batch_size", "accumulate", "eval_every", "eval_batches"):
             _check(name, getattr(self, name), isinstance(getattr(self, name), int) and getattr(self, name) >= 1,
                    "a whole number, at least 1")  # fmt: skip
@@ -114,6 +116,34 @@ class TrainConfig:
 def _check(name: str, value: object, good: bool, wanted: str) -> None:
     if not good:
         raise UserError(f"{name.replace('_', '-')} {value!r} does not make sense; give {wanted}")
+
+
+def by_names(recipe: Recipe) -> Recipe:
+    """The recipe with names in place of format records: a checkpoint holds names.
+
+    Raises
+    ------
+    UserError
+        A record is not the one of that name in `formats.FORMATS`.
+    """
+
+    def name_of(fmt: str | BlockFormat | None, slot: str) -> str | None:
+        if not isinstance(fmt, BlockFormat):
+            return fmt
+        if FORMATS.get(fmt.name) is not fmt:
+            raise UserError(
+                f"recipe {recipe.name}: {slot} is a record of your own, {fmt.name}, and a checkpoint holds names; "
+                "add it to vbw_np.formats.FORMATS under a name of its own, here and wherever the run is resumed"
+            )
+        return fmt.name
+
+    changed: dict[str, Any] = {"weight": name_of(recipe.weight, "weight")}
+    for slot in ("activation", "gradient", "weight_gradient"):
+        how = getattr(recipe, slot)
+        if how is not None:
+            names = {part: name_of(getattr(how, part), slot) for part in ("format", "right")}
+            changed[slot] = dataclasses.replace(how, **names)
+    return dataclasses.replace(recipe, **changed)
 
 
 def recipe_from_dict(saved: dict[str, Any]) -> Recipe:

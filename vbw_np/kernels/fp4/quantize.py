@@ -132,6 +132,8 @@ def quantize(
     As `formats.quantize`.
     """
     fmt = apply_options(formats.get_format(format), ties)
+    if type(x) is not np.ndarray:
+        x = formats.elements.as_float32(x)
     plain = isinstance(x, np.ndarray) and x.dtype == np.float32 and x.ndim and 0 < x.size < 2**32
     if fmt.quantile_codebook and plain and enabled() and x.shape[-1] % WIDTH == 0:
         return _quantize_quantiles(x, fmt, reuse, out)
