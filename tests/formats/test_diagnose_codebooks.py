@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from vbw_np.formats import FORMATS, PROFILES, diagnose, quantize
+from vbw_np.formats import FORMATS, PROFILES, ShapeError, diagnose, quantize
 from vbw_np.formats.packing import pack_codes
 from vbw_np.formats.random_bits import standard_normal
 
@@ -122,6 +122,11 @@ def test_tiers_grids_and_orders_of_decoding_are_named():
     assert "second grid" in diagnose(quantize(X, "nvfp4"), quantize(X, "if4")).names
     assert diagnose(quantize(X, "int8-tensor"), quantize(X, "int8-row")).names == ("block size",)
     assert diagnose(quantize(X, "seed-v6"), quantize(X, "int8-row")).names == ("elements",)
+
+
+def test_another_matrix_as_source_is_refused():
+    with pytest.raises(ShapeError, match=r"source has shape \(3, 256\), the packed tensors \(32, 256\)"):
+        diagnose(quantize(X, "nvfp4"), quantize(-X, "nvfp4"), X[:3])
 
 
 def test_a_flat_tensor_is_recognised():

@@ -373,6 +373,26 @@ def test_what_cannot_be_merged_is_refused():
             merge_fused(arrays, "modelopt", shape, name, rows=rows)
 
 
+@pytest.mark.parametrize("container", ["te", "torchao", "modelopt", "compressed-tensors"])
+def test_the_part_with_the_largest_scale_is_not_changed(container):
+    """Its own stored number is the common one, so that what is alone comes back bit for bit."""
+    for name in (LEVELS[container], "nvfp4", "nvfp4-4over6", "nvfp4-16x16"):
+        arrays = to_container(quantize(source(), ALL[name]), container)
+        merged, loss = merge_fused(arrays, container, SHAPE, name)
+        alone = from_container(arrays, container, SHAPE, name)
+        np.testing.assert_array_equal(merged.dequantize(), alone.dequantize())
+        assert merged.stored_scale == alone.stored_scale and loss.relative_mse == 0 == loss.scales_rounded
+
+
+def test_a_part_that_vanishes_is_told():
+    tiny, huge = (quantize(source()[:16] * np.float32(size), "nvfp4") for size in (1e-37, 1e36))
+    merged, loss = merge_parts([tiny, huge])
+    assert not merged.dequantize()[:16].any() and loss.parts == (1, 0)
+    assert loss.scales_to_zero == loss.scales_rounded == np.count_nonzero(tiny.scales)
+    with pytest.raises(ShapeError, match="whole numbers"):
+        merge_fused(fused("modelopt", (1.0, 0.5), (16, 16))[0], "modelopt", (32, 64), "nvfp4", rows=(16.0, 16.0))
+
+
 def test_parts_of_zeros_merge_to_zeros():
     zeros = quantize(np.zeros((16, 64), np.float32), "nvfp4")
     merged, loss = merge_parts([zeros, zeros])

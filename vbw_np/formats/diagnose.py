@@ -69,6 +69,8 @@ def diagnose(a: PackedTensor, b: PackedTensor, x: np.ndarray | None = None) -> D
     """
     if a.shape != b.shape:
         raise ShapeError(f"the tensors have shapes {a.shape} and {b.shape}; only tensors of one matrix can be compared")
+    if x is not None and np.shape(x) != a.shape:
+        raise ShapeError(f"the source has shape {np.shape(x)}, the packed tensors {a.shape}; they must be equal")
     findings: list[Finding] = []
     shared = [t.format.block_length(layout_shape(t.shape, t.format)[-1]) for t in (a, b)]
     if shared[0] != shared[1]:

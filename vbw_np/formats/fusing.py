@@ -17,7 +17,7 @@ from .containers import CONTAINERS, convert_level, from_container, level_name, s
 from .elements import E4M3
 from .errors import FormatError, ScaleError, ShapeError, unknown_name
 from .measure import relative_mse
-from .packed import PackedTensor
+from .packed import PackedTensor, as_shape
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,7 @@ def _starts(total: int, count: int, rows: Sequence[int] | None) -> list[int]:
         if total % count:
             raise ShapeError(f"{total} rows are not {count} equal parts; pass rows=, the rows of each part")
         rows = [total // count] * count
+    rows = as_shape(rows)
     if len(rows) != count or sum(rows) != total or min(rows) < 1:
         raise ShapeError(f"rows={list(rows)} must be {count} positive numbers that add up to {total}")
     return [0, *np.cumsum(rows).tolist()]
@@ -92,12 +93,13 @@ def merge_parts(parts: Sequence[PackedTensor]) -> tuple[PackedTensor, MergeLoss]
         raise FormatError(f"{fmt.name} has no E4M3 scales under one tensor scale, so there is nothing to merge")
     if any(part.format is not fmt or part.shape[1:] != parts[0].shape[1:] for part in parts):
         raise FormatError("parts to be merged must be of one format and width")
-    common = np.float32(max(float(part.tensor_scale) for part in parts))
+    largest = max(parts, key=lambda part: float(part.tensor_scale))
     merged, losses, rounded, vanished = [], [], 0, 0
     for part in parts:
-        one, exact = under_level(part, common)
-        rounded += int((one.decoded_scales() != exact).sum())
-        vanished += int(((one.decoded_scales() == 0) & (exact != 0)).sum())
+        one, exact = under_level(part, largest.tensor_scale, largest.stored_scale)
+        lost = (one.decoded_scales() == 0) & (part.decoded_scales() != 0)
+        rounded += int(((one.decoded_scales() != exact) | lost).sum())
+        vanished += int(lost.sum())
         merged.append(one)
         losses.append(_loss(part.dequantize(), one.dequantize()))
     whole = replace(
@@ -110,7 +112,9 @@ def merge_parts(parts: Sequence[PackedTensor]) -> tuple[PackedTensor, MergeLoss]
     return whole, MergeLoss(_loss(before, whole.dequantize()), rounded, vanished, tuple(losses))
 
 
-def under_level(part: PackedTensor, level: np.float32) -> tuple[PackedTensor, np.ndarray]:
+def under_level(
+    part: PackedTensor, level: np.float32, stored: np.float32 | None = None
+) -> tuple[PackedTensor, np.ndarray]:
     """A tensor under another tensor scale: its block scales times old / new, rounded to E4M3; codes stay.
 
     Parameters
@@ -118,15 +122,18 @@ def under_level(part: PackedTensor, level: np.float32) -> tuple[PackedTensor, np
     part : PackedTensor
         Of E4M3 block scales under one tensor scale.
     level : np.float32
-        The new multiplier; what is stored for it is in the format's own convention, whose rounding counts.
+        The new multiplier.
+    stored : np.float32, optional
+        What is stored for it, in the format's own convention. By default it is converted, and that rounding counts.
 
     Returns
     -------
     PackedTensor, and the block scales before they were rounded (float32).
     """
     fmt = part.format
-    stored = convert_level(level, "multiplier", stored_convention(fmt), fmt.rule.range)
-    level = np.float32(fmt.rule.multiplier(stored))
+    if stored is None:
+        stored = convert_level(level, "multiplier", stored_convention(fmt), fmt.rule.range)
+        level = np.float32(fmt.rule.multiplier(stored))
     factor = np.float32(part.tensor_scale) / level if level > 0 else np.float32(1)
     exact = part.decoded_scales() * factor
     scales = E4M3.encode(np.minimum(exact, np.float32(448)), "even") if factor != 1 else part.scales
