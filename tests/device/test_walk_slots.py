@@ -325,3 +325,11 @@ def test_what_the_definition_refuses_is_refused_before_anything_is_placed(slot: 
     with pytest.raises(ValueError, match=rf"{slot.split('.')[0]} in mine, cannot be computed: .*can: mxfp4, "):
         place(layer, recipe_with(slot, mine))
     assert layer.weight.host is None
+
+
+def test_one_pattern_to_keep_is_one_pattern() -> None:
+    """A string was one pattern a letter, so that the star in "*gate*" kept every layer in float32."""
+    recipe = Recipe("mine", "nvfp4", "", keep="*gate*")
+    assert recipe.keeps("block.gate") and not recipe.keeps("block.up") and recipe.keep == ("*gate*",)
+    with pytest.raises(ValueError, match=r"recipe mine: schedule is a Schedule\(...\) or None, not 'off'"):
+        Recipe("mine", "nvfp4", "", schedule="off")

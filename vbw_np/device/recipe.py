@@ -158,7 +158,7 @@ class Recipe:
         For the product g W of the input's gradient: how g is quantized.
     weight_gradient : Operands or None
         For the product g^T x of the weight's gradient: how both are quantized (rounding of g only is stochastic).
-    keep : tuple of str
+    keep : tuple of str, or str
         Name patterns of layers that stay in full precision on their card.
     gradient_rule : {"straight-through", "row-max"}
         Where the weight's gradient goes: to every weight, or, as in the system behind the seed report, only to the
@@ -193,6 +193,10 @@ class Recipe:
             how = getattr(self, slot)
             if how is not None and not isinstance(how, Operands):
                 raise ValueError(f"recipe {self.name}: {slot} is Operands(format, ...) or None, not {how!r}")
+        if isinstance(self.keep, str):  # as a tuple it would be one pattern a letter, and a star keeps everything
+            object.__setattr__(self, "keep", (self.keep,))
+        if self.schedule is not None and not isinstance(self.schedule, Schedule):
+            raise ValueError(f"recipe {self.name}: schedule is a Schedule(...) or None, not {self.schedule!r}")
         if self.weight is not None:
             fmt = get_format(self.weight)
             if self.fine != "never" and fmt.fine is None:
