@@ -62,6 +62,8 @@ def test_layers_by_pattern(tmp_path):
     assert quantize_checkpoint(again, tmp_path / "b").kept["lm_head.weight"].startswith("already quantized")
     with pytest.raises(CheckpointError, match="matches no weight"):
         quantize_checkpoint(source, tmp_path / "c", layers=["*nothing*"])
+    with pytest.raises(CheckpointError, match=r"pattern '\*nothing\*'"):  # one pattern, not one a letter
+        quantize_checkpoint(source, tmp_path / "c", keep="*nothing*")
     with pytest.raises(CheckpointError, match="no weight is left"):
         quantize_checkpoint(source, tmp_path / "c", keep=["*"])
 

@@ -132,6 +132,11 @@ def test_keep_and_activations(calibration: Calibration, windows: np.ndarray) -> 
     assert measure(model, reference).kl == without  # nothing stays wrapped
 
 
+def test_one_pattern_to_keep_is_one_pattern() -> None:
+    plan = Plan(get_format("nvfp4"), Method(), keep="*gate*")
+    assert plan.keep == ("*gate*",) and plan.keeps("layers.0.gate") and not plan.keeps("layers.0.up")
+
+
 def test_activations_are_quantized_row_by_row(calibration: Calibration, windows: np.ndarray, llama: Llama) -> None:
     quantized = quantize_model(llama, plan("nvfp4", activations=get_format("nvfp4-row-scaled")), calibration)
     with quantized.running():

@@ -78,8 +78,8 @@ def quantize_checkpoint(
     format: str = "nvfp4",
     producer: str = "compressed-tensors",
     *,
-    layers: list[str] | None = None,
-    keep: list[str] | None = None,
+    layers: list[str] | str | None = None,
+    keep: list[str] | str | None = None,
 ) -> Quantized:
     """Quantize a model's matrices into a new folder, whole or not at all.
 
@@ -99,6 +99,7 @@ def quantize_checkpoint(
     if producer not in HOLDS:
         raise CheckpointError(f"unknown producer {producer!r}; use one of {', '.join(HOLDS)}")
     fmt = writing_profile(format, producer)
+    layers, keep = ([patterns] if isinstance(patterns, str) else patterns for patterns in (layers, keep))
     weights, result = find_weights(checkpoint), Quantized(bytes_before=checkpoint.nbytes)
     chosen = _choose(weights, fmt, producer, layers, keep or [], result)
     reports: dict[str, _Measure] = {}

@@ -38,7 +38,7 @@ class Plan:
     method : Method
     activations : BlockFormat or None
         Of the inputs of every layer that is quantized; None leaves them in float32.
-    keep : tuple of str
+    keep : tuple of str, or str
         Name patterns of layers that stay as they are.
     keys, values : BlockFormat or None
         Of what the model keeps of the tokens that it has read; None leaves them in float32.
@@ -50,6 +50,10 @@ class Plan:
     keep: tuple[str, ...] = ()
     keys: BlockFormat | None = None
     values: BlockFormat | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.keep, str):  # as a tuple it would be one pattern a letter
+            object.__setattr__(self, "keep", (self.keep,))
 
     @property
     def weights(self) -> BlockFormat:
