@@ -239,6 +239,10 @@ class Recomputer:
         assert facts["coarse_bytes"] + facts["fine_bytes"] == weight["nbytes"]
         return {}
 
+    def on_transfer(self, event: dict, told: Arrays) -> Arrays:
+        assert event["facts"] == {"coarse_bytes": self.operands["weight"]["coarse_bytes"], "fine_bytes": 0}
+        return {}
+
     def on_counts(self, event: dict, told: Arrays) -> Arrays:
         events = [e for e in self.recorded["events"] if e["card"] == event["card"]]
         did = [(e["facts"]["cache"], e["facts"]["did"]) for e in events if e["kind"] == "cache"]
@@ -248,8 +252,9 @@ class Recomputer:
         assert facts["separations"] == did.count(("scales", "miss")) and facts["hits"] == did.count(("scales", "hit"))
         assert facts["decodes"] == did.count(("decoded weight", "miss"))
         assert facts["decode_hits"] == did.count(("decoded weight", "hit")) and facts["handshakes"] == len(hands)
-        assert facts["coarse_bytes"] == sum(hand["coarse_bytes"] for hand in hands)
-        assert facts["fine_bytes"] == sum(hand["fine_bytes"] for hand in hands)
+        sent = hands + [e["facts"] for e in events if e["kind"] == "transfer"]
+        assert facts["coarse_bytes"] == sum(tiers["coarse_bytes"] for tiers in sent)
+        assert facts["fine_bytes"] == sum(tiers["fine_bytes"] for tiers in sent)
         return {}
 
     def on_operand(self, event: dict, told: Arrays) -> Arrays:

@@ -291,6 +291,35 @@ def test_a_notebook_shows_an_event_with_all_of_its_numbers() -> None:
     assert "vbw step --html FILE" in repr(steps.player()) and "<iframe" in steps.player()._repr_html_()
 
 
+def test_an_error_budget_decides_about_the_fine_tier(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """What the message about a budget that cannot be met proposes can be done on the command line."""
+    np.save(tmp_path / "w.npy", unusual_weights()["tiny"])
+    words = ["step", "--recipe", "nvfp4-boh", "--data", str(tmp_path / "w.npy"), "--card", "first"]
+    assert cli.main(words) == 2 and "raise the budget" in capsys.readouterr().err
+    assert cli.main([*words, "--error-budget", "0.9"]) == 0
+    assert "An error of 0.9 is allowed." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "planes", "says"),
+    [
+        ({}, 3, "An error of 0.02 is allowed. With 3 bit planes"),
+        ({"error_budget": 0.06}, 1, "An error of 0.06 is allowed. With 1 bit plane of"),
+        ({"error_budget": 0.5}, 0, "An error of 0.5 is allowed."),
+        ({"boh": False}, 0, "The device was told not to offer fine tiers."),
+        ({"refresh_interval": 1}, 3, "An error of 0.02 is allowed."),
+    ],
+)
+def test_what_the_device_was_told_is_what_the_step_tells(options: dict, planes: int, says: str) -> None:
+    data = recorded("nvfp4-boh", **options)
+    assert Recomputer(data).run() > 5_000
+    steps = TrainingSteps.from_json(data)
+    agreed = steps.goto("error", "second")
+    assert says in str(agreed) and agreed.facts["planes"] == planes
+    kept = [event for event in steps if event.kind == "scales kept"]
+    assert bool(kept) == (options.get("refresh_interval") != 1)
+
+
 def test_the_page_names_the_command_that_makes_it() -> None:
     for options, words in (
         ({}, "--recipe nvfp4-train --seed 0 --html FILE"),

@@ -120,15 +120,18 @@ class CardStory:
         """Which tiers were agreed on, and why."""
         coarse, error = separate.values["coarse_error"], separate.values["error"]
         planes = separate.values["planes"]
+        policy = self.card.unit.policy
+        fine = self.recipe.fine if policy.boh else "not offered"
         decide = {
+            "not offered": "The device was told not to offer fine tiers.",
             "never": "The recipe never asks for a fine tier.",
             "always": "The recipe always asks for the fine tier.",
-            "budget": f"The recipe allows an error of {self.recipe.error_budget:g}.",
-        }[self.recipe.fine]
+            "budget": f"An error of {policy.error_budget:g} is allowed.",
+        }[fine]
         self.story.add(
             "error",
             f"Over the whole weight, the coarse tier's relative error is {{coarse_error}}. {decide}"
-            + (f" With {planes} bit planes of it the error is {{error}}." if planes else ""),
+            + (f" With {planes} bit plane{'s' * (planes > 1)} of it the error is {{error}}." if planes else ""),
             {
                 "coarse_error": Value.of(np.float64(coarse)),
                 "error": Value.of(np.float64(error)),
@@ -136,7 +139,7 @@ class CardStory:
                 "decoded": self.weight.value(self.packed.dequantize()),
                 "coarse": self.weight.value(self.packed.coarse().dequantize()),
             },
-            {"planes": planes, "budget": self.recipe.error_budget, "fine": self.recipe.fine},
+            {"planes": planes, "budget": policy.error_budget, "fine": fine},
             ("decoded", "weight"),
         )
 
@@ -158,6 +161,14 @@ class CardStory:
                 "Card and compute unit agree on what travels: first the coarse tier, {coarse_bytes} bytes. " + fine,
                 {},
                 facts,
+            )
+        sent = _only(spans, "coarse")
+        if hand is None and sent is not None:
+            self.story.add(
+                "transfer",
+                "Without a handshake the coarse tier travels over the link: {coarse_bytes} bytes.",
+                {},
+                {"coarse_bytes": sent.values["bytes"], "fine_bytes": 0},
             )
         decode = _only(spans, "decode")
         self._cache_says("decoded weight", "miss" if decode else "hit", decode)

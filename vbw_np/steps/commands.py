@@ -28,7 +28,8 @@ _EXAMPLES = """examples:
   vbw step --data weights.npz --json step.json"""
 
 _OF_THE_SMALL_MODEL = {
-    "seed": 0, "lr": 0.5, "accumulate": None, "data": None, "phase": None, "element": None, "html": None, "json": None
+    "seed": 0, "lr": 0.5, "accumulate": None, "error_budget": None, "data": None, "phase": None, "element": None,
+    "html": None, "json": None,
 }  # fmt: skip
 """Options that make no sense for a language model, and what they are if nobody gives them."""
 
@@ -45,6 +46,8 @@ def add_commands(subparsers: Any) -> None:
     add("--seed", type=options.seed, default=0, help="of the weights and of the rounding (default: %(default)s)")
     add("--lr", type=options.number(), default=0.5, help="learning rate (default: %(default)s)")
     add("--accumulate", choices=("float32", "blackwell", "hopper"), help="how the terms of a product are added")
+    add("--error-budget", type=options.number(0, open_ends=True), metavar="X",
+        help="relative error above which a card's fine tier is asked for (the recipe's own)")  # fmt: skip
     add("--data", type=options.path, metavar="FILE",
         help="weights of your own: .npz with `first` or `second`, or .npy with the first card's; at least 16 x 16, of "
         "which the upper left corner is taken")  # fmt: skip
@@ -75,7 +78,8 @@ def run_step(arguments: argparse.Namespace) -> int:
         if path is not None:
             check_output(path)
     weights = own_weights(arguments.data) if arguments.data is not None else None
-    chosen = {} if arguments.accumulate is None else {"accumulate": arguments.accumulate}
+    chosen = {name: getattr(arguments, name) for name in ("accumulate", "error_budget")}
+    chosen = {name: value for name, value in chosen.items() if value is not None}
     steps = step(arguments.recipe, seed=arguments.seed, lr=arguments.lr, weights=weights, **chosen)
     if arguments.element is not None:
         if arguments.card == "model":
@@ -98,9 +102,10 @@ def run_step(arguments: argparse.Namespace) -> int:
 def _read_model(arguments: argparse.Namespace) -> int:
     from .language_model import PROMPT, read_once, told
 
-    given = [f"--{name}" for name, default in _OF_THE_SMALL_MODEL.items() if getattr(arguments, name) != default]
+    given = [name for name, default in _OF_THE_SMALL_MODEL.items() if getattr(arguments, name) != default]
     if given:
-        raise UserError(f"{', '.join(given)}: of the small model alone; leave them out with --model")
+        words = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise UserError(f"{words}: of the small model alone; leave them out with --model")
     prompt = PROMPT if arguments.prompt is None else arguments.prompt
     print(told(read_once(arguments.model, arguments.recipe, prompt), arguments.card))
     return 0

@@ -138,7 +138,7 @@ def _text(steps: Recorded) -> str:
 def _foot(about: dict[str, Any]) -> str:
     words = {"recipe": about["recipe"]["name"], "seed": about["seed"]}
     words |= {"lr": f"{about['lr']:g}"} if about["lr"] != 0.5 else {}
-    words |= {"accumulate": about["options"]["accumulate"]} if "accumulate" in about["options"] else {}
+    words |= {name.replace("_", "-"): value for name, value in about["options"].items()}
     words |= {"data": "YOUR_WEIGHTS"} if about["own_weights"] else {}
     command = "vbw step" + "".join(f" --{name} {word}" for name, word in words.items()) + " --html FILE"
     return (
