@@ -204,7 +204,7 @@ def test_files_have_no_circle() -> None:
 # How large what is read in one sitting may be. Lower a number when something shrinks; raise one with a reason.
 LINES_OF_ROOM = {
     "autograd": 2300, "bench": 3600, "checkpoints": 4700, "conformance": 1500, "data": 1000, "device": 3640,
-    "formats": 8700, "kernels": 10800, "layers": 1300, "models": 2500, "ptq": 2950, "steps": 3150, "teach": 4100,
+    "formats": 8700, "kernels": 10800, "layers": 1300, "models": 2500, "ptq": 2950, "steps": 3150, "teach": 4150,
     "training": 3220, "viz": 1450,
 }  # fmt: skip
 LINES_OF_CORE = 1000  # tensor, primitive, ops and functional together: what a reader of autograd begins with

@@ -157,32 +157,54 @@ Without a tensor scale, small numbers are lost entirely (0 dB: the error is as l
 
 # %% [markdown]
 """
-## Exercise: NVFP4, equal in every byte
+## Exercise: NVFP4 to the byte, first its scales
 
-Now all of it, for a matrix `x` of float32 numbers whose rows are made of whole blocks of 16. Return `(packed, scales, amax)`: the bytes of all codes, row after row in one flat array; the
-E4M3 code of each block's scale, an array of shape (rows, blocks in a row); and the amax of the matrix. Two programs agree in every byte only if they do the same operations in the same order, each rounded to float32.
+Now all of it, for a matrix `x` of float32 numbers whose rows are made of whole blocks of 16, in two steps. Two programs agree in every byte only if they do the same operations in the same order, each rounded to float32.
 So, word for word, with `one = np.float32(1)`:
 
-- `S = np.float32(2688) / amax` (one over the tensor scale);
-- a block's scale is its amax, times `(S * (one / np.float32(6)))`, stored with `E4M3.encode`;
-- the factor of a block is one divided by (the stored scale, decoded, times `(one / S)`), and nought where that scale is nought (so do not divide there: a block of zeros is among the cases);
-- the codes are those of `x` times the factor.
+- `amax` is the largest magnitude of the matrix, and `S = np.float32(2688) / amax` (one over the tensor scale);
+- a block's scale is the block's own amax, times `(S * (one / np.float32(6)))`, stored with `E4M3.encode`.
 
-`codes_of` and `pack` are functions as you wrote them: an array of numbers to codes, a row of codes to bytes. (No matrix in the check is all zeros.) It will be used later: this function of yours trains a model.
+Return `(scales, amax)`: the E4M3 codes, an array of shape (rows, blocks in a row), and the amax of the matrix. (No matrix in the check is all zeros.)
 """
 
 
 # %% exercise=05.2
-def quantize_nvfp4(x, codes_of, pack):
+def nvfp4_scales(x):
     from vbw_np.formats import E4M3
 
     ### BEGIN SOLUTION
-    raise NotImplementedError  # return packed, scales, amax
+    raise NotImplementedError  # return scales, amax
     ### END SOLUTION
 
 
 # %% check=05.2
-check("05.2", quantize_nvfp4)
+check("05.2", nvfp4_scales)
+
+# %% [markdown]
+"""
+## Exercise: and then its codes
+
+`scales` and `amax` are given now, right ones, whatever became of the last exercise. `S` is made of `amax` as before.
+
+- The factor of a block is one divided by (the stored scale, decoded, times `(one / S)`), and nought where that scale is nought (so do not divide there: a block of zeros is among the cases);
+- the codes are those of `x` times the factor.
+
+`codes_of` and `pack` are functions as you wrote them: an array of numbers to codes, a row of codes to bytes. Return the bytes of all codes, row after row in one flat array. Both steps will be used later: these functions of yours train a model.
+"""
+
+
+# %% exercise=05.3
+def nvfp4_codes(x, scales, amax, codes_of, pack):
+    from vbw_np.formats import E4M3
+
+    ### BEGIN SOLUTION
+    raise NotImplementedError  # return packed
+    ### END SOLUTION
+
+
+# %% check=05.3
+check("05.3", nvfp4_codes)
 
 # %% [markdown]
 """
@@ -193,4 +215,23 @@ Which bits are stored is the hardware's; how near they come back is arithmetic, 
 ## What you can say now
 
 How to say in decibels how near numbers come back; that which format is nearer depends on the numbers; what the choice of four or six and the tensor scale are for; and you have NVFP4, byte for byte, in your own hands.
+
+## A map: what you have, and what is built on it
+
+A good place to stop for a day. Everything so far was about slopes, and about *storing* numbers (numbers in gray are notebooks):
+
+| you have | from | built on it |
+|---|---|---|
+| a tape, walked back from the result to every weight | `01` | `08`: what is the slope of rounding? Then all training |
+| sixteen codes, ties to even | `02` | `08`: rounding by chance; `12`: rounding to the last bit |
+| two codes a byte, in an order that must be known | `03` | `13`: files; `16`: bugs that people really made |
+| a scale for every block, and one for the whole matrix | `04` | everything below |
+| decibels, and NVFP4 to the byte | `05` | `10`: a training that runs on your functions |
+
+From here several ways lead on, and the order is yours:
+
+- *Learning*, the main road: `06` (skim it, as its first lines say), then `08`, `09`, `10`.
+- *Files and bits*: `12` and `13`, which you can read right now.
+- *Finished models*, when you have been through `10`: `14` first, then `17`, `18`, `19`.
+- *Machines*: `15` and `16` after `06`, `11` after `10`. `07` is a byway that nothing needs.
 """

@@ -381,21 +381,21 @@ check("10.2", descend)
 """
 ## A training made by you
 
-You have written, notebook by notebook, everything that a training in four bits is made of: how a code is decoded, rounding, packing, NVFP4, the walk back, the way straight through, and now the loop. Here they
+You have written, notebook by notebook, everything that a training in four bits is made of: how a code is decoded, rounding, packing, the scales and the codes of NVFP4, the walk back, the way straight through, and now the loop. Here they
 are put together. `own_parts` looks into your notebooks (save them first), and takes your function where the check calls it right, the library's where not. It says which. (On Colab they are in your Drive, under `Copy of` and their name: mount it, and name the folder in a cell before, such as `os.environ["VBW_NOTEBOOKS"] = "/content/drive/MyDrive/Colab Notebooks"`.)
 """
 
 # %%
-names = ("01.3", "02.1", "02.3", "03.1", "05.2", "08.1", "10.2")
+names = ("01.3", "02.1", "02.3", "03.1", "05.2", "05.3", "08.1", "10.2")
 parts = own_parts(names, here={"10.2": descend})
 for part in parts.values():
     print(part)
-walk_back, decode, codes_of, pack, quantize_nvfp4, straight_through, loop = parts.values()
+walk_back, decode, codes_of, pack, nvfp4_scales, nvfp4_codes, straight_through, loop = parts.values()
 yours = sum(part.yours for part in parts.values())
 
 # %% [markdown]
 """
-First, a matrix goes through NVFP4 and back: `quantize_nvfp4` with your rounding and your packing, then the sixteen values that `decode` knows, times the scales.
+First, a matrix goes through NVFP4 and back: `nvfp4_scales`, and `nvfp4_codes` with your rounding and your packing, then the sixteen values that `decode` knows, times the scales.
 """
 
 # %%
@@ -403,7 +403,8 @@ value_of = np.array([decode(code) for code in range(16)], np.float32)
 
 
 def through_nvfp4(w):
-    packed, scales, amax = quantize_nvfp4(w, codes_of, pack)
+    scales, amax = nvfp4_scales(w)
+    packed = nvfp4_codes(w, scales, amax, codes_of, pack)
     codes = np.stack([packed & 15, packed >> 4], axis=-1).reshape(len(w), -1, 16)
     decoded = value_of[codes] * E4M3.decode(scales)[..., None]
     return (decoded * (amax / np.float32(2688))).reshape(w.shape).astype(np.float32)

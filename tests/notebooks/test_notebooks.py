@@ -164,7 +164,7 @@ def test_the_readers_own_parts_train_the_model(monkeypatch, tmp_path):
     monkeypatch.setenv("VBW_NOTEBOOKS", str(tmp_path))
     cells = run("10_training", monkeypatch, "solution")
     (curves,) = [c.value for c in cells if c.kind == "code" and "by_hand," in c.source and c.html]
-    assert "yours (7 of 7 parts)" in str(curves.rows) + curves.alt
+    assert "yours (8 of 8 parts)" in str(curves.rows) + curves.alt
 
 
 @every_notebook

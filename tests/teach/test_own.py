@@ -16,7 +16,7 @@ from vbw_np.teach import get_exercise, own_parts
 from vbw_np.teach.runner import answer_with
 
 ROOT = Path(__file__).parents[2]
-CHAIN = ("01.3", "02.1", "02.3", "03.1", "05.2", "08.1")
+CHAIN = ("01.3", "02.1", "02.3", "03.1", "05.2", "05.3", "08.1")
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_wrong_hostile_and_missing_answers_are_the_librarys(solved, tmp_path):
     next(tmp_path.glob("03_*.ipynb")).unlink()
     next(tmp_path.glob("01_*.ipynb")).write_text("not json")
     parts = own_parts(CHAIN, folder=tmp_path)
-    assert [name for name, part in parts.items() if part.yours] == ["02.1", "05.2"]
+    assert [name for name, part in parts.items() if part.yours] == ["02.1", "05.2", "05.3"]
     assert "no notebook 03" in parts["03.1"].why and "not a Jupyter notebook" in parts["01.3"].why
 
 

@@ -136,70 +136,107 @@ return np.where(x < 0, codes + 8, codes).astype(np.uint8)
     symptom="the first number that shows it is 0.75",
 )
 
-# ---- 04: a matrix in NVFP4, to the byte
+# ---- 05: a matrix in NVFP4, to the byte: its scales, then its codes
 
 
-def _matrix_cases(seed: int) -> list[tuple]:
+def _matrices(seed: int) -> list[np.ndarray]:
     rng = np.random.default_rng(seed)
     ramp = np.linspace(-1, 2, 16, dtype=np.float32)[None]
     gap = np.zeros((1, 32), np.float32)
     gap[0, 3] = 5
     drawn = [rng.normal(0, size, (4, 64)).astype(np.float32) for size in (1, 1e-3, 300)]
     wild = (rng.standard_t(2, (8, 32))).astype(np.float32)
-    return [(x, Given("codes of"), Given("pack")) for x in (ramp, gap, *drawn, wild)]
+    return [ramp, gap, *drawn, wild]
 
 
-def _quantize_nvfp4(x: np.ndarray, codes_of: Any, pack: Any) -> tuple[np.ndarray, np.ndarray, np.float32]:
-    packed = quantize(x, "nvfp4", measure=False)
-    return packed.codes.ravel(), packed.scales, np.abs(x).max()
+def _nvfp4_scales(x: np.ndarray) -> tuple[np.ndarray, np.float32]:
+    return quantize(x, "nvfp4", measure=False).scales, np.abs(x).max()
 
 
-def _say_matrix(args: tuple, got: Any, want: Any) -> str:
+def _with_scales(seed: int) -> list[tuple]:
+    return [(x, *_nvfp4_scales(x), Given("codes of"), Given("pack")) for x in _matrices(seed)]
+
+
+def _nvfp4_codes(x: np.ndarray, scales: np.ndarray, amax: np.float32, codes_of: Any, pack: Any) -> np.ndarray:
+    return quantize(x, "nvfp4", measure=False).codes.ravel()
+
+
+def _differs(args: tuple, name: str, got: Any, want: Any, shown: Any) -> str | None:
+    """Where one of the returned things is not the expected one, or None."""
+    lead = f"for a matrix of shape {args[0].shape}: `{name}`"
+    if np.shape(got) != np.shape(want):
+        return f"{lead} has shape {np.shape(got)}, expected {np.shape(want)}"
+    differs = np.ravel(got) != np.ravel(want)
+    if not differs.any():
+        return None
+    at = int(differs.argmax())
+    one, other = np.ravel(got)[at], np.ravel(want)[at]
+    return f"{lead} differs first at {at}\nyours:    {shown(one)}\nexpected: {shown(other)}"
+
+
+def _say_scales(args: tuple, got: Any, want: Any) -> str:
     lead = f"for a matrix of shape {args[0].shape}"
-    if not isinstance(got, list | tuple) or len(got) != 3:
-        return f"{lead}: expected three things, (packed, scales, amax)"
-    for name, g, w in zip(("packed", "scales", "amax"), got, want):
-        if np.shape(g) != np.shape(w):
-            return f"{lead}: `{name}` has shape {np.shape(g)}, expected {np.shape(w)}"
-    for name, g, w in (("amax", got[2], want[2]), ("scales", got[1], want[1]), ("packed", got[0], want[0])):
-        differs = np.ravel(g) != np.ravel(w)
-        if differs.any():
-            at = int(differs.argmax())
-            one, other = np.ravel(g)[at], np.ravel(w)[at]
-            shown = describe_value if name == "amax" else byte_bits
-            return f"{lead}: `{name}` differs first at {at}\nyours:    {shown(one)}\nexpected: {shown(other)}"
-    return f"{lead}: something in it is no number"
+    if not isinstance(got, list | tuple) or len(got) != 2:
+        return f"{lead}: expected two things, (scales, amax)"
+    amax = _differs(args, "amax", got[1], want[1], describe_value)
+    found = amax or _differs(args, "scales", got[0], want[0], byte_bits)
+    return found or f"{lead}: something in it is no number"
+
+
+def _say_packed(args: tuple, got: Any, want: Any) -> str:
+    return _differs(args, "packed", got, want, byte_bits) or "something in it is no number"
 
 
 EXERCISE_05_2 = exercise(
     "05.2",
-    "a matrix in NVFP4, equal in every byte",
-    "quantize_nvfp4",
-    cases=_matrix_cases,
-    expected=_quantize_nvfp4,
-    describe=_say_matrix,
+    "the scales of a matrix in NVFP4, equal in every byte",
+    "nvfp4_scales",
+    cases=lambda seed: [(x,) for x in _matrices(seed)],
+    expected=_nvfp4_scales,
+    describe=_say_scales,
     library=True,
     hints=(
-        "amax = np.abs(x).max() and blocks = x.reshape(len(x), -1, 16). All of it in float32: np.float32(2688) / amax.",
+        "amax = np.abs(x).max(), and x.reshape(len(x), -1, 16) cuts every row into blocks.",
+        "The amax of every block: np.abs(blocks).max(axis=2). All of it in float32: S = np.float32(2688) / amax.",
         "scales = E4M3.encode(np.abs(blocks).max(axis=2) * (S * (np.float32(1) / np.float32(6))))",
-        "factor = 1 / (E4M3.decode(scales) * (np.float32(1) / S)), but 0 where the scale is 0; then "
-        "pack(codes_of(blocks * factor[..., None]).ravel()).",
     ),
     solution="""
 one, amax, blocks = np.float32(1), np.abs(x).max(), x.reshape(len(x), -1, 16)
 S = np.float32(2688) / amax
-scales = E4M3.encode(np.abs(blocks).max(axis=2) * (S * (one / np.float32(6))))
-decoded = E4M3.decode(scales) * (one / S)
-factor = np.divide(one, decoded, out=np.zeros_like(decoded), where=decoded > 0)
-return pack(codes_of(blocks * factor[..., None]).ravel()), scales, amax
+return E4M3.encode(np.abs(blocks).max(axis=2) * (S * (one / np.float32(6)))), amax
 """,
     wrong="""
 one, amax, blocks = np.float32(1), np.abs(x).max(), x.reshape(len(x), -1, 16)
+return E4M3.encode(np.abs(blocks).max(axis=2) * (one / np.float32(6))), amax
+""",
+    symptom="`scales` differs first at 0",
+)
+
+EXERCISE_05_3 = exercise(
+    "05.3",
+    "the codes of a matrix in NVFP4, equal in every byte",
+    "nvfp4_codes",
+    cases=_with_scales,
+    expected=_nvfp4_codes,
+    describe=_say_packed,
+    library=True,
+    hints=(
+        "decoded = E4M3.decode(scales) * (np.float32(1) / S) is what each block was divided by, nearly.",
+        "factor = np.divide(one, decoded, out=np.zeros_like(decoded), where=decoded > 0) does not divide by nought.",
+        "blocks * factor[..., None] gives each block its own factor; then pack(codes_of(...).ravel()).",
+    ),
+    solution="""
+one, blocks = np.float32(1), x.reshape(len(x), -1, 16)
 S = np.float32(2688) / amax
-decoded = np.abs(blocks).max(axis=2) * (S / np.float32(6))
-scales = E4M3.encode(decoded)
-factor = np.divide(one, decoded / S, out=np.zeros_like(decoded), where=decoded > 0)
-return pack(codes_of(blocks * factor[..., None]).ravel()), scales, amax
+decoded = E4M3.decode(scales) * (one / S)
+factor = np.divide(one, decoded, out=np.zeros_like(decoded), where=decoded > 0)
+return pack(codes_of(blocks * factor[..., None]).ravel())
+""",
+    wrong="""
+one, blocks = np.float32(1), x.reshape(len(x), -1, 16)
+decoded = E4M3.decode(scales)
+factor = np.divide(one, decoded, out=np.zeros_like(decoded), where=decoded > 0)
+return pack(codes_of(blocks * factor[..., None]).ravel())
 """,
     symptom="`packed` differs first at",
 )
@@ -276,4 +313,11 @@ return weights
     symptom="slope of the square, 0.25, 2)",
 )
 
-EXERCISES: tuple[Exercise, ...] = (EXERCISE_01_3, EXERCISE_02_3, EXERCISE_05_2, EXERCISE_08_1, EXERCISE_10_2)
+EXERCISES: tuple[Exercise, ...] = (
+    EXERCISE_01_3,
+    EXERCISE_02_3,
+    EXERCISE_05_2,
+    EXERCISE_05_3,
+    EXERCISE_08_1,
+    EXERCISE_10_2,
+)
