@@ -21,7 +21,7 @@ FAST = [
 ]  # fmt: skip
 """Formats that kernels quantize; all others are left to NumPy."""
 
-SHAPES = [(5, 512), (33, 256), (17, 300), (3, 7), (20, 1001), (2, 3, 64), (1, 1), (1000,), (70, 1024)]
+SHAPES = [(5, 512), (33, 256), (17, 300), (3, 7), (20, 1001), (2, 3, 64), (1, 1), (1000,), (70, 1024), (2, 2600)]
 
 pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
 

@@ -46,6 +46,7 @@ from ..simd.wide import WIDTH
 from .numbers import ABSMAX, CEIL, EVEN, KEEP, NEAREST, NEVER, RCEIL, STOCHASTIC, TE
 from .rounding import (
     e2m1,
+    e2m1_nibble,
     e2m1_stochastic,
     e2m1_stochastic_8,
     mx_ceil,
@@ -218,52 +219,74 @@ def _store_scales(arrays, s, code, rule):
 
 
 @leaf
-def _encode_plain(x, i, codes, c, factor, minus):
-    """Sixteen elements to nearest even, packed; `minus` is 8 where -0 keeps its sign, else 0."""
+def _encode_plain(x, i, codes, c, factor, zero):
+    """Sixteen elements to nearest even, packed; adding `zero` takes the sign from -0, or with -0 nothing."""
     q = load(x, i) * factor
-    sign = (bits(q) >> 28) & select(q != 0.0, usplat(8), minus)
-    store_nibbles(codes, c, e2m1(q) | sign)
+    store_nibbles(codes, c, e2m1_nibble(q) | ((bits(q + zero) >> 28) & 8))
 
 
 @leaf
-def _encode_plain_strip(x, i, codes, c, scratch, block, minus):
-    """Sixteen blocks by their factors in `scratch`: the common case, without a branch.
+def _is_plain(settings):
+    return settings.rounding == NEAREST and settings.rule != ABSMAX and settings.sign != NEVER
+
+
+@leaf
+def _encode_plain_strips(x, i, codes, c, scratch, settings, count):
+    """Strips by their factors in `scratch`: the common case, without a branch.
 
     While it computes, nothing would be read: so what lies `AHEAD` is fetched meanwhile.
     """
-    if block == 32:
-        for b in range(WIDTH):
+    zero = floats(usplat(0x80000000 if settings.sign == KEEP else 0))
+    if settings.block == 32:
+        for b in range(count * WIDTH):
             prefetch(x, i + 32 * b + AHEAD)
             prefetch(x, i + 32 * b + 16 + AHEAD)
             factor = splat(at(scratch, b))
-            _encode_plain(x, i + 32 * b, codes, c + 16 * b, factor, minus)
-            _encode_plain(x, i + 32 * b + 16, codes, c + 16 * b + 8, factor, minus)
+            _encode_plain(x, i + 32 * b, codes, c + 16 * b, factor, zero)
+            _encode_plain(x, i + 32 * b + 16, codes, c + 16 * b + 8, factor, zero)
     else:
-        for b in range(WIDTH):
+        for b in range(count * WIDTH):
             prefetch(x, i + 16 * b + AHEAD)
-            _encode_plain(x, i + 16 * b, codes, c + 8 * b, splat(at(scratch, b)), minus)
+            _encode_plain(x, i + 16 * b, codes, c + 8 * b, splat(at(scratch, b)), zero)
+
+
+@leaf
+def _fit_strip(arrays, x, s, place, tile, scratch, k, factor, s_dec, settings):
+    """The scales of a strip of `tile` rows, which share them, and its factors to scratch[k ...]; the bits of amax."""
+    amax = usplat(0)
+    for r in range(tile):
+        amax = larger(amax, strip_amax(arrays.x, x + r * place.x_step, settings.block))
+    if settings.whole:
+        store(scratch, k, splat(factor))
+    elif settings.fresh:
+        code = fit(amax, settings.rule, factor)
+        for r in range(tile):
+            _store_scales(arrays, s + r * place.scales_step, code, settings.rule)
+        store(scratch, k, factor_of(code, settings.rule, s_dec))
+    else:
+        store(scratch, k, factor_of(_load_scales(arrays, s, settings.rule), settings.rule, s_dec))
+    return amax
+
+
+@leaf
+def _two_strips(arrays, place, scratch, factor, s_dec, settings):
+    """Two plain strips of a row: fitting a scale is a chain of slow steps, and two run side by side."""
+    top = usplat(0)
+    for k in range(2):
+        x, s = place.x + k * WIDTH * settings.block, place.scales + k * WIDTH
+        top = larger(top, _fit_strip(arrays, x, s, place, 1, scratch, k * WIDTH, factor, s_dec, settings))
+    _encode_plain_strips(arrays.x, place.x, arrays.codes, place.codes, scratch, settings, 2)
+    return top
 
 
 @leaf
 def _strip(arrays, place, tile, scratch, factor, s_dec, settings):
     """Quantize `tile` rows of sixteen blocks each, which share their scales; the bit patterns of the blocks' amax."""
-    amax = usplat(0)
-    for r in range(tile):
-        amax = larger(amax, strip_amax(arrays.x, place.x + r * place.x_step, settings.block))
-    if settings.whole:
-        store(scratch, 0, splat(factor))
-    elif settings.fresh:
-        code = fit(amax, settings.rule, factor)
-        for r in range(tile):
-            _store_scales(arrays, place.scales + r * place.scales_step, code, settings.rule)
-        store(scratch, 0, factor_of(code, settings.rule, s_dec))
-    else:
-        store(scratch, 0, factor_of(_load_scales(arrays, place.scales, settings.rule), settings.rule, s_dec))
-    if settings.rounding == NEAREST and settings.rule != ABSMAX and settings.sign != NEVER:
-        minus = usplat(8 if settings.sign == KEEP else 0)
+    amax = _fit_strip(arrays, place.x, place.scales, place, tile, scratch, 0, factor, s_dec, settings)
+    if _is_plain(settings):
         for r in range(tile):
             i, c = place.x + r * place.x_step, place.codes + r * place.codes_step
-            _encode_plain_strip(arrays.x, i, arrays.codes, c, scratch, settings.block, minus)
+            _encode_plain_strips(arrays.x, i, arrays.codes, c, scratch, settings, 1)
         return amax
     low, width = load(arrays.tables, 0), load(arrays.tables, WIDTH)
     for r in range(tile):
@@ -322,12 +345,16 @@ def _quantize_rows(arrays, first, tile, step, length, own, scratch, factor, s_de
     code_bytes, blocks = (step + 1) // 2, (step + settings.block - 1) // settings.block
     if settings.whole:
         blocks = 1
-    top = usplat(0)
-    for start in range(0, length, strip):
+    top, start = usplat(0), 0
+    while start < length:
         begin = first * step + start
         codes, scales = first * code_bytes + start // 2, first * blocks + start // settings.block
         place = there = Place(begin, step, codes, code_bytes, scales, blocks, begin, step)
         source = arrays
+        if tile == 1 and start + 2 * strip <= length and _is_plain(settings):
+            top = larger(top, _two_strips(arrays, place, scratch, factor, s_dec, settings))
+            start += 2 * strip
+            continue
         short = start + strip > length
         if short:
             _copy_in(arrays, place, length - start, tile, own, settings)
@@ -335,6 +362,7 @@ def _quantize_rows(arrays, first, tile, step, length, own, scratch, factor, s_de
         top = larger(top, _strip(source, there, tile, scratch, factor, s_dec, settings))
         if short:
             _copy_out(arrays, place, length - start, tile, own, settings)
+        start += strip
     return max_lanes(top)
 
 
@@ -342,7 +370,7 @@ def _quantize_rows(arrays, first, tile, step, length, own, scratch, factor, s_de
 def _quantize_group(arrays, first, tile, step, length, factor, s_dec, settings):
     """`_quantize_rows` with room of its own for a short strip."""
     strip = tile * WIDTH * settings.block
-    words, octets = np.empty(strip + (tile + 1) * WIDTH, np.float32), np.zeros(strip + tile * WIDTH, np.uint8)
+    words, octets = np.empty(strip + (tile + 2) * WIDTH, np.float32), np.zeros(strip + tile * WIDTH, np.uint8)
     x, wide, scratch = words[:strip], words[strip : strip + tile * WIDTH], words[strip + tile * WIDTH :]
     codes, fine, scales = octets[: strip // 2], octets[strip // 2 : strip], octets[strip:]
     own = Arrays(pointer(x), pointer(codes), pointer(fine), pointer(scales), pointer(wide), arrays.tables)

@@ -235,14 +235,15 @@ def store_bytes(e, address, v):
 
 
 def _store_nibbles_numpy(x, i, v):
-    x[i : i + WIDTH // 2] = v[::2] | (v[1::2] << 4)
+    x[i : i + WIDTH // 2] = (v[::2] & 15) | (v[1::2] << 4)
 
 
 @_writes(_store_nibbles_numpy, U16)
 def store_nibbles(e, address, v):
-    """`store_nibbles(x, i, v)`: x[i : i + 8] = sixteen 4-bit codes, two a byte, low nibble first."""
+    """`store_nibbles(x, i, v)`: x[i : i + 8] = the lowest four bits of sixteen words, two a byte, low nibble first."""
     pairs = e.b.bitcast(v, _PAIRS)
-    joined = e.b.or_(pairs, e.b.lshr(pairs, e.const(_PAIRS, 28)))
+    low, high = e.const(_PAIRS, 0x0F), e.const(_PAIRS, 0xF0)
+    joined = e.b.or_(e.b.and_(pairs, low), e.b.and_(e.b.lshr(pairs, e.const(_PAIRS, 28)), high))
     e.b.store(e.b.trunc(joined, _HALF), address(_HALF), align=1)
 
 
