@@ -306,6 +306,7 @@ def test_an_error_budget_decides_about_the_fine_tier(tmp_path: Path, capsys: pyt
         ({}, 3, "An error of 0.02 is allowed. With 3 bit planes"),
         ({"error_budget": 0.06}, 1, "An error of 0.06 is allowed. With 1 bit plane of"),
         ({"error_budget": 0.5}, 0, "An error of 0.5 is allowed."),
+        ({"mode": "precision"}, 4, "In the mode `precision` all of the fine tier is asked for. With 4 bit planes"),
         ({"boh": False}, 0, "The device was told not to offer fine tiers."),
         ({"refresh_interval": 1}, 3, "An error of 0.02 is allowed."),
     ],
@@ -317,7 +318,18 @@ def test_what_the_device_was_told_is_what_the_step_tells(options: dict, planes: 
     agreed = steps.goto("error", "second")
     assert says in str(agreed) and agreed.facts["planes"] == planes
     kept = [event for event in steps if event.kind == "scales kept"]
-    assert bool(kept) == (options.get("refresh_interval") != 1)
+    assert bool(kept) == (not {"refresh_interval", "mode"} & set(options))
+
+
+@pytest.mark.parametrize("recipe", ["nvfp4", "mxfp4", "nvfp4-boh"])
+def test_a_device_that_was_told_to_quantize_activations_is_recorded_so(recipe: str) -> None:
+    """`compute="fp4"` makes products of codes where the recipe names a weight alone."""
+    data = recorded(recipe, compute="fp4")
+    assert Recomputer(data).run() > 5_000
+    parts = [event["part"] for event in data["events"] if event["kind"] == "operand"]
+    assert parts == ["activation"] * 4
+    with pytest.raises(UserError, match="both are placed: leave `select` out"):
+        vbw.step(recipe, select="second*")
 
 
 def test_the_page_names_the_command_that_makes_it() -> None:

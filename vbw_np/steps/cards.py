@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from ..device import Card, Operands, Recipe
 from ..device.pairs import quantizes_anew
+from ..device.slots import activation_of
+from ..device.ways import FP4, ways_of
 from ..formats import BlockFormat, FittedScales, PackedTensor, get_format
 from ..formats.packing import pack_codes
 from . import products, together
@@ -49,6 +51,11 @@ class CardStory:
     x: Matrix | None = None
     witness: Witness | None = None
 
+    @property
+    def _quantizes(self) -> bool:
+        """Whether products are made of quantized operands: as the recipe says, or as the device was told."""
+        return FP4 in ways_of(self.recipe, self.card.unit.policy.compute)
+
     # -- the weight
 
     def forward(self, phase: str, x: NDArray[np.float32], weight: NDArray[np.float32], witness: Witness) -> NDArray:
@@ -70,7 +77,7 @@ class CardStory:
             return self._checked(self._numbers(phase, weight, "Nothing is rounded."), spans)
         self._ready(spans)
         self._moved(spans)
-        if self.recipe.activation is None:
+        if not self._quantizes:
             story.at(phase, name, "weight")
             numbers = decoded(story, self.weight, self.packed)
             return self._checked(self._numbers(phase, numbers, "The decoded weight is multiplied."), spans)
@@ -122,8 +129,10 @@ class CardStory:
         planes = separate.values["planes"]
         policy = self.card.unit.policy
         fine = self.recipe.fine if policy.boh else "not offered"
+        fine = "precision" if fine != "not offered" and self.card.unit.mode == "precision" else fine
         decide = {
             "not offered": "The device was told not to offer fine tiers.",
+            "precision": "In the mode `precision` all of the fine tier is asked for.",
             "never": "The recipe never asks for a fine tier.",
             "always": "The recipe always asks for the fine tier.",
             "budget": f"An error of {policy.error_budget:g} is allowed.",
@@ -207,7 +216,7 @@ class CardStory:
         return products.of_numbers(story, "the output", self.x, self.weight, why=why)
 
     def _fp4_forward(self, phase: str, spans: list[Span]) -> NDArray[np.float32]:
-        how = self.recipe.activation
+        how = activation_of(self.recipe)
         decoded(self.story, self.weight, self.packed, _STANDS_FOR)
         key = None
         if how.stochastic:
@@ -279,7 +288,7 @@ class CardStory:
         how = self.recipe.gradient if self.packed is not None else None
         story = self.story.at("backward", self.card.name, "gradient" if how else "gradient of the input")
         if how is None:
-            rounded = self.packed is not None and self.recipe.activation is not None
+            rounded = self.packed is not None and self._quantizes
             data = self.packed.dequantize() if rounded else self.weight.data
             turned = Matrix("the weight", np.ascontiguousarray(data.T), self.inputs, self.outputs)
             why = "The gradient goes back through the same weight that computed."

@@ -78,7 +78,7 @@ def step(
     lr : float
         Learning rate.
     options
-        For the `Device`: `accumulate`, `boh`, `error_budget`, `refresh_interval`.
+        For the `Device`: `accumulate`, `promote`, `boh`, `error_budget`, `refresh_interval`, `compute`.
 
     Returns
     -------
@@ -102,7 +102,7 @@ def step(
     for name, array in checked_weights(weights or {}).items():
         getattr(model, name).weight.assign(array)
     device = place(model, recipe, seed=seed, **options)
-    check_known(device.recipe)
+    _check_cards(device)
     with autograd.use_twins(False):  # kernels give the same bits, and take a minute to compile
         run = _finite_run(device, model, optim.SGD(model.parameters(), lr=lr))
     with np.errstate(over="ignore", under="ignore"):
@@ -113,6 +113,13 @@ def step(
         "loss": float(run.loss), "loss_after": float(run.loss_after),
     }  # fmt: skip
     return TrainingSteps(story.events, about, _first_place(story))
+
+
+def _check_cards(device: Device) -> None:
+    """Raise if the step of a device's cards is none that can be shown."""
+    check_known(device.recipe)
+    if set(device.cards) != set(CARDS):
+        raise UserError("a recorded step shows the cards first and second, so both are placed: leave `select` out")
 
 
 def checked_weights(weights: Mapping[str, ArrayLike]) -> dict[str, NDArray[np.float32]]:
