@@ -588,9 +588,24 @@ def _check_fitted(scales: FittedScales, shape: tuple[int, ...], fmt: BlockFormat
         raise DtypeError(f"the scales have dtype {scales.block.dtype.name}; {fmt.name} needs {np.dtype(dtype).name}")
     if (scales.stored is None) != (fmt.tensor_level == "none"):
         raise ScaleError(f"{fmt.name} and the scales disagree about a tensor-level scale; fit them with this format")
+    _check_of_this_rule(scales, fmt)
     if fmt.rule.affine is not None and scales.inner is None:
         raise ScaleError(f"{fmt.name} needs scales that were fitted for it; fit them with this format")
     if fmt.quantile_codebook and scales.codebook is None:
         raise ScaleError(f"{fmt.name} needs a codebook; fit the scales with this format")
     if fmt.fine is not None and fmt.fine.kind == "own" and scales.fine is None:
         raise ScaleError(f"{fmt.name} needs scales for its fine tier; fit them with this format")
+
+
+def _check_of_this_rule(scales: FittedScales, fmt: BlockFormat) -> None:
+    """Refuse scales under which this format's rule would encode with other numbers than it decodes with."""
+    why, element = "", fmt.rule.scale_element
+    if scales.stored is not None and scales.tensor is not None:
+        ours, theirs = fmt.rule.multiplier(scales.stored), np.asarray(scales.tensor)
+        if not np.allclose(ours, theirs, rtol=1e-6, atol=0, equal_nan=True):
+            why = f"its tensor-level multiplier would be {float(np.ravel(ours)[0]):g}, theirs {float(theirs.flat[0]):g}"
+    if element is not None and element.signed and fmt.second is None:
+        negative = (scales.block & FLAG).astype(bool) & (scales.block != 255)
+        why = why or ("some would be negative" if negative.any() else "")
+    if why:
+        raise ScaleError(f"the scales are of another rule than {fmt.name}'s: {why}; fit them with this format")
