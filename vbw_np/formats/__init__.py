@@ -20,6 +20,7 @@ scales        scale rules: amax -> scale, element -> quotient, in a stated order
 blocks        `BlockFormat` records, the registry `FORMATS`, `get_format`
 codebooks     NF4, bitsandbytes' FP4, Lloyd-Max, quantiles
 codec         `quantize`, `fit_scales`, `encode`, `dequantize`, `fake_quantize`
+fitted        `FittedScales`: what the encoder uses, and whether it is a format's own
 packed        `PackedTensor` and the decoder
 packing       nibble orders, bit planes, the 128 x 4 scale swizzle
 profiles      producers' exact behaviour as frozen records: `quantize(w, "nvfp4", profile="torchao-0.18-nvfp4")`
@@ -27,6 +28,7 @@ containers    producers' named arrays: `to_container(packed, "gguf")`, `from_con
 scalar        the scalar tier: one number in exact fractions, with its reasons
 explain       `packed.explain(i, j, x=w)`, `explain_code`, `explain_values`
 diagnose      `diagnose(a, b, x)`: why two packed tensors of one matrix differ
+other_parts   what `diagnose` compares beside codes and scales
 double_quant  float32 block maxima in 8 bits
 orthogonal    INT4 over 8 x 8 blocks, near-orthogonal ones made orthogonal
 claims        published figures, reproduced

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ... import formats
 from ...engine import autograd
 from ...formats.blocks import apply_options
-from ...formats.codec import _check_fitted as check_fitted
+from ...formats.fitted import check_fitted
 from ...formats.packed import byte_shape, checked_level, nested_edges, scale_shape
 from ...formats.random_bits import hash_keys
 from ...formats.scales import te_encode_scale
