@@ -234,7 +234,7 @@ def _run(
 def _outputs(x, fmt, scales, out) -> tuple[NDArray, NDArray | None, NDArray]:
     """Arrays for codes, fine codes and scales: those of `out`, or fresh; given scales are used as they are."""
     codes_shape, scales_shape = byte_shape(x.shape, fmt), scale_shape(x.shape, fmt)
-    if out is not None and (out.shape != x.shape or out.format != fmt):
+    if out is not None and (out.shape != x.shape or apply_options(out.format, fmt.ties) != fmt):
         raise formats.ShapeError(
             f"out is a {out.format.name} tensor of shape {out.shape}; the result is {fmt.name} of shape {x.shape}"
         )
