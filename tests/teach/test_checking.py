@@ -16,6 +16,7 @@ def no_grader(monkeypatch):
     monkeypatch.delenv("VBW_STRICT", raising=False)
     monkeypatch.delenv("NBGRADER_EXECUTION", raising=False)
     monkeypatch.setattr("vbw_np.teach.checking._hints_given", {})
+    monkeypatch.setattr("vbw_np.teach.checking._wrong_before", {})
 
 
 def not_yet(code):
@@ -63,6 +64,15 @@ def test_a_verdict_shows_itself_in_words_and_escapes_html():
     assert repr(result).startswith("[x] 00.1 WRONG")
     shown = result._repr_html_()
     assert "WRONG" in shown and "'<b>'" not in shown and "&lt;b&gt;" in shown
+
+
+def test_the_right_number_comes_with_the_second_wrong_one():
+    for _ in range(2):  # the same cell, run again
+        message = check("03.2", 128).message
+        assert "it is too large. Write down" in message and "solution('03.2')" in message and "16" not in message
+    assert "it is too small" in (second := check("03.2", 15).message) and second.endswith("expected:    16")
+    assert "it is too small" in (other := check("06.2", 1).message) and "16384" not in other
+    assert check("03.2", 16)
 
 
 @pytest.mark.parametrize("variable", ["VBW_STRICT", "NBGRADER_EXECUTION"])

@@ -88,7 +88,23 @@ def test_a_counter_example_says_which_argument_is_which():
 
 
 def test_a_string_is_no_number():
-    assert "your answer is the string '16'\nexpected:    16" in judge(get_exercise("03.2"), "16").message
+    assert "your answer is the string '16'\nexpected:    a number" in judge(get_exercise("03.2"), "16").message
+
+
+@pytest.mark.parametrize(
+    ("answer", "way"),
+    [
+        (17, "too large"),
+        (3.5, "too small"),
+        (np.int64(-1), "too small"),
+        (float("nan"), "no number that can be compared"),
+        (1e300, "too large"),
+    ],
+)
+def test_a_wrong_number_is_told_its_way_and_not_the_right_one(answer, way):
+    result = judge(get_exercise("03.2"), answer)
+    assert result.state == WRONG and f"it is {way}. Write down a few" in result.message
+    assert "16" not in result.message and "expected" not in result.message
 
 
 def test_a_forgotten_return_is_told_as_that():

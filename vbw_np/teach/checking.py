@@ -13,13 +13,15 @@ from typing import Any
 
 from ..errors import UserError
 from .catalog import get_exercise
-from .exercise import Result
+from .exercise import WRONG, Exercise, Result, once
 from .judging import judge
+from .show import describe_value
 
 RESULTS: dict[str, Result] = {}
 """The last verdict on each exercise in this process."""
 
 _hints_given: dict[str, int] = {}
+_wrong_before: dict[str, str] = {}
 
 
 def check(name: str, answer: Any, *, seed: int = 0) -> Result:
@@ -43,12 +45,25 @@ def check(name: str, answer: Any, *, seed: int = 0) -> Result:
     AssertionError
         Only when a grader runs the notebook (`VBW_STRICT` or nbgrader's variable is set) and the answer is not right.
     """
-    result = judge(get_exercise(name), answer, seed)
+    exercise = get_exercise(name)
+    result = judge(exercise, answer, seed)
+    if result.state == WRONG and exercise.cases is once and exercise.accept is None:
+        result = _of_a_number(exercise, result)
     RESULTS[name] = result
     strict = os.environ.get("VBW_STRICT", "0") not in ("", "0") or "NBGRADER_EXECUTION" in os.environ
     if strict and not result:
         raise AssertionError(repr(result))
     return result
+
+
+def _of_a_number(exercise: Exercise, result: Result) -> Result:
+    """The verdict on a wrong number: the right one comes with the second answer that is wrong, not with the first."""
+    first = _wrong_before.setdefault(exercise.name, result.message)
+    if first == result.message:
+        more = f"Try again; the next wrong answer shows the number, and so does solution({exercise.name!r})."
+    else:
+        more = f"expected:    {describe_value(exercise.expected())}"
+    return Result(exercise.name, WRONG, f"{result.message}\n{more}")
 
 
 def hint(name: str, number: int | None = None, *, more: str = "") -> None:

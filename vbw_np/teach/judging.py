@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from . import asking
-from .exercise import NOT_ATTEMPTED, RIGHT, WRONG, Exercise, Result
+from .exercise import NOT_ATTEMPTED, RIGHT, WRONG, Exercise, Result, once
 from .givens import resolved
 from .plain import from_plain, numbers, to_plain
 from .show import describe_args, describe_input, describe_kind, describe_plainly, describe_value
@@ -116,6 +116,8 @@ def _complaint(exercise: Exercise, args: tuple, got: Any) -> str | None:
     want = exercise.expected(*resolved(from_plain(to_plain(tuple(args)))))  # of its own copy
     if same(got, want, exercise.tolerance):
         return None
+    if exercise.cases is once:
+        return _nudge(exercise, got, want)
     as_numbers, wanted, names = numbers(got), numbers(want), tuple(inspect.signature(exercise.expected).parameters)
     if wanted is not None and (as_numbers is None or as_numbers.dtype.kind == "O"):
         return f"{describe_input(args, names)}your answer is {describe_kind(got)}\nexpected:    {describe_value(want)}"
@@ -127,3 +129,11 @@ def _complaint(exercise: Exercise, args: tuple, got: Any) -> str | None:
         shown = got
     return describe_plainly(args, shown, want, names)
 
+
+def _nudge(exercise: Exercise, got: Any, want: Any) -> str:
+    """Of a plain number only which way it is wrong, and the first hint: the right one would be the whole answer."""
+    value = numbers(got)
+    if value is None or value.shape or value.dtype.kind not in "biuf":
+        return f"your answer is {describe_kind(got)}\nexpected:    a number"
+    way = "too large" if value > want else "too small" if value < want else "no number that can be compared"
+    return f"your answer: {describe_value(got)}\nit is {way}. {exercise.hints[0]}"

@@ -86,7 +86,7 @@ EXERCISE_06_2 = exercise(
     ),
     solution="smallest_cache = 4 * 32 * 32 * 4  # layers, rows, columns, bytes",
     wrong="smallest_cache = 3 * 32 * 32 * 4",
-    symptom="expected:    16384",
+    symptom="it is too small",
 )
 
 EXERCISES: tuple[Exercise, ...] = (

@@ -254,7 +254,7 @@ EXERCISE_03_2 = exercise(
     hints=("Write down a few of them in hexadecimal: 0x00, 0x11, ...", "One for each value of a nibble."),
     solution="same_either_way = sum(byte >> 4 == byte & 15 for byte in range(256))",
     wrong="same_either_way = 128",
-    symptom="your answer: 128",
+    symptom="it is too large",
 )
 
 EXERCISES: tuple[Exercise, ...] = (
