@@ -18,8 +18,9 @@ from tools.notebooks import pages, widgets
 from tools.notebooks.widgets import tables
 from vbw_np.device import place
 from vbw_np.engine import Tensor, autograd, nn, no_grad
-from vbw_np.formats import E2M1, ELEMENTS, quantize
+from vbw_np.formats import E2M1, ELEMENTS, FORMATS, fake_quantize, quantize, sqnr_db
 from vbw_np.formats.packing import NIBBLE_ORDERS, pack_nibbles
+from vbw_np.models.key_value_cache import KeyValueCache
 from vbw_np.steps.values import number
 
 pytestmark = pytest.mark.slow
@@ -292,6 +293,92 @@ def test_the_roofline_is_the_smaller_of_two_roofs(page: Any) -> None:
                     found = re.search(fmt + LIMITED, said)
                     assert float(found[1]) == pytest.approx(per_byte, rel=1e-3) and found[3] == limit
                     assert float(found[2]) == pytest.approx(min(peak, bandwidth * per_byte), rel=1e-3)
+
+
+# ---- clip, kv
+
+
+def test_the_clip_cuts_as_whole_numbers_under_one_scale_do(page: Any) -> None:
+    """Every position, against divide, clip, round and multiply."""
+    x = tables.activations()
+    largest = np.abs(x).max()
+    errors: dict[str, list[float]] = {"INT8": [], "INT4": []}
+    said = [put(page, "clip", 0, n) for n in range(tables.CLIPS)]
+    for n in range(tables.CLIPS):
+        top = np.float32((n + 1) / 20) * largest
+        beyond = np.abs(x) > top
+        for name, steps in (("INT8", 127), ("INT4", 7)):
+            scale = top / np.float32(steps)
+            back = np.clip(np.round(np.clip(x, -top, top) / scale), -steps, steps) * scale
+            squares = (back.astype(np.float64) - x) ** 2
+            errors[name].append(float(squares.mean()))
+            cut, decibels = squares[beyond].sum() / x.size, sqnr_db(x, back)
+            told = f"{name}: mean squared error {squares.mean():.3g}, of which {cut:.3g} by cutting off"
+            assert f"{told}; {decibels:.1f} dB" in said[n], said[n]
+        assert f"{beyond.sum()} of {x.size} numbers are beyond it" in said[n]
+    for name, found in errors.items():
+        rounded = [float(f"{error:.3g}") for error in found]
+        assert f"least at {(1 + rounded.index(min(rounded))) / 20:g}." in said[0].split(f"{name}: ")[1]
+    rows = page.locator("[data-widget=clip] tbody tr")
+    assert rows.count() == tables.CLIPS and rows.last.locator("td").last.text_content() == f"{errors['INT4'][-1]:.3g}"
+
+
+KV = """([what, who]) => {
+  const root = document.querySelector('[data-widget=kv]'), [bits, group] = root.querySelectorAll('input');
+  for (const [n, value] of [what, who].entries()) {
+    const list = root.querySelectorAll('select')[n]; list.value = value; list.dispatchEvent(new Event('change')); }
+  const put = (input, value) => { input.value = value; input.dispatchEvent(new Event('input')); };
+  const seen = [];
+  for (let b = 0; b <= +bits.max; b++)
+    for (let g = 0; g <= +group.max; g++) {
+      put(bits, b); put(group, g); seen.push(root.querySelector('.says').textContent); }
+  const rows = [...root.querySelectorAll('tbody tr')];
+  return [seen, rows.map(row => [...row.cells].slice(1).map(cell => cell.textContent))]; }"""
+
+
+@pytest.mark.parametrize("who", ["a token", "a channel"])
+@pytest.mark.parametrize("what", ["keys", "values"])
+def test_the_rounded_cache_is_as_wrong_and_as_large_as_it_says(what: str, who: str, page: Any) -> None:
+    queries, keys, values = tables.kv_cache()
+
+    def output(keys: np.ndarray, values: np.ndarray) -> np.ndarray:
+        scores = np.where(np.tri(256, dtype=bool), queries @ keys.T / np.sqrt(64), -np.inf)
+        shares = np.exp(scores - scores.max(axis=1, keepdims=True))
+        return (shares / shares.sum(axis=1, keepdims=True)) @ values
+
+    seen, rows = page.evaluate(KV, [what, who])
+    exact, told = output(keys, values), iter(seen)
+    for b, bits in enumerate((2, 3, 4, 6, 8)):
+        for g, group in enumerate((8, 16, 32, 64)):
+            x = keys if what == "keys" else values
+            x = np.ascontiguousarray(x if who == "a token" else x.T)
+            parts = x.reshape(len(x), -1, group)
+            scale = np.abs(parts).max(axis=2, keepdims=True) / np.float32(2 ** (bits - 1) - 1)
+            back = (np.round(parts / scale) * scale).reshape(x.shape)
+            if bits == 4 and f"int4-g{group}" in FORMATS:
+                assert np.array_equal(back, fake_quantize(x, f"int4-g{group}"))
+            back = back if who == "a token" else back.T
+            off = output(back, values) if what == "keys" else output(keys, back)
+            wrong = f"{((off - exact) ** 2).sum() / (exact**2).sum():.2g}"
+            token = 30 * 3 * 64 * 2 * (bits + 32 / group) / 8
+            says = next(told)
+            assert f"{what} rounded, to {bits} bits, {group} numbers of {who} to a scale: {wrong} of the output" in says
+            stored = f"{bits + 32 / group:g} bits a number with the scales, {token:,.0f} bytes a token"
+            assert f"{stored}; in float32 46,080." in says
+            assert rows[b][g] == wrong
+    room = KeyValueCache(30, 1, 3, 1, 64, keys="int4-g32", values="int4-g32").token_nbytes
+    assert room == tables.kv()["bytes"][2][2] and KeyValueCache(30, 1, 3, 1, 64).token_nbytes == tables.kv()["float32"]
+
+
+@pytest.mark.parametrize("kind", ["clip", "kv"])
+def test_sliders_move_by_keyboard_and_say_their_value(kind: str, page: Any) -> None:
+    slider = page.locator(f"[data-widget={kind}] input").first
+    put(page, kind, 0, 1)
+    before = page.locator(f"[data-widget={kind}] .says").inner_text()
+    slider.focus()
+    page.keyboard.press("ArrowRight")
+    assert page.locator(f"[data-widget={kind}] .says").inner_text() != before
+    assert slider.get_attribute("aria-valuetext") == page.locator(f"[data-widget={kind}] output").first.inner_text()
 
 
 # ---- all

@@ -25,6 +25,8 @@ PLACES: dict[str, tuple[tuple[str, str], ...]] = {
     "11_speed_test": (("manipulate-intensity-of-a-product", "roofline"),),
     "04_block_scales": (("manipulate-the-scale-of-one-block", "outlier"),),
     "08_straight_through": (("second-way-out-roll-a-die", "stairs"),),
+    "18_int8_to_four_bits": (("calibration", "clip"),),
+    "19_kv_cache": (("another-remedy-let-tokens-share", "kv"),),
 }
 """Notebook: at the end of which section (the name of its heading) which widget stands."""
 
@@ -36,8 +38,14 @@ TITLES = {
     "cache": "A cache of some size",
     "roofline": "The two roofs, and a product under them",
     "outlier": "One number grows, and its neighbors pay",
+    "clip": "Move the clip",
+    "kv": "Bits and groups of a cache",
     "stairs": "A staircase, and a die that decides between two steps",
 }
+
+
+CURVES = {"clip", "kv"}
+"""The widgets that `curves.js` draws."""
 
 
 @functools.cache
@@ -65,7 +73,9 @@ def scripts(kinds: list[str]) -> list[str]:
     if not kinds:
         return []
     parts = [f'<script type="application/json" id="table-{kind}">{table(kind)}</script>' for kind in kinds]
-    return [*parts, f"<script>\n{(HERE / 'widgets.js').read_text('utf-8')}</script>"]
+    before, start, after = (HERE / "widgets.js").read_text("utf-8").rpartition("for (const root of document")
+    curves = (HERE / "curves.js").read_text("utf-8") + "\n" if CURVES & {*kinds} else ""
+    return [*parts, f"<script>\n{before}{curves.lstrip()}{start}{after}</script>"]
 
 
 def dressed(body: str, kinds: list[str]) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from vbw_np import viz
 from vbw_np.device.cache import DecodeCache
-from vbw_np.formats import ELEMENTS, Codebook, fake_quantize, get_format, quantize, sqnr_db
+from vbw_np.formats import ELEMENTS, BlockFormat, Codebook, fake_quantize, get_format, quantize, sqnr_db
 from vbw_np.formats.packing import NIBBLE_ORDERS, pack_nibbles
+from vbw_np.formats.scales import absmax_rule
 from vbw_np.steps.values import number
 
 Numbers = list[str]
@@ -240,3 +242,94 @@ def roofline() -> dict[str, Any]:
     }
     return {"rows": rows, "formats": ROOF_FORMATS, "intensity": points, "reached": reached, "peaks": PEAKS,
             "bandwidths": BANDWIDTHS, "side": SIDE}  # fmt: skip
+
+
+# ---- clip: where to cut off, with 255 whole numbers and with fifteen
+
+CLIPS = 20
+WHOLE = {"int8": 127, "int4": 7}
+
+
+def activations() -> np.ndarray:
+    """What calibration sees in the notebook: numbers with wild ones among them."""
+    return np.random.default_rng(4).standard_t(4, (128, 1024)).astype(np.float32)
+
+
+def clipping(x: np.ndarray, top: np.float32, name: str) -> tuple[float, float, str]:
+    """The mean squared error with a clip at `top`, its part that is of numbers beyond it, and the SQNR."""
+    scale, element = top / np.float32(WHOLE[name]), ELEMENTS[name]
+    back = element.decode(element.encode(np.clip(x, -top, top) / scale)) * scale
+    errors = np.square(back.astype(np.float64) - x)
+    return float(errors.mean()), float(errors[np.abs(x) > top].sum() / x.size), f"{sqnr_db(x, back):.1f}"
+
+
+def clip() -> dict[str, Any]:
+    """For each share of the largest number: how many are beyond it, and for each format the errors."""
+    x = activations()
+    positions = []
+    for n in range(1, CLIPS + 1):
+        top = np.float32(n / CLIPS) * np.abs(x).max()
+        entry: dict[str, Any] = {"share": n / CLIPS, "top": f"{top:.2f}", "beyond": int((np.abs(x) > top).sum())}
+        for name in WHOLE:
+            error, cut, decibels = clipping(x, top, name)
+            entry[name] = {"error": f"{error:.3g}", "cut": f"{cut:.3g}", "sqnr": decibels}
+        positions.append(entry)
+    return {"count": x.size, "positions": positions}
+
+
+# ---- kv: bits and group of a cache against its error and its bytes
+
+KV_BITS, KV_GROUPS = (2, 3, 4, 6, 8), (8, 16, 32, 64)
+KV_TOKENS, KV_WIDTH = 256, 64
+KV_NUMBERS = 30 * 3 * 64 * 2
+"""Of one token in SmolLM2: layers, heads, numbers, keys and values."""
+
+
+def whole_numbers(bits: int, group: int) -> BlockFormat:
+    """Whole numbers of some bits, alike on both sides of nought, with a float32 scale a group."""
+    top = 2 ** (bits - 1) - 1
+    levels = (*range(top + 1), *range(-top - 1, 0))
+    element = Codebook(f"int{bits}", levels, bits=4 if bits <= 4 else 8)
+    name, rule = f"int{bits}-g{group}", absmax_rule(top)
+    return replace(get_format("int4-g32"), name=name, element=element, rule=rule, block=group)
+
+
+def kv_cache() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Queries, keys with two loud channels, and values, as in the notebook."""
+    rng = np.random.default_rng(3)
+    loud = np.where(np.isin(np.arange(KV_WIDTH), (7, 39)), 12.0, 0.0)
+    keys = (rng.standard_normal((KV_TOKENS, KV_WIDTH)) + loud).astype(np.float32)
+    values = rng.standard_normal((KV_TOKENS, KV_WIDTH)).astype(np.float32)
+    return (1.5 * rng.standard_normal((KV_TOKENS, KV_WIDTH))).astype(np.float32), keys, values
+
+
+def attended(queries: np.ndarray, keys: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Causal attention of one head."""
+    scores = queries @ keys.T / np.sqrt(KV_WIDTH)
+    scores = np.where(np.tri(KV_TOKENS, dtype=bool), scores, -np.inf)
+    weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return weights / weights.sum(axis=1, keepdims=True) @ values
+
+
+def kv() -> dict[str, Any]:
+    """For keys and values, shared by token and by channel: the share of the output that is wrong, by bits and group."""
+    queries, keys, values = kv_cache()
+    exact = attended(queries, keys, values)
+
+    def wrong(what: str, who: str, fmt: BlockFormat) -> str:
+        x = keys if what == "keys" else values
+        rows = np.ascontiguousarray(x if who == "a token" else x.T)
+        back = fake_quantize(rows, fmt)
+        back = back if who == "a token" else back.T
+        output = attended(queries, *((back, values) if what == "keys" else (keys, back)))
+        return f"{np.square(output - exact).sum() / np.square(exact).sum():.2g}"
+
+    errors = {
+        f"{what}, {who}": [[wrong(what, who, whole_numbers(bits, group)) for group in KV_GROUPS] for bits in KV_BITS]
+        for what in ("keys", "values")
+        for who in ("a token", "a channel")
+    }
+    stored = [[bits + 32 / group for group in KV_GROUPS] for bits in KV_BITS]
+    return {"bits": KV_BITS, "groups": KV_GROUPS, "errors": errors, "stored": stored,
+            "bytes": [[round(KV_NUMBERS * each / 8) for each in row] for row in stored],
+            "float32": KV_NUMBERS * 4}  # fmt: skip
