@@ -233,5 +233,5 @@ From here several ways lead on, and the order is yours:
 - *Learning*, the main road: `06` (skim it, as its first lines say), then `08`, `09`, `10`.
 - *Files and bits*: `12` and `13`, which you can read right now.
 - *Finished models*, when you have been through `10`: `14` first, then `17`, `18`, `19`.
-- *Machines*: `15` and `16` after `06`, `11` after `10`. `07` is a byway that nothing needs.
+- *Machines*: `15` after `06`, `16` after `06` and `12`, `11` after `10`. `07` is a byway that nothing needs.
 """

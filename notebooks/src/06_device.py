@@ -9,6 +9,8 @@
 So far we mostly quantized arrays by hand. Now a whole model: the device puts every weight matrix on a card. The model does not notice: same names, same
 shapes, same program. But when a layer multiplies, the card does it, and writes down everything it did.
 
+*You may skim this one*: no hardware has cards like these. Two things to keep: a weight is stored as codes and scales, is decoded when a layer multiplies, and what was costly to make (scales, decoded weights) is kept until the weight changes; and both factors of a product can be four-bit numbers, whose sums inside a block are exact. The first is *Manipulate*, below, the second *Inside the product*, at the end; what is between them is for those who like counting.
+
 This project began with a report: somebody had trained a model with its weights on virtual cards, and printed what the cards did. Many of the words here are the report's, and its figures are rebuilt below.
 """
 
@@ -33,7 +35,7 @@ for recipe in RECIPES.values():
 
 # %% [markdown]
 """
-`nvfp4` and `mxfp4` you know. `seed-v6` is the report's: it chooses sixteen sizes from the weights themselves (the *quantiles*: a sixteenth of the weights lies between two of them). The others are for later notebooks. (This is the first notebook that uses the device. The first time ever, its fast routines are compiled for your processor: that takes seconds, once, the cell says so, and they are kept on disk.)
+`nvfp4` and `mxfp4` you know. `seed-v6` is the report's: it chooses sixteen sizes from the weights themselves (the *quantiles*: a sixteenth of the weights lies between two of them). The others, and where their words are explained: `fp32` leaves the weights as they are; `fp4-row` is what blocks were invented against (`04`); `nvfp4-boh`, and what it sends second, is the optional next notebook's; `mxfp4-train` and `nvfp4-train` come in `10`; `fp8-train` and `fp8-block-train`, and what is promoted there, in `15`. You need none of them here. (This is the first notebook that uses the device. The first time ever, its fast routines are compiled for your processor: that takes seconds, once, the cell says so, and they are kept on disk.)
 
 ## Manipulate: one product, step by step
 

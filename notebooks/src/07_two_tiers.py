@@ -9,6 +9,8 @@
 """
 Some matrices survive four bits better than others. So send every matrix in two parts: the coarse tier, which is useful by itself, and a **fine tier**
 that repairs it. Whoever can live with the coarse one never fetches the other. This is our own design; no hardware that we know of does this.
+
+*You may skim this one, or leave it out*: no later notebook needs it. Two things to keep: the code of a number already says how wide its bin is, so more bits are best spent inside that bin; and which matrices need more bits can be measured, and paid for only there.
 """
 
 # %%

@@ -37,7 +37,7 @@ def paired(a: Checkpoint, b: Checkpoint) -> tuple[dict[str, Weight], dict[str, W
     """The weights of both by name, llama.cpp's Llama names as Hugging Face's.
 
     Where only one of them is a Llama in llama.cpp's order, its rows of queries and keys come in Hugging Face's: there a
-    head's halves are turned together, in GGUF its neighbours.
+    head's halves are turned together, in GGUF its neighbors.
     """
     put_back = _is_llama_cpp(a) != _is_llama_cpp(b)
     left, right = (

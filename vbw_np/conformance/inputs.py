@@ -139,7 +139,7 @@ def levels(fmt: BlockFormat, size: _Sizes) -> np.ndarray:
 
 
 def ties(fmt: BlockFormat, size: _Sizes, beside: int) -> np.ndarray:
-    """Midpoints between neighbouring levels under exact scales; or the float32 numbers beside them."""
+    """Midpoints between neighboring levels under exact scales; or the float32 numbers beside them."""
     values = element_levels(fmt).astype(np.float64)
     middle = ((values[1:] + values[:-1]) / 2).astype(np.float32)
     if beside:

@@ -385,7 +385,7 @@ def nested_cells(q: np.ndarray, codes: np.ndarray, top: float) -> np.ndarray:
         a    = q for code 0 (whose interval -0.25..0.25 holds both signs), else |q|
         cell = clip(floor((a - low[code]) / (width[code] / 16)), 0, 15)
 
-    One float32 subtraction and one division; a quotient on an interval's end that belongs to its neighbour by
+    One float32 subtraction and one division; a quotient on an interval's end that belongs to its neighbor by
     the tie rule, or beyond `top`, takes the last cell. Zero lies on an edge and takes the cell above it, so it
     decodes to 1/64 of its scale. uint8 of q's shape.
     """

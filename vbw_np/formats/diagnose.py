@@ -315,10 +315,10 @@ def _codes(a: PackedTensor, b: PackedTensor, x: np.ndarray | None) -> list[Findi
     table = (
         np.concatenate([left.reshape(-1), right.reshape(-1)]) if a.format.element is None else a.format.element.table
     )
-    neighbours = np.abs(_ranks(left, table) - _ranks(right, table)) == 1
+    neighbors = np.abs(_ranks(left, table) - _ranks(right, table)) == 1
     if a.format.second is not None:
         apart = np.abs(_ranks(left, a.format.second.table) - _ranks(right, a.format.second.table))
-        neighbours = np.where(in_second_grid(a.scales, a.shape, a.format), apart == 1, neighbours)
+        neighbors = np.where(in_second_grid(a.scales, a.shape, a.format), apart == 1, neighbors)
     if not (rest & same_scale).any():
         findings.append(
             Finding(
@@ -329,7 +329,7 @@ def _codes(a: PackedTensor, b: PackedTensor, x: np.ndarray | None) -> list[Findi
         )
         return findings
     suspects = rest & same_scale
-    if not (suspects & ~neighbours).any():
+    if not (suspects & ~neighbors).any():
         findings.append(_tie_finding(a, left, right, suspects, x))
         return findings
     findings.append(

@@ -11,7 +11,7 @@ The operations, in order:
 2. quantize as NVFP4, with E4M3 scales up to 256 (the source's 255.99 rounds to it) and blocks scaled so that amax
    lies at 6 * 16/17 / 0.93: scales stay clear of E4M3's largest, so that a factor above 1 still fits;
 3. per 128 elements, the factor <x, x> / <x, q>, in float64;
-4. every block scale times its factor goes to one of its two E4M3 neighbours, up with probability equal to the fraction.
+4. every block scale times its factor goes to one of its two E4M3 neighbors, up with probability equal to the fraction.
 """
 
 from __future__ import annotations

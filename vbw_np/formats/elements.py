@@ -6,7 +6,7 @@ Two kinds of records share one interface (`decode`, `encode`, `table`, `bits`, `
 - `Codebook`: an explicit list of levels (INT4, NF4, bitsandbytes' FP4, Lloyd-Max, quantiles).
 
 Rounding is a *table of thresholds*: with the magnitudes `v[0] < v[1] < ...` of a format, `|x|` gets the index
-`i` of the last threshold not above it. A threshold is the midpoint of its two neighbours (exact in float32,
+`i` of the last threshold not above it. A threshold is the midpoint of its two neighbors (exact in float32,
 because a midpoint needs one bit more than the format), or the float32 just above the midpoint where a tie must
 go down. So every tie rule is the same loop over another table, and a kernel can do the same with a few compares.
 """
@@ -100,7 +100,7 @@ def _check_ties(ties: str) -> None:
 def _pick_thresholds(low: np.ndarray, high: np.ndarray, ties: str, high_even: np.ndarray) -> np.ndarray:
     """Thresholds between ascending levels: `high` is chosen when x >= threshold.
 
-    `low` and `high` are float64 neighbours; midpoints are exact. Where a tie goes down the threshold is the next
+    `low` and `high` are float64 neighbors; midpoints are exact. Where a tie goes down the threshold is the next
     float32 above the midpoint. For signed levels `zero` and `away` depend on the side of zero.
     """
     return _thresholds_at(((low + high) * 0.5).astype(np.float32), ties, high_even)
@@ -474,7 +474,7 @@ class Codebook:
     ) -> np.ndarray:
         """Round numbers to the codes of the nearest levels; the parameters are those of `ElementFormat.encode`.
 
-        A codebook always saturates. Stochastic rounding goes to the two neighbouring levels with probabilities
+        A codebook always saturates. Stochastic rounding goes to the two neighboring levels with probabilities
         that keep the mean: up when `u < (x - low) / (high - low)`, one float32 subtraction and one division.
         """
         if not saturate:

@@ -92,7 +92,7 @@ def explain_code(code: int, element: ElementFormat | Codebook) -> Explanation:
     else:
         steps += _field_steps(code, element)
     steps.append(Step("value", number(value)))
-    steps += _neighbour_steps(code, element)
+    steps += _neighbor_steps(code, element)
     data = {"format": element.name, "code": code, "bits": bit_fields(code, element), "value": value}
     return Explanation(f"code 0x{code:x} of {element.name}", tuple(steps), data)
 
@@ -116,7 +116,7 @@ def _field_steps(code: int, element: ElementFormat) -> list[Step]:
     return steps
 
 
-def _neighbour_steps(code: int, element: ElementFormat | Codebook) -> list[Step]:
+def _neighbor_steps(code: int, element: ElementFormat | Codebook) -> list[Step]:
     """The interval of numbers that round to this code (to nearest, ties to even)."""
     if isinstance(element, Codebook) or (code & ~element.sign_mask) > element.max_code:
         return []
@@ -134,11 +134,11 @@ def _neighbour_steps(code: int, element: ElementFormat | Codebook) -> list[Step]
     ]
 
 
-def neighbours(r: Rounding) -> Step:
+def neighbors(r: Rounding) -> Step:
     """The levels on either side of what was rounded."""
     if r.low == r.high:
-        return Step("neighbours", number(r.low), "the last level" if r.saturated else "a level itself")
-    return Step("neighbours", f"{number(r.low)} and {number(r.high)}", f"midpoint {number(r.midpoint)}")
+        return Step("neighbors", number(r.low), "the last level" if r.saturated else "a level itself")
+    return Step("neighbors", f"{number(r.low)} and {number(r.high)}", f"midpoint {number(r.midpoint)}")
 
 
 def explain_value(x: float, element: ElementFormat | Codebook, ties: str = "even") -> Explanation:
@@ -146,7 +146,7 @@ def explain_value(x: float, element: ElementFormat | Codebook, ties: str = "even
     r = round_scalar(float(np.float32(x)), element, ties)
     steps = (
         Step("x", number(r.x), "as float32"),
-        neighbours(r),
+        neighbors(r),
         Step("rounding", ties, r.reason),
         Step("code", f"{r.code} (0x{r.code:x})", f"bits {bit_fields(r.code, element)}"),
         Step("value", number(r.value)),
@@ -244,7 +244,7 @@ class _Place:
 def _encoding_steps(
     packed: PackedTensor, index: tuple[int, ...], place: _Place, x: np.ndarray, data: dict[str, object]
 ) -> list[Step]:
-    """From x to the quotient and its neighbours."""
+    """From x to the quotient and its neighbors."""
     fmt, value = packed.format, float(x[index])
     steps = [Step("x", number(value), "as float32")]
     if fmt.quantile_codebook:
@@ -273,7 +273,7 @@ def _encoding_steps(
         steps.append(Step("grid", grid.name, f"{fmt.element.name} or {fmt.second.name}, by squared error of the block"))
     if np.isfinite(q) and not fmt.ties.startswith("stochastic") and not getattr(grid, "write_order", ()):
         r = round_scalar(q, grid, fmt.ties, signed_zero=fmt.signed_zero)
-        steps.append(neighbours(r))
+        steps.append(neighbors(r))
         steps.append(Step("rounding", fmt.ties, r.reason))
         data |= {"low": r.low, "high": r.high, "midpoint": r.midpoint, "is_tie": r.is_tie, "reason": r.reason}
     return steps

@@ -28,7 +28,7 @@ class Rounding:
     code : int
     value : float
     low, high : float
-        The neighbouring levels (equal when x is a level, or beyond the last one).
+        The neighboring levels (equal when x is a level, or beyond the last one).
     midpoint : float
     is_tie, saturated : bool
     reason : str

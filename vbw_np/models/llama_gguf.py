@@ -1,6 +1,6 @@
 """A Llama of Hugging Face's as a GGUF model that llama.cpp runs: names, order of rows, metadata, tokenizer.
 
-Values keep their bytes. Query and key rows go from transformers' order (halves of a head) to GGUF's (neighbours), as
+Values keep their bytes. Query and key rows go from transformers' order (halves of a head) to GGUF's (neighbors), as
 llama.cpp's own converter does; vectors become float32, which llama.cpp wants. What it would not run, or would run as
 another model, is refused by name.
 """

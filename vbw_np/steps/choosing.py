@@ -72,7 +72,7 @@ def _errors(kind: str) -> str:
     return f"{what} of the decoded numbers, rounded to nearest and added up over the block"
 
 
-def neighbours(fmt: BlockFormat, q: NDArray, first: dict[str, NDArray]) -> dict[str, NDArray]:
+def neighbors(fmt: BlockFormat, q: NDArray, first: dict[str, NDArray]) -> dict[str, NDArray]:
     """The levels on either side of each quotient: those of `first`, and those of the second grid, which have signs."""
     arrays = between_levels(q, fmt.second.table[fmt.second.order])
     return {

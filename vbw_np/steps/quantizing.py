@@ -253,11 +253,11 @@ def _codes(story: Story, matrix: Matrix, packed: PackedTensor, key: tuple[int, i
         story.add("codes", sentence, values, facts, ("code", "x"))
         return
     q = quotients(matrix.data, fmt, FittedScales.of(packed))
-    arrays, size, own = _neighbours(fmt, q), np.abs(q), np.abs(values["element"].data)
+    arrays, size, own = _neighbors(fmt, q), np.abs(q), np.abs(values["element"].data)
     if fmt.second is not None:
         facts |= {"grids": list(choosing.GRIDS), "code_bits": [f"{code:04b}" for code in range(16)]}
         arrays["second"] = in_second_grid(packed.scales, packed.shape, fmt).astype(np.uint8)
-        arrays |= choosing.neighbours(fmt, q, arrays)
+        arrays |= choosing.neighbors(fmt, q, arrays)
         size, own = (np.where(arrays["second"], *both) for both in ((q, size), (values["element"].data, own)))
     arrays["up"] = (own > arrays["low"]).astype(np.uint8)
     if key is not None:
@@ -283,7 +283,7 @@ def _code_sentence(fmt: BlockFormat, by_chance: bool) -> str:
     )
 
 
-def _neighbours(fmt: BlockFormat, q: NDArray) -> dict[str, NDArray]:
+def _neighbors(fmt: BlockFormat, q: NDArray) -> dict[str, NDArray]:
     """The magnitudes on either side of a quotient's: equal where there is nothing above."""
     if isinstance(fmt.element, Codebook):
         levels = np.unique(np.abs(fmt.element.table))
@@ -294,7 +294,7 @@ def _neighbours(fmt: BlockFormat, q: NDArray) -> dict[str, NDArray]:
 
 
 def _share(size: NDArray, arrays: dict[str, NDArray]) -> NDArray:
-    """How far a number has come from its lower neighbour to the upper one, in float32."""
+    """How far a number has come from its lower neighbor to the upper one, in float32."""
     low, high = arrays["low"], arrays["high"]
     step = np.where(high > low, high - low, ONES)
     by_reciprocal = ((size - low) * (ONES / step)).astype(np.float32)
