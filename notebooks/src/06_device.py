@@ -9,7 +9,7 @@
 So far we mostly quantized arrays by hand. Now a whole model: the device puts every weight matrix on a card. The model does not notice: same names, same
 shapes, same program. But when a layer multiplies, the card does it, and writes down everything it did.
 
-*You may skim this one*: no hardware has cards like these. Two things to keep: a weight is stored as codes and scales, is decoded when a layer multiplies, and what was costly to make (scales, decoded weights) is kept until the weight changes; and both factors of a product can be four-bit numbers, whose sums inside a block are exact. The first is *Manipulate*, below, the second *Inside the product*, at the end; what is between them is for those who like counting.
+*You may skim this one*: no hardware has such cards. Keep two things. A weight is stored as codes and scales and decoded when a layer multiplies, and what was costly to make is kept until the weight changes (*Manipulate*, below). Both factors of a product can be four-bit numbers, whose sums inside a block are exact (*Inside the product*, at the end).
 
 This project began with a report: somebody had trained a model with its weights on virtual cards, and printed what the cards did. Many of the words here are the report's, and its figures are rebuilt below.
 """

@@ -29,6 +29,7 @@ KERNEL = """
 def module(tmp_path, monkeypatch):
     """A file with one kernel, imported anew by each call."""
     monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    monkeypatch.setattr(jit.config, "CACHE_DIR", "")  # which numba has read from it
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "one_kernel.py").write_text(textwrap.dedent(KERNEL))
 
