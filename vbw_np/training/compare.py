@@ -344,15 +344,16 @@ def plot(results: Sequence[dict[str, Any]], path: str | os.PathLike[str], title:
         if result["curve"]:
             by_recipe.setdefault(result["recipe"], {})[result["seed"]] = dict(map(tuple, result["curve"]))
     base = by_recipe.get(BASELINE, {})
-    for recipe, seeds in by_recipe.items():
+    for number, (recipe, seeds) in enumerate(by_recipe.items()):
+        color = f"C{number % 10}"  # the same in both pictures
         steps = sorted(set.intersection(*(set(curve) for curve in seeds.values())))
-        _band(curves, steps, [[curve[step] for step in steps] for curve in seeds.values()], recipe)
+        _band(curves, steps, [[curve[step] for step in steps] for curve in seeds.values()], recipe, color)
         paired = [seed for seed in seeds if seed in base]
         if recipe == BASELINE or not paired:
             continue
         shared = [step for step in steps if all(step in base[seed] for seed in paired)]
         values = [[100 * (seeds[seed][step] / base[seed][step] - 1) for step in shared] for seed in paired]
-        _band(gaps, shared, values, recipe)
+        _band(gaps, shared, values, recipe, color)
     curves.set(title=title, xlabel="step", ylabel="validation loss, nats a token")
     gaps.set(title="gap to fp32, same seed", xlabel="step", ylabel="percent")
     gaps.axhline(0, color="gray", linewidth=0.8)
@@ -360,11 +361,11 @@ def plot(results: Sequence[dict[str, Any]], path: str | os.PathLike[str], title:
     write_whole(path, lambda file: figure.savefig(file, format=kind))
 
 
-def _band(axes: Any, steps: Sequence[int], values: Sequence[Sequence[float]], label: str) -> None:
+def _band(axes: Any, steps: Sequence[int], values: Sequence[Sequence[float]], label: str, color: str) -> None:
     """The mean over seeds, and one standard deviation around it."""
     array = np.array(values)  # (seeds, steps)
     mean = array.mean(axis=0)
-    (line,) = axes.plot(steps, mean, marker=".", label=label)
+    axes.plot(steps, mean, marker=".", label=label, color=color)
     if len(array) > 1:
         spread = array.std(axis=0, ddof=1)
-        axes.fill_between(steps, mean - spread, mean + spread, color=line.get_color(), alpha=0.2)
+        axes.fill_between(steps, mean - spread, mean + spread, color=color, alpha=0.2)
