@@ -50,8 +50,9 @@ def test_gradients_that_add_up_are_from_the_pool() -> None:
 
 
 def test_a_reshape_that_can_be_a_view_is_one() -> None:
-    x = np.zeros((64, 3 * SIDE), np.float32)[:, :SIDE]  # not contiguous, but its rows can be cut
-    assert np.shares_memory(memory.reshaped(x, (64, 4, SIDE // 4)), x)
+    x = np.zeros((128, 3 * SIDE), np.float32)[:, :SIDE]  # not contiguous, but its rows can be cut
+    assert x.nbytes > memory.SMALLEST and not x.flags.c_contiguous
+    assert np.shares_memory(memory.reshaped(x, (128, 4, SIDE // 4)), x)
     copy = memory.reshaped(np.zeros((SIDE, 64, 4), np.float32).transpose(1, 0, 2), (64, -1))
     assert pooled(copy) and copy.shape == (64, 4 * SIDE)
 

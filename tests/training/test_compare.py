@@ -212,4 +212,7 @@ def test_a_plot(tmp_path: Path) -> None:
         "compare.plot(json.loads(sys.argv[1]), sys.argv[2], 'title')"
     )
     subprocess.run([sys.executable, "-c", program, json.dumps(RESULTS), str(tmp_path / "x.svg")], check=True)
-    assert (tmp_path / "x.svg").read_text().lstrip().startswith("<?xml")
+    picture = (tmp_path / "x.svg").read_text()
+    assert picture.lstrip().startswith("<?xml")
+    gaps = picture.partition('id="axes_2"')[2]  # in the second picture a recipe has the color of the first
+    assert "#ff7f0e" in gaps and "#1f77b4" not in gaps and "#1f77b4" in picture
