@@ -21,7 +21,7 @@ from vbw_np.ptq.measuring import Reference, log_softmax
 from vbw_np.ptq.methods import read_method
 from vbw_np.ptq.quantizing import Calibration, Plan, Quantized, quantize_model
 from vbw_np.ptq.saving import save
-from vbw_np.ptq.texts import evaluation_text, windows_of
+from vbw_np.ptq.texts import calibration_text, evaluation_text, windows_of
 
 CONFIG = LlamaConfig(
     vocab_size=256, hidden_size=64, intermediate_size=128, num_attention_heads=4, num_key_value_heads=2, head_dim=16
@@ -112,9 +112,20 @@ def run(*words: object) -> int:
 FEW = ("--windows", 2, "--length", 32, "--calibration-windows", 3)
 
 
-def test_a_table_its_rows_and_what_is_gone_on_from(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    results, more = tmp_path / "rows.json", ("--format", "nvfp4,mxfp4", "--method", "rtn,gptq", *FEW)
-    assert run(folder, "--format", "nvfp4", "--method", "rtn", *FEW, "--json", results) == 0
+@pytest.fixture(scope="session")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> tuple[object, ...]:
+    """Options that name the first few thousand letters of the default texts, which are long to read."""
+    folder = tmp_path_factory.mktemp("texts")
+    (folder / "judging.txt").write_text(evaluation_text()[:5000], "utf-8")
+    (folder / "learning.txt").write_text(calibration_text()[:5000], "utf-8")
+    return ("--text", folder / "judging.txt", "--calibration", folder / "learning.txt")
+
+
+def test_a_table_its_rows_and_what_is_gone_on_from(
+    folder: Path, texts: tuple, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    results, more = tmp_path / "rows.json", ("--format", "nvfp4,mxfp4", "--method", "rtn,gptq", *FEW, *texts)
+    assert run(folder, "--format", "nvfp4", "--method", "rtn", *FEW, *texts, "--json", results) == 0
     first = json.loads(results.read_text())
     first["rows"][0]["perplexity"] = 123.25  # to see that the row is not computed again
     results.write_text(json.dumps(first))
@@ -133,8 +144,8 @@ def test_a_table_its_rows_and_what_is_gone_on_from(folder: Path, tmp_path: Path,
     assert "made with another evaluation text" in capsys.readouterr().err
 
 
-def test_keys_and_values_are_kept_as_a_cache_keeps_them(folder: Path, tmp_path: Path) -> None:
-    results, whole = tmp_path / "rows.json", ("--keep", "*", *FEW, "--json", tmp_path / "rows.json")
+def test_keys_and_values_are_kept_as_a_cache_keeps_them(folder: Path, texts: tuple, tmp_path: Path) -> None:
+    results, whole = tmp_path / "rows.json", ("--keep", "*", *FEW, *texts, "--json", tmp_path / "rows.json")
     found = {}
     for keys, values in ((None, None), ("int4-row", None), (None, "int4-row"), ("int4-row", "int4-row")):
         words = [] if keys is None else ["--kv-keys", keys]
@@ -146,7 +157,7 @@ def test_keys_and_values_are_kept_as_a_cache_keeps_them(folder: Path, tmp_path: 
     assert abs(found[None, None]) < 1e-6 and all(kl > 1e-4 for key, kl in found.items() if key != (None, None))
     assert len(set(found.values())) == 4
     model, checkpoint = small(), open_checkpoint(folder)
-    windows = windows_of(evaluation_text(), load_tokenizer(checkpoint).encode, 2, 32, "evaluation")
+    windows = windows_of(texts[1].read_text("utf-8"), load_tokenizer(checkpoint).encode, 2, 32, "evaluation")
     reference = Reference.of(model, windows)
     divergences = []
     for window, hidden in zip(windows, reference.hidden):
@@ -157,9 +168,9 @@ def test_keys_and_values_are_kept_as_a_cache_keeps_them(folder: Path, tmp_path: 
     assert np.mean(divergences) == pytest.approx(found["int4-row", None], rel=1e-3)
 
 
-def test_sensitivity_keeps_one_kind_at_a_time(folder: Path, tmp_path: Path) -> None:
-    results = tmp_path / "rows.json"
-    assert run(folder, "--format", "mxfp4", *FEW, "--sensitivity", "--activations", "same", "--json", results) == 0
+def test_sensitivity_keeps_one_kind_at_a_time(folder: Path, texts: tuple, tmp_path: Path) -> None:
+    results, words = tmp_path / "rows.json", ("--format", "mxfp4", *FEW, *texts, "--activations", "same")
+    assert run(folder, *words, "--sensitivity", "--json", results) == 0
     rows = json.loads(results.read_text())["rows"]
     assert [row["keep"] for row in rows] == [[]] + [
         [f"*.{kind}"] for kind in ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -192,16 +203,22 @@ def test_the_model_that_was_measured_is_written(folder: Path, tmp_path: Path) ->
         (["--resume"], "--resume goes on from the rows of --json"),
         (["--kv-keys", "seed-v6"], "cannot be kept as seed-v6"),
         (["--text", "nowhere"], "cannot read nowhere"),
-        (["--method", "rotate:points=128"], "blocks of 128 do not fit into a width of 64"),
     ],
 )
-def test_bad_input_is_one_line(
+def test_bad_input_is_one_line_before_a_long_text_is_read(
     words: list[str], says: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    for name in ("calibration_text", "evaluation_text"):
+        monkeypatch.setattr(f"vbw_np.ptq.texts.{name}", lambda: pytest.fail("a text was read"))
     assert run(folder, *FEW, *words) == 2
     err = capsys.readouterr().err.strip()
     assert says in err and "\n" not in err
+
+
+def test_a_rotation_that_does_not_fit(folder: Path, texts: tuple, capsys: pytest.CaptureFixture) -> None:
+    assert run(folder, *FEW, *texts, "--method", "rotate:points=128") == 2
+    assert capsys.readouterr().err.count("blocks of 128 do not fit into a width of 64") == 1
 
 
 def test_a_calibration_text_of_ten_tokens(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

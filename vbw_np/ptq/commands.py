@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ..checkpoints import open_checkpoint
     from ..models.llama_files import config_of
 
-    judging, learning = _read_texts(arguments)
+    judging, learning = _texts_of_the_user(arguments)
     checkpoint = open_checkpoint(arguments.model)
     config = config_of(checkpoint)  # a model that is not known is refused before anything else
     plans = _plans(arguments, config.head_dim)
@@ -114,26 +114,31 @@ def _check_outputs(arguments: argparse.Namespace, plans: list[Plan], checkpoint:
         check_out(arguments.out, plans[0], checkpoint)
 
 
-def _read_texts(arguments: argparse.Namespace) -> tuple[str, str]:
-    """The text to judge by and the one to learn from."""
-    from .texts import calibration_text, evaluation_text, read_text
+def _texts_of_the_user(arguments: argparse.Namespace) -> tuple[str | None, str | None]:
+    """The text to judge by and the one to learn from, where they were named."""
+    from .texts import read_text
 
-    judging = read_text(arguments.text) if arguments.text else evaluation_text()
-    return judging, read_text(arguments.calibration) if arguments.calibration else calibration_text()
+    named = arguments.text, arguments.calibration
+    return tuple(None if path is None else read_text(path) for path in named)
 
 
 def _texts(
-    arguments: argparse.Namespace, checkpoint: Checkpoint, judging: str, learning: str
+    arguments: argparse.Namespace, checkpoint: Checkpoint, judging: str | None, learning: str | None
 ) -> tuple[Any, Any, dict[str, Any]]:
-    """Windows to judge by, windows to learn from, and what identifies both and the model."""
+    """Windows to judge by, windows to learn from, and what identifies both and the model.
+
+    The default texts are put together here, after all that can be refused at once has been: it takes a second.
+    """
     import hashlib
     from pathlib import Path
 
     from ..models.tokenizer import load_tokenizer
     from .calibration import check_windows
-    from .texts import windows_of
+    from .texts import calibration_text, evaluation_text, windows_of
 
     encode = load_tokenizer(checkpoint).encode
+    judging = evaluation_text() if judging is None else judging
+    learning = calibration_text() if learning is None else learning
     judged = windows_of(judging, encode, arguments.windows, arguments.length, "evaluation")
     ids = encode(learning)
     length = min(CALIBRATION_LENGTH, max(len(ids), 1))

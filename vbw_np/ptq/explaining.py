@@ -84,9 +84,10 @@ def _model_and_text(arguments: argparse.Namespace) -> tuple[Any, Any, Any]:
     from ..models.tokenizer import load_tokenizer
     from .texts import evaluation_text, read_text, windows_of
 
-    text = read_text(arguments.text) if arguments.text else evaluation_text()
+    text = read_text(arguments.text) if arguments.text else None
     checkpoint = open_checkpoint(arguments.model)
     tokenizer = load_tokenizer(checkpoint)
+    text = evaluation_text() if text is None else text
     ids = windows_of(text, tokenizer.encode, 1, arguments.length, "explained")[0]
     return load_llama(checkpoint), ids, lambda token: tokenizer.decode([token])
 

@@ -7,6 +7,7 @@ for the judgement. They are there on every machine and depend on the Python's ve
 from __future__ import annotations
 
 import ast
+import functools
 import os
 import sysconfig
 from collections.abc import Callable
@@ -32,6 +33,7 @@ CALIBRATION = (
 Encode = Callable[[str], "NDArray[np.integer]"]
 
 
+@functools.cache
 def calibration_text() -> str:
     """Docstrings of the library, module by module; those that this Python does not have are left out."""
     library = Path(sysconfig.get_paths()["stdlib"])
