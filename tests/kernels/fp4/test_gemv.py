@@ -58,15 +58,15 @@ def test_any_number_of_threads_multiplies_all_of_it() -> None:
 
 
 @pytest.mark.parametrize("fmt", ["mxfp4", "nvfp4"])
-def test_the_largest_sums_fit(fmt: str) -> None:
+@pytest.mark.parametrize("isa", cpu.available())
+def test_the_largest_sums_fit(isa: str, fmt: str) -> None:
     """127 times 6 in every place: 16-bit accumulators must not overflow."""
     x, w = np.full((2, 64), 127, np.float32), np.full((16, 64), 6, np.float32)
     x[1] *= -1
     right = quantize_right(w, fmt)
-    for isa in cpu.available():
-        y = matvec(x, right, isa=isa)
-        assert np.allclose(y, x @ w.T, rtol=1e-6)
-        assert np.array_equal(y, matmul_reference(quantize_left_int8(x, fmt), right))
+    y = matvec(x, right, isa=isa)
+    assert np.allclose(y, x @ w.T, rtol=1e-6)
+    assert np.array_equal(y, matmul_reference(quantize_left_int8(x, fmt), right))
 
 
 @pytest.mark.parametrize("fmt", ["mxfp4", "nvfp4"])
