@@ -15,7 +15,7 @@ import pytest
 
 from vbw_np import warmup
 from vbw_np.errors import UserError
-from vbw_np.kernels.simd import jit
+from vbw_np.simd import jit
 
 ROOT = Path(__file__).parents[1]
 compiled = pytest.mark.skipif(not jit.enabled(), reason="numba is switched off")
@@ -99,7 +99,7 @@ def test_without_compiled_code_there_is_nothing_to_do():
 
 COLD = """
 from vbw_np import warmup
-from vbw_np.kernels.simd import jit
+from vbw_np.simd import jit
 names = {entry.name for entry in warmup.warmup()}
 assert {"twin of gelu", "quantize to nvfp4", "dequantize seed-v6", "product of mxfp4 operands"} <= names
 for kernel in jit.KERNELS:

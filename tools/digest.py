@@ -124,7 +124,7 @@ def report(part: str, label: str) -> None:
 
 def instruction_sets() -> list[str]:
     """Names for VBW_KERNELS, as the doctor's module of the kernels knows them."""
-    from vbw_np.kernels.simd import cpu
+    from vbw_np.simd import cpu
 
     return list(cpu.available())
 

@@ -82,7 +82,7 @@ def _cpu() -> dict[str, Any]:
 
 
 def _kernels() -> dict[str, Any]:
-    cpu = importlib.import_module("vbw_np.kernels.simd.cpu")
+    cpu = importlib.import_module("vbw_np.simd.cpu")
     return {"instruction_set": cpu.choose(), "available": list(cpu.available())}
 
 
@@ -91,7 +91,8 @@ def _numba_cache_folders() -> list[Path]:
     own = os.environ.get("NUMBA_CACHE_DIR")
     if own:
         return [Path(own)]
-    return sorted({file.parent / "__pycache__" for file in (Path(__file__).parent / "kernels").rglob("*.py")})
+    rooms = (Path(__file__).parent / room for room in ("kernels", "bench"))
+    return sorted({file.parent / "__pycache__" for room in rooms for file in room.rglob("*.py")})
 
 
 def _numba_cache_files() -> list[Path]:

@@ -85,7 +85,7 @@ def _few_rows_of_bytes(x) -> None:  # type: ignore[no-untyped-def]
     import numpy as np
 
     from . import formats
-    from .kernels.fp4.byte_rows import byte_rows
+    from .definitions.byte_rows import byte_rows
     from .kernels.fp4.gemv_bytes import matvec_bytes
 
     weight = byte_rows(formats.quantize(x, "q8_0", measure=False))
@@ -97,7 +97,7 @@ def _fp8_product(x):  # type: ignore[no-untyped-def]
     import numpy as np
 
     from . import formats
-    from .kernels.fp8.operands import from_packed
+    from .definitions.fp8_operands import from_packed
     from .kernels.fp8.sums import matmul_fp8
 
     operand = from_packed(formats.quantize(np.tile(x, 4), "fp8-row", measure=False))
@@ -158,7 +158,7 @@ def work() -> dict[str, Work]:
 
     if not HAVE_NUMBA:
         return {}
-    from .kernels.simd import jit
+    from .simd import jit
 
     sources = (_product_work, _format_work, _twin_work) if jit.enabled() else ()
     return {name: each for source in sources for name, each in source()}
@@ -192,7 +192,7 @@ def warmup(report: Callable[[Warmed], object] | None = None, only: str | None = 
 
 
 def _timed(name: str, each: Work) -> Warmed:
-    from .kernels.simd import jit
+    from .simd import jit
 
     start, compiled, count = time.perf_counter(), jit.compile_seconds(), jit.compiled_count()
     each()
@@ -291,7 +291,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if not names:
         raise UserError(f"--only {args.only}: no work has that in its name; leave it out to see them all")
-    from .kernels.simd import jit
+    from .simd import jit
 
     kept = jit.cache_problem() is None  # else another process's kernels help nobody
     processes = min(args.processes or machine.cpu_count(), MOST_PROCESSES, len(names)) if kept else 1

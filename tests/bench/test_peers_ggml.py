@@ -10,7 +10,7 @@ import pytest
 from vbw_np import cli
 from vbw_np.bench import peers, peers_ggml
 from vbw_np.formats.ggml import decode_blocks
-from vbw_np.kernels.simd import jit
+from vbw_np.simd import jit
 
 needs_jit = pytest.mark.skipif(not jit.enabled(), reason="kernels are switched off")
 needs_ggml = pytest.mark.skipif(importlib.util.find_spec("llama_cpp") is None, reason="needs llama-cpp-python")

@@ -12,9 +12,9 @@ import pytest
 from vbw_np import cli
 from vbw_np.bench import floor, growth, isas, kernels, peers, scaling, timing
 from vbw_np.bench import model as model_bench
-from vbw_np.kernels.simd import cpu, jit
 from vbw_np.models.claude4 import Claude4, Claude4Config
 from vbw_np.models.llama import Llama, LlamaConfig
+from vbw_np.simd import cpu, jit
 
 needs_jit = pytest.mark.skipif(not jit.enabled(), reason="kernels are switched off")
 

@@ -7,12 +7,12 @@ import dataclasses
 import numpy as np
 import pytest
 
+from vbw_np.definitions.fp8 import matmul_fp8
+from vbw_np.definitions.fp8_operands import from_packed, transposed_from_packed
 from vbw_np.device import RECIPES, Operands, place
 from vbw_np.engine import Tensor, nn
 from vbw_np.formats import get_format, quantize
 from vbw_np.kernels.fp4 import blackwell, tensor_core
-from vbw_np.kernels.fp8.definitions import matmul_fp8
-from vbw_np.kernels.fp8.operands import from_packed, transposed_from_packed
 
 
 def linear(weight: np.ndarray) -> nn.Linear:

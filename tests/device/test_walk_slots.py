@@ -7,12 +7,12 @@ import dataclasses
 import numpy as np
 import pytest
 
+from vbw_np.definitions import support
 from vbw_np.device import RECIPES, Device, Operands, Recipe, operands, place
 from vbw_np.engine import Tensor, autograd, nn
 from vbw_np.formats import E2M1, E4M3, E8M0, FORMATS, PROFILES, BlockFormat, get_format, quantize
 from vbw_np.formats.hadamard import hadamard_rotate
 from vbw_np.formats.scales import te_rule
-from vbw_np.kernels.fp4 import support
 
 matmul_arrays = autograd.ops.matmul_arrays
 ROWS, IN, OUT = 48, 96, 64

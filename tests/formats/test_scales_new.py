@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vbw_np.definitions.support import family
+from vbw_np.definitions.support import rule as kernel_rule
 from vbw_np.formats import E4M3, FORMATS, get_element, quantize
 from vbw_np.formats.random_bits import standard_normal
-from vbw_np.kernels.fp4.support import family
-from vbw_np.kernels.fp4.support import rule as kernel_rule
 
 IF4 = np.load(Path(__file__).parents[1] / "oracles" / "if4.npz")
 E2M1 = [0, 0.5, 1, 1.5, 2, 3, 4, 6]

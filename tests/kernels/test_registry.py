@@ -8,8 +8,8 @@ import pytest
 
 import vbw_np.kernels
 from vbw_np.engine import autograd
-from vbw_np.kernels.simd import jit
 from vbw_np.kernels.twins import rows
+from vbw_np.simd import jit
 
 TWINNED = {
     name: function for table in (autograd.REGISTRY, autograd.PROCEDURES) for name, function in table.items()

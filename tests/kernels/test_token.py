@@ -7,14 +7,14 @@ import dataclasses
 import numpy as np
 import pytest
 
+from vbw_np.definitions import token as definition
+from vbw_np.definitions.prompt import CHUNK
+from vbw_np.definitions.token import STRETCH
 from vbw_np.engine import autograd, no_grad
-from vbw_np.kernels.simd import cpu, jit
-from vbw_np.kernels.token import definition
-from vbw_np.kernels.token.definition import STRETCH
-from vbw_np.kernels.token.prompt import CHUNK
 from vbw_np.models.llama import Llama, LlamaConfig
 from vbw_np.models.llama_cards import place_llama
 from vbw_np.models.llama_token import LlamaReader
+from vbw_np.simd import cpu, jit
 
 needs_jit = pytest.mark.skipif(not jit.enabled(), reason="numba is switched off")
 CONFIG = LlamaConfig(

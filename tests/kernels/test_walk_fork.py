@@ -13,7 +13,7 @@ import pytest
 SCRIPT = """
 import multiprocessing, sys
 import numpy as np
-from vbw_np.kernels.fp4 import definitions as d
+from vbw_np import definitions as d, kernels
 import numba
 
 def codes(seed):

@@ -9,8 +9,8 @@ from llvmlite import ir
 from vbw_np.kernels.fp4 import intrinsics_matvec as matvec
 from vbw_np.kernels.fp4 import intrinsics_tile as tiles
 from vbw_np.kernels.fp32 import intrinsics_fp32 as fp32
-from vbw_np.kernels.simd.intrinsics import I64, Emitter
-from vbw_np.kernels.simd.variant import Variant
+from vbw_np.simd.intrinsics import I64, Emitter
+from vbw_np.simd.variant import Variant
 
 TRIPLE = "aarch64-unknown-linux-gnu"
 

@@ -11,9 +11,9 @@ import pytest
 
 from vbw_np import machine
 from vbw_np.device import RECIPES
-from vbw_np.kernels.simd import jit
 from vbw_np.models import compiling
 from vbw_np.models.claude4 import Claude4Config
+from vbw_np.simd import jit
 
 ROOT = Path(__file__).parents[2]
 

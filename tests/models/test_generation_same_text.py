@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from vbw_np.kernels.simd import cpu, jit
+from vbw_np.simd import cpu, jit
 
 PROGRAM = """
 import numpy as np

@@ -52,7 +52,7 @@ LIKE = {
 
 def chosen(asked: str) -> list[str]:
     """The instruction sets that ``--isa`` means: one, or with ``all`` every one that this machine can run."""
-    from ..kernels.simd import cpu
+    from ..simd import cpu
 
     if asked == "all":
         return list(cpu.available())

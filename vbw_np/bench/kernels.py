@@ -138,7 +138,7 @@ def in_short(tables: dict[str, dict[str, Any]]) -> str:
 def measure(only: str | None = None, rounds: int = 9, quick: bool = False) -> dict[str, Any]:
     """All cases (whose group or name contains `only`), as plain data with raw samples in seconds."""
     from ..errors import UserError
-    from ..kernels.simd import cpu, jit
+    from ..simd import cpu, jit
     from . import timing
     from .environment import describe
 
@@ -193,8 +193,8 @@ def measure(only: str | None = None, rounds: int = 9, quick: bool = False) -> di
 
 def machine_limits(quick: bool) -> dict[str, float]:
     """What this machine can do, measured now by small kernels of ours; see `LIMITS` for the names and units."""
-    from ..kernels import peaks
-    from ..kernels.simd import cpu
+    from ..simd import cpu
+    from . import peaks
 
     found = peaks.measure_peaks(sys.modules["numba"].get_num_threads(), quick)
     found["product"] = found["tile_gflops"] if cpu.choose() == "amx" else found["byte_dot_gops"]
@@ -221,7 +221,7 @@ GOALS = {
 
 
 def _goal_of(what: str) -> float | None:
-    from ..kernels.simd import cpu
+    from ..simd import cpu
 
     isa = cpu.choose_vector()
     return GOALS.get("avx2" if isa == "avxvnni" else isa, {}).get(what)
@@ -308,10 +308,10 @@ def _blackwell_cases(quick: bool) -> Iterator[Case]:
 
 def _fp8_cases(quick: bool) -> Iterator[Case]:
     """FP8 sums as Hopper and Blackwell form them; beside them the same operands decoded and multiplied in float32."""
+    from ..definitions.fp8_operands import from_packed
     from ..engine import autograd
     from ..formats import quantize
     from ..kernels.fp8 import sums
-    from ..kernels.fp8.operands import from_packed
 
     m, n, k = (_size(1024, quick) for _ in range(3))
     left, right = (from_packed(quantize(_normal(rows, k), "fp8-row", measure=False)) for rows in (m, n))
@@ -374,8 +374,8 @@ def _step_cases(quick: bool) -> Iterator[Case]:
     import numpy as np
 
     from ..engine import F, autograd, optim
-    from ..kernels import peaks
     from ..layers import fused_loss, graph, gru_gates, mix_experts
+    from . import peaks
 
     rng = np.random.default_rng(0)
     rows, classes = _size(1016, quick), _size(50_000, quick)

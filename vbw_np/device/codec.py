@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from numpy.typing import NDArray
 
+from .. import kernels as _twins  # noqa: F401  of the definitions
+from ..definitions import dequantize, quantize, relative_error
 from ..formats import BlockFormat, FittedScales, PackedTensor
-from ..kernels.fp4.definitions import dequantize, quantize, relative_error
 
 __all__ = ["decode", "encode", "fit", "relative_error"]
 

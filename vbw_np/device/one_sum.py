@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from ..definitions import fp8
 from ..formats import PackedTensor, quantize
 from ..formats.accumulate.explain import explain_sum
 from ..formats.explain import Explanation
-from ..kernels.fp8 import definitions as fp8
 from . import operands
 from .products import WeightPanels
 from .recipe import Recipe

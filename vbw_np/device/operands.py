@@ -17,16 +17,15 @@ import dataclasses
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import definitions
+from .. import kernels as _twins  # noqa: F401  of the definitions
+from ..definitions import fp8, fp8_operands, quantize, support
+from ..definitions.fp8_operands import Fp8Operand
+from ..definitions.panels import FORMATS as FP4_FAMILIES
+from ..definitions.panels import LeftOperand, RightOperand, left_from_packed, right_from_packed
 from ..engine import autograd
 from ..formats import BlockFormat, PackedTensor
 from ..formats.hadamard import hadamard_rotate
-from ..kernels.fp4 import definitions, support
-from ..kernels.fp4.definitions import quantize
-from ..kernels.fp4.panels import FORMATS as FP4_FAMILIES
-from ..kernels.fp4.panels import LeftOperand, RightOperand, left_from_packed, right_from_packed
-from ..kernels.fp8 import definitions as fp8
-from ..kernels.fp8 import operands as fp8_operands
-from ..kernels.fp8.operands import Fp8Operand
 from . import codec
 
 matmul_arrays = autograd.ops.matmul_arrays

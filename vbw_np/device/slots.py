@@ -6,9 +6,9 @@ import dataclasses
 
 import numpy as np
 
+from ..definitions import support
+from ..definitions.fp8 import why_not_promote
 from ..formats import FORMATS, BlockFormat, ElementFormat, FormatError, get_format, quantize
-from ..kernels.fp4 import support
-from ..kernels.fp8.definitions import why_not_promote
 from . import operands
 from .pairs import quantizes_anew
 from .recipe import Operands, Recipe

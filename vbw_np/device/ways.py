@@ -11,9 +11,11 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from .. import definitions
+from .. import kernels as _twins  # noqa: F401  of the definitions
+from ..definitions import support
 from ..engine import Parameter, autograd
 from ..formats import PackedTensor, get_format
-from ..kernels.fp4 import definitions, support
 from . import codec
 from .one_sum import first_sum
 from .products import Fp4Products, fp4_linear, fp4_linear_cross_entropy, rows_of, weight_panels

@@ -16,9 +16,9 @@ from ..engine import autograd
 HAVE_NUMBA = find_spec("numba") is not None
 
 if HAVE_NUMBA:
+    from ..simd.jit import kept
     from . import telling  # noqa: F401
     from .registry import install
-    from .simd.jit import kept
 else:
 
     def install() -> None:

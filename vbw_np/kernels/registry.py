@@ -6,27 +6,16 @@ from collections.abc import Callable
 
 import numpy as np
 
+from .. import definitions
+from ..definitions import prompt, token
 from ..engine import autograd, optim
 from ..layers import fused_loss, gru_gates, mix_experts
 from ..layers import graph as graphs
-from .fp4 import (
-    blackwell,
-    definitions,
-    dequantize,
-    gemv_bytes,
-    measure,
-    quantize,
-    quantize_operands,
-    relayout,
-    tensor_core,
-)
-from .fp8 import definitions as fp8_definitions
+from ..simd import jit
+from .fp4 import blackwell, dequantize, gemv_bytes, measure, quantize, quantize_operands, relayout, tensor_core
 from .fp8 import sums as fp8_sums
 from .fp32 import product
-from .simd import jit
-from .token import definition as token_definition
 from .token import kernel as token_kernel
-from .token import prompt as token_prompt
 from .token import rows as token_rows
 from .twins import elementwise, graph, losses, optimizer, rows
 
@@ -181,9 +170,9 @@ _PACKED = (
     (definitions.matmul, tensor_core.matmul),
     (definitions.matmul_blackwell, blackwell.matmul),
     (definitions.matvec, gemv_bytes.matvec_int8),
-    (fp8_definitions.matmul_fp8, fp8_sums.matmul_fp8),
+    (definitions.matmul_fp8, fp8_sums.matmul_fp8),
 )
-"""Definitions over packed numbers and their twins; `tests/kernels/fp4/test_walk_definitions.py` tries them."""
+"""Definitions over packed numbers and their twins; `tests/definitions/test_walk_definitions.py` tries them."""
 
 
 def install() -> None:
@@ -197,6 +186,6 @@ def install() -> None:
             function.register_twin(twin, samples)
         for function, twin in _PACKED:
             function.register_twin(twin)
-        token_definition.step.register_twin(token_kernel.step)
+        token.step.register_twin(token_kernel.step)
         for name in ("norm_rows", "gate_rows", "turn_rows", "causal_softmax", "products", "add_product"):
-            getattr(token_prompt, name).register_twin(getattr(token_rows, name))
+            getattr(prompt, name).register_twin(getattr(token_rows, name))

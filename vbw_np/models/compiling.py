@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 
 from .. import machine
+from ..definitions import support
 from ..device import Device, Recipe, get_recipe
 from ..engine import Tensor, nn, optim
 from ..formats import get_format
 from ..kernels import kept
-from ..kernels.fp4 import support
 from ..layers import ShortestPathReflection, linear_cross_entropy
 from .claude4 import Claude4, Claude4Config
 

@@ -9,9 +9,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from .. import kernels as _twins  # noqa: F401  of the definitions
+from ..definitions import dequantize, quantize
 from ..errors import UserError
 from ..formats import BlockFormat, FormatError, get_format
-from ..kernels.fp4.definitions import dequantize, quantize
 
 Format = str | BlockFormat | None
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
+from ..definitions import support
 from ..device import RECIPES, Device, Recipe, get_recipe, place
 from ..engine import nn
 from ..formats import FORMATS, BlockFormat, get_format
-from ..kernels.fp4 import support
 from .llama import Llama
 
 HEAD = "lm_head"

@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import kernels as _twins  # noqa: F401  of the definitions
+from ..definitions import prompt
+from ..definitions.byte_rows import ByteRows
+from ..definitions.panels import RightOperand
+from ..definitions.token import LANES, Layer, Token, step
 from ..device.card import Card
 from ..device.ways import PACKED
 from ..engine import Tensor, nn
 from ..errors import UserError
-from ..kernels.fp4.byte_rows import ByteRows
-from ..kernels.fp4.panels import RightOperand
-from ..kernels.token import prompt
-from ..kernels.token.definition import LANES, Layer, Token, step
 from .evaluating import evaluating
 from .key_value_cache import Format, KeyValueCache
 from .llama import Llama, LlamaBlock

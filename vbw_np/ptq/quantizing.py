@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import kernels as _twins  # noqa: F401  of the definitions
+from ..definitions import dequantize, quantize
 from ..engine import Tensor, nn, no_grad
 from ..formats import BlockFormat, FittedScales, PackedTensor, encode, relative_mse
-from ..kernels.fp4.definitions import dequantize, quantize
 from ..models.llama import Llama, LlamaBlock
 from .calibration import KeptMoments, Moments, check_windows, spread, watch, wrapped
 from .errors import CalibrationError

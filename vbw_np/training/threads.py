@@ -21,7 +21,7 @@ def set_threads(count: int) -> None:
         raise UserError(f"--threads {count} leaves nobody to compute; give 1 or more")
     set_blas_threads(count)
     with contextlib.suppress(ImportError):
-        from ..kernels.simd.jit import numba
+        from ..simd.jit import numba
 
         numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
 

@@ -9,7 +9,7 @@ import pytest
 from vbw_np.engine import autograd
 from vbw_np.kernels.fp32 import product
 from vbw_np.kernels.fp32.intrinsics_fp32 import TILES
-from vbw_np.kernels.simd import cpu, jit
+from vbw_np.simd import cpu, jit
 
 INSTRUCTION_SETS = [isa for isa in cpu.available() if isa in TILES]
 pytestmark = pytest.mark.skipif(

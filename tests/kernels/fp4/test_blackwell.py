@@ -6,10 +6,10 @@ import numba
 import numpy as np
 import pytest
 
+from vbw_np.definitions.fp4_products import UNIT, blackwell_reference
 from vbw_np.formats.accumulate import get_accumulator
 from vbw_np.kernels.fp4 import blackwell
 from vbw_np.kernels.fp4 import tensor_core as tc
-from vbw_np.kernels.fp4.reference import UNIT, blackwell_reference
 
 FMTS = ("nvfp4", "mxfp4")
 SHAPES = ((1, 1, 32), (5, 7, 96), (34, 50, 224), (17, 33, 1024))

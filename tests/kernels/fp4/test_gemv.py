@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from llvmlite import ir
 
+from vbw_np.definitions.panels import DOUBLED
 from vbw_np.kernels.fp4.gemv import matvec, quantize_left_int8
 from vbw_np.kernels.fp4.intrinsics_tile import emit_decode
-from vbw_np.kernels.fp4.panels import DOUBLED
 from vbw_np.kernels.fp4.tensor_core import matmul, matmul_reference, quantize_left, quantize_right, right_from_packed
-from vbw_np.kernels.simd import cpu, jit
-from vbw_np.kernels.simd.intrinsics import I64, Emitter
+from vbw_np.simd import cpu, jit
+from vbw_np.simd.intrinsics import I64, Emitter
 
 
 def data(shape: tuple[int, int], seed: int) -> np.ndarray:

@@ -6,12 +6,12 @@ import numba
 import numpy as np
 import pytest
 
+from vbw_np.definitions import support
+from vbw_np.definitions.byte_rows import byte_rows, matvec_reference
+from vbw_np.definitions.fp4_products import quantize_left_int8
 from vbw_np.formats import FORMATS, get_format, quantize
-from vbw_np.kernels.fp4 import support
-from vbw_np.kernels.fp4.byte_rows import byte_rows, matvec_reference
 from vbw_np.kernels.fp4.gemv_bytes import matvec_bytes, quantize_rows_int8
-from vbw_np.kernels.fp4.reference import quantize_left_int8
-from vbw_np.kernels.simd import cpu, jit
+from vbw_np.simd import cpu, jit
 
 needs_jit = pytest.mark.skipif(not jit.enabled(), reason="numba is switched off")
 

@@ -6,11 +6,11 @@ import numba
 import numpy as np
 import pytest
 
+from vbw_np.definitions.panels import DOUBLED
 from vbw_np.formats import E2M1
 from vbw_np.formats.random_bits import hash_bits, hash_keys
 from vbw_np.kernels.fp4.intrinsics_quantize import column_left, row_left
-from vbw_np.kernels.fp4.panels import DOUBLED
-from vbw_np.kernels.simd.variant import Variant
+from vbw_np.simd.variant import Variant
 
 MODE = Variant("te+stochastic", 16)
 SEED, STREAM = 7, 3

@@ -12,7 +12,7 @@ from vbw_np import formats
 from vbw_np.kernels.fp4 import quantize as encoder
 from vbw_np.kernels.fp4.dequantize import dequantize
 from vbw_np.kernels.fp4.quantize import fast_quantile_codebook, is_known, quantize, row_amax, tensor_amax
-from vbw_np.kernels.simd import jit
+from vbw_np.simd import jit
 
 FAST = [
     "mxfp4", "mxfp4-even", "mxfp4-ceil", "mxfp4-rceil", "nvfp4", "nvfp4-1level", "nvfp4-row-scaled", "nvfp4-16x16",

@@ -8,9 +8,9 @@ import pytest
 from vbw_np.kernels.fp4 import tensor_core
 from vbw_np.kernels.fp4.intrinsics_tile import fill_right_words, offset_of, words_of
 from vbw_np.kernels.fp4.scale_words import half_scales, product_table, right_words
-from vbw_np.kernels.simd import cpu
-from vbw_np.kernels.simd.jit import jit
-from vbw_np.kernels.simd.variant import Variant
+from vbw_np.simd import cpu
+from vbw_np.simd.jit import jit
+from vbw_np.simd.variant import Variant
 
 INSTRUCTION_SETS = [isa for isa in cpu.available() if isa != "amx"]
 

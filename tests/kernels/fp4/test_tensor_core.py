@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from vbw_np import formats
+from vbw_np.definitions.aligned import aligned_empty
+from vbw_np.definitions.panels import DOUBLED, LeftOperand, RightOperand
 from vbw_np.formats.hadamard import hadamard_rotate
 from vbw_np.kernels.fp4 import blackwell, tensor_core
 from vbw_np.kernels.fp4.gemv import matvec
-from vbw_np.kernels.fp4.panels import DOUBLED, LeftOperand, RightOperand
 from vbw_np.kernels.fp4.scale_words import half_scales
 from vbw_np.kernels.fp4.tensor_core import (
     left_from_packed,
@@ -26,8 +27,7 @@ from vbw_np.kernels.fp4.tensor_core import (
     right_from_packed,
     transformer_engine_alpha,
 )
-from vbw_np.kernels.simd import cpu
-from vbw_np.kernels.simd.memory import aligned_empty
+from vbw_np.simd import cpu
 
 FORMATS = ("mxfp4", "nvfp4")
 SHAPES = [(1, 1, 16), (5, 3, 40), (48, 130, 96), (100, 257, 160), (390, 48, 1056), (13, 40, 2080)]

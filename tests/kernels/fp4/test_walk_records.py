@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from vbw_np.definitions import support
 from vbw_np.formats import FORMATS, INT4, PROFILES, TIES, FineTier, FormatError, PackedTensor, ScaleError, quantize
 from vbw_np.formats.blocks import mx_floor
 from vbw_np.formats.containers import load_packed, save_packed
 from vbw_np.formats.elements import E2M3, INT4_TO_6, UE5M3
 from vbw_np.formats.random_bits import standard_normal
 from vbw_np.formats.scales import MX_FLOOR, MX_RCEIL, TE, TE_ONE_LEVEL, absmax_rule, te_rule
-from vbw_np.kernels.fp4 import support
 from vbw_np.kernels.fp4.dequantize import dequantize as fast_dequantize
 from vbw_np.kernels.fp4.quantize import quantize as fast_quantize
 

@@ -6,12 +6,12 @@ import numba
 import numpy as np
 import pytest
 
+from vbw_np.definitions.fp8 import UNITS, matmul_fp8
+from vbw_np.definitions.fp8_operands import ELEMENTS, Fp8Operand, from_packed, transposed_from_packed
 from vbw_np.formats import get_format, quantize
 from vbw_np.formats.accumulate import ACCUMULATORS, dot
 from vbw_np.kernels.fp8 import sums
-from vbw_np.kernels.fp8.definitions import UNITS, matmul_fp8
-from vbw_np.kernels.fp8.operands import ELEMENTS, Fp8Operand, from_packed, transposed_from_packed
-from vbw_np.kernels.simd import jit
+from vbw_np.simd import jit
 
 pytestmark = pytest.mark.skipif(not jit.enabled(), reason="numba is switched off")
 SHAPES = ((1, 1, 7), (5, 33, 96), (67, 18, 160), (6, 20, 1000))

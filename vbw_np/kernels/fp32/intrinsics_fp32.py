@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from ..simd.intrinsics import F32, I32, Emitter, loop_intrinsic, vec
-from ..simd.variant import constant_of, variant_intrinsic
+from ...simd.intrinsics import F32, I32, Emitter, loop_intrinsic, vec
+from ...simd.variant import constant_of, variant_intrinsic
 
 STORE, ADD, STREAM = 0, 1, 2
 """What a finished tile does to `out`: overwrites it, is added to it, overwrites it past the caches (64-aligned)."""

@@ -21,13 +21,13 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from ...definitions.aligned import kept
 from ...engine import autograd
 from ...machine import blas_info
-from ..simd import cpu
-from ..simd.intrinsics import fence, fetch_add
-from ..simd.jit import block, jit, pjit, share
-from ..simd.memory import kept
-from ..simd.variant import Variant
+from ...simd import cpu
+from ...simd.intrinsics import fence, fetch_add
+from ...simd.jit import block, jit, pjit, share
+from ...simd.variant import Variant
 from .intrinsics_fp32 import (
     ADD,
     STORE,

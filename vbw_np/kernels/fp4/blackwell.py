@@ -16,14 +16,14 @@ import math
 
 import numpy as np
 
-from ..simd import cpu
-from ..simd.jit import jit, pjit, share
-from ..simd.memory import aligned_empty
-from ..simd.variant import Variant
+from ...definitions.aligned import aligned_empty
+from ...definitions.fp4_products import blackwell_reference
+from ...definitions.panels import LeftOperand, RightOperand, half_scales
+from ...simd import cpu
+from ...simd.jit import jit, pjit, share
+from ...simd.variant import Variant
 from .intrinsics_steps import GROUP, ROWS, STEP, step_rows, step_tile
 from .intrinsics_tile import decode
-from .panels import LeftOperand, RightOperand, half_scales
-from .reference import blackwell_reference
 
 GROUPS = STEP // GROUP
 OFFSET = 12

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from ... import formats
 from ...engine import autograd
 from ...formats.packed import nested_table
-from ..simd.jit import enabled, jit, leaf, pjit, share
-from ..simd.jit import row as jit_row
-from ..simd.lanes import PIECE, bits, floats, select, splat, to_float, usplat
-from ..simd.lanes_memory import (
+from ...simd.jit import enabled, jit, leaf, pjit, share
+from ...simd.jit import row as jit_row
+from ...simd.lanes import PIECE, bits, floats, select, splat, to_float, usplat
+from ...simd.lanes_memory import (
     at,
     fence,
     keep,
@@ -31,7 +31,7 @@ from ..simd.lanes_memory import (
     store,
     stream,
 )
-from ..simd.wide import WIDTH
+from ...simd.wide import WIDTH
 
 empty = autograd.memory.empty
 

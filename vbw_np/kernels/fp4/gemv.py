@@ -15,16 +15,16 @@ from functools import cache
 import numba
 import numpy as np
 
+from ...definitions.fp4_products import matmul_reference, quantize_left_int8
+from ...definitions.panels import FORMATS, RULES, RightOperand
 from ...formats.scales import TE
-from ..simd import cpu
-from ..simd.intrinsics import fetch_add
-from ..simd.jit import block, jit, pjit, share
-from ..simd.variant import Variant
+from ...simd import cpu
+from ...simd.intrinsics import fetch_add
+from ...simd.jit import block, jit, pjit, share
+from ...simd.variant import Variant
 from .intrinsics_matvec import matvec_panels, pass_panels, pass_rows
 from .intrinsics_tile import ISAS
-from .panels import FORMATS, RULES, RightOperand
 from .quantize_operands import INVERSE, LEAST, RANGE, left_rows, quantize_left, span_of
-from .reference import matmul_reference, quantize_left_int8
 from .tensor_core import matmul
 
 _RANGE, _INVERSE, _LEAST = span_of(TE.numbers)  # of TransformerEngine's rule, as `RULES` has it

@@ -8,15 +8,15 @@ import numpy as np
 from llvmlite import ir
 from numpy.typing import NDArray
 
-from ..simd import cpu
-from ..simd.intrinsics import F32, I8, I16, I32, Emitter, vec
-from ..simd.jit import block, jit, pjit, share
-from ..simd.variant import Variant, variant_intrinsic
-from .byte_rows import BLOCK, LANES, LEFT, ByteRows, matvec_reference
+from ...definitions.byte_rows import BLOCK, LANES, LEFT, ByteRows, matvec_reference
+from ...definitions.fp4_products import quantize_left_int8
+from ...definitions.panels import FORMATS, LeftOperand, RightOperand, empty_left
+from ...simd import cpu
+from ...simd.intrinsics import F32, I8, I16, I32, Emitter, vec
+from ...simd.jit import block, jit, pjit, share
+from ...simd.variant import Variant, variant_intrinsic
 from .gemv import matvec
-from .panels import FORMATS, LeftOperand, RightOperand, empty_left
 from .quantize_operands import rows_left
-from .reference import quantize_left_int8
 from .tensor_core import matmul
 
 ROWS = 4

@@ -17,8 +17,8 @@ from __future__ import annotations
 
 from llvmlite import ir
 
-from ..simd.intrinsics import F32, I8, I16, I32, Emitter, loop_intrinsic, vec
-from ..simd.variant import Variant, constant_of, variant_intrinsic
+from ...simd.intrinsics import F32, I8, I16, I32, Emitter, loop_intrinsic, vec
+from ...simd.variant import Variant, constant_of, variant_intrinsic
 
 PHASE = 128
 """Elements of the reduction between two visits of the accumulators."""

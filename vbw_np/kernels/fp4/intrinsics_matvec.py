@@ -11,8 +11,8 @@ from collections.abc import Callable
 from llvmlite import ir
 from numba.core import cgutils
 
-from ..simd.intrinsics import F32, I1, I8, I32, I64, Emitter, vec
-from ..simd.variant import Variant, constant_of, variant_intrinsic
+from ...simd.intrinsics import F32, I1, I8, I32, I64, Emitter, vec
+from ...simd.variant import Variant, constant_of, variant_intrinsic
 from .intrinsics_tile import ISAS, DotIsa, Dots, register_decoder, start_of
 from .scale_words import PLAIN_SCALES, emit_half_scales, emit_plain_scales
 

@@ -16,9 +16,9 @@ from collections.abc import Callable
 
 from llvmlite import ir
 
-from ..simd.intrinsics import F32, I16, I32, I64, Emitter, vec
-from ..simd.variant import Variant, variant_intrinsic
-from ..simd.wide import BYTES, FLOAT, INT, WIDTH, Wide
+from ...simd.intrinsics import F32, I16, I32, I64, Emitter, vec
+from ...simd.variant import Variant, variant_intrinsic
+from ...simd.wide import BYTES, FLOAT, INT, WIDTH, Wide
 from .rounding import (
     emit_e4m3_value,
     emit_mx_code,

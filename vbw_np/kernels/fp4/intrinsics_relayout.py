@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from llvmlite import ir
 
-from ..simd.intrinsics import I32, Emitter, loop_intrinsic, vec
+from ...simd.intrinsics import I32, Emitter, loop_intrinsic, vec
 
 W = 16
 WORDS = vec(I32, W)

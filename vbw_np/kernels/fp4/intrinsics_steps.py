@@ -19,8 +19,8 @@ from __future__ import annotations
 
 from llvmlite import ir
 
-from ..simd.intrinsics import F32, I32, I64, Emitter, vec
-from ..simd.variant import Variant, constant_of, variant_intrinsic
+from ...simd.intrinsics import F32, I32, I64, Emitter, vec
+from ...simd.variant import Variant, constant_of, variant_intrinsic
 from .intrinsics_tile import ISAS, Dots
 
 ROWS = {"avx512vnni": 4, "avxvnni": 2, "avx2": 2}

@@ -24,9 +24,9 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from ..simd import cpu
-from ..simd.intrinsics import F32, I8, I16, I32, I64, Emitter, vec
-from ..simd.variant import Variant, constant_of, variant_intrinsic
+from ...simd import cpu
+from ...simd.intrinsics import F32, I8, I16, I32, I64, Emitter, vec
+from ...simd.variant import Variant, constant_of, variant_intrinsic
 from .scale_words import ByExponent, ByTable, Multiplied, emit_right_words, scale_word
 
 TILE_ARGUMENTS = (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..simd.jit import pjit, share
+from ...simd.jit import pjit, share
 
 PIECE = 8192
 """Elements whose sums are made by one thread; the pieces are added in order, whatever the number of threads."""

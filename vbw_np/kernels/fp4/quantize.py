@@ -14,20 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ... import formats
+from ...definitions import support
+from ...definitions.kernel_numbers import ABSMAX, TE
 from ...engine import autograd
 from ...formats.blocks import apply_options
 from ...formats.fitted import check_fitted
 from ...formats.packed import byte_shape, checked_level, nested_edges, scale_shape
 from ...formats.random_bits import hash_keys
 from ...formats.scales import te_encode_scale
-from ..simd.jit import block as block_ready
-from ..simd.jit import enabled
-from ..simd.jit import row as jit_row
-from ..simd.lanes import PIECE
-from ..simd.wide import WIDTH
-from . import support
+from ...simd.jit import block as block_ready
+from ...simd.jit import enabled
+from ...simd.jit import row as jit_row
+from ...simd.lanes import PIECE
+from ...simd.wide import WIDTH
 from .dequantize import dequantize
-from .numbers import ABSMAX, TE
 from .strips import Arrays, Settings, amax_rows, quantize_strips
 from .two_tiers import fast_quantile_codebook, quantize_quantile_rows
 

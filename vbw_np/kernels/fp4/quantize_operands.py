@@ -11,26 +11,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ... import formats
-from ...formats import BlockFormat
-from ...formats.hadamard import POINTS, SIGNS, hadamard_rotate
-from ...formats.random_bits import hash_keys
-from ...formats.scales import RuleNumbers
-from ..simd import cpu
-from ..simd.jit import jit, pjit, share
-from ..simd.lanes_memory import keep
-from ..simd.variant import Variant
-from . import support
-from .intrinsics_quantize import (
-    RUN,
-    column_amax,
-    column_left,
-    column_right,
-    make_scales,
-    row_amax,
-    row_left,
-    row_right,
-)
-from .panels import (
+from ...definitions import support
+from ...definitions.panels import (
     FORMATS,
     RULES,
     LeftOperand,
@@ -41,6 +23,24 @@ from .panels import (
     empty_right,
     left_from_packed,
     right_from_packed,
+)
+from ...formats import BlockFormat
+from ...formats.hadamard import POINTS, SIGNS, hadamard_rotate
+from ...formats.random_bits import hash_keys
+from ...formats.scales import RuleNumbers
+from ...simd import cpu
+from ...simd.jit import jit, pjit, share
+from ...simd.lanes_memory import keep
+from ...simd.variant import Variant
+from .intrinsics_quantize import (
+    RUN,
+    column_amax,
+    column_left,
+    column_right,
+    make_scales,
+    row_amax,
+    row_left,
+    row_right,
 )
 
 _ROWS_AT_ONCE = 8

@@ -9,12 +9,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from ...definitions import support
+from ...definitions.panels import RightOperand, empty_right, right_from_packed
 from ...formats import PackedTensor, pack_nibbles
-from ..simd import cpu
-from ..simd.jit import leaf, pjit, share
-from . import support
+from ...simd import cpu
+from ...simd.jit import leaf, pjit, share
 from .intrinsics_relayout import to_panel, to_transposed_panel
-from .panels import RightOperand, empty_right, right_from_packed
 
 
 def right_operand(packed: PackedTensor) -> RightOperand:

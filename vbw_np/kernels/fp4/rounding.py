@@ -16,10 +16,10 @@ from collections.abc import Callable
 import numpy as np
 from llvmlite import ir
 
+from ...definitions.kernel_numbers import HIGHEST
 from ...formats import E2M1, E4M3, scales
-from ..simd.lanes import F16, U16, on_lanes
-from ..simd.wide import FLOAT, INT, Wide
-from .numbers import HIGHEST
+from ...simd.lanes import F16, U16, on_lanes
+from ...simd.wide import FLOAT, INT, Wide
 
 _ONE = 127 << 23
 _SIX = 0x40C00000

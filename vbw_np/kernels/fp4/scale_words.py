@@ -11,8 +11,8 @@ from functools import lru_cache
 import numpy as np
 from llvmlite import ir
 
-from ..simd.intrinsics import F32, I8, I16, I32, I64, Emitter, vec
-from .panels import half_scales
+from ...definitions.panels import half_scales
+from ...simd.intrinsics import F32, I8, I16, I32, I64, Emitter, vec
 
 
 class Multiplied:

@@ -12,8 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..simd.jit import jit, leaf, pjit, share
-from ..simd.lanes import (
+from ...definitions.kernel_numbers import ABSMAX, CEIL, EVEN, KEEP, NEAREST, NEVER, RCEIL, STOCHASTIC, TE
+from ...simd.jit import jit, leaf, pjit, share
+from ...simd.lanes import (
     absolute,
     bits,
     floats,
@@ -29,7 +30,7 @@ from ..simd.lanes import (
     to_int,
     usplat,
 )
-from ..simd.lanes_memory import (
+from ...simd.lanes_memory import (
     at,
     keep,
     load,
@@ -42,8 +43,7 @@ from ..simd.lanes_memory import (
     store_bytes,
     store_nibbles,
 )
-from ..simd.wide import WIDTH
-from .numbers import ABSMAX, CEIL, EVEN, KEEP, NEAREST, NEVER, RCEIL, STOCHASTIC, TE
+from ...simd.wide import WIDTH
 from .rounding import (
     e2m1,
     e2m1_nibble,

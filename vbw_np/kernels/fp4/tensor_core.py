@@ -32,11 +32,13 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from ..simd import cpu
-from ..simd.intrinsics import fence, fetch_add, stream_scaled
-from ..simd.jit import jit, pjit, share
-from ..simd.memory import aligned_empty, kept
-from ..simd.variant import Variant
+from ...definitions.aligned import aligned_empty, kept
+from ...definitions.fp4_products import check_pair, factors_of, matmul_reference, transformer_engine_alpha
+from ...definitions.panels import LeftOperand, RightOperand, left_from_packed, right_from_packed
+from ...simd import cpu
+from ...simd.intrinsics import fence, fetch_add, stream_scaled
+from ...simd.jit import jit, pjit, share
+from ...simd.variant import Variant
 from .intrinsics_amx import (
     BUFFER,
     PHASE,
@@ -63,14 +65,7 @@ from .intrinsics_tile import (
     tile_rows_of,
     words_of,
 )
-from .panels import (
-    LeftOperand,
-    RightOperand,
-    left_from_packed,
-    right_from_packed,
-)
 from .quantize_operands import quantize_left, quantize_right
-from .reference import check_pair, factors_of, matmul_reference, transformer_engine_alpha
 
 __all__ = [
     "LeftOperand",

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..simd.jit import leaf, pjit, share
-from ..simd.jit import row as jit_row
-from ..simd.lanes import absolute, bits, larger, lookup, max_lanes, select, smaller, splat, usplat
-from ..simd.lanes_memory import at, load, load_part, pointer, store_bits, store_nibbles
-from ..simd.wide import WIDTH
+from ...simd.jit import leaf, pjit, share
+from ...simd.jit import row as jit_row
+from ...simd.lanes import absolute, bits, larger, lookup, max_lanes, select, smaller, splat, usplat
+from ...simd.lanes_memory import at, load, load_part, pointer, store_bits, store_nibbles
+from ...simd.wide import WIDTH
 
 PARTS = 4
 """Parts of an array whose histograms are made by one thread each."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from llvmlite import ir
 
-from ..simd.intrinsics import F32, I32, I64, Emitter, loop_intrinsic, vec
+from ...simd.intrinsics import F32, I32, I64, Emitter, loop_intrinsic, vec
 
 ROWS, COLUMNS, STEP, LANES = 2, 16, 32, 8
 F64 = ir.DoubleType()

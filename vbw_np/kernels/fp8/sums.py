@@ -10,11 +10,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..simd.jit import pjit, share
-from ..simd.memory import aligned_empty
-from .definitions import STEP, check
+from ...definitions.aligned import aligned_empty
+from ...definitions.fp8 import STEP, check
+from ...definitions.fp8_operands import BLOCK, ELEMENTS, Fp8Operand
+from ...simd.jit import pjit, share
 from .intrinsics_fp8 import COLUMNS, ROWS, step_blackwell, step_hopper
-from .operands import BLOCK, ELEMENTS, Fp8Operand
 
 _ROWS_AT_ONCE = 64
 

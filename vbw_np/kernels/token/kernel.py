@@ -17,21 +17,21 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from ..fp4.byte_rows import BLOCK as BYTES
-from ..fp4.byte_rows import LEFT, ByteRows
+from ...definitions.byte_rows import BLOCK as BYTES
+from ...definitions.byte_rows import LEFT, ByteRows
+from ...definitions.panels import RightOperand
+from ...definitions.token import STRETCH, Rounding, Token, turn
+from ...simd import cpu
+from ...simd.jit import block, jit, leaf, pjit
+from ...simd.lanes import splat, sum_lanes
+from ...simd.lanes_memory import load, load_part, store, store_part
+from ...simd.wide import WIDTH
 from ..fp4.gemv import few_rows_mode, quantized_rows, quantizer_of
 from ..fp4.gemv_bytes import TASK, byte_rows_mode, byte_rows_task
 from ..fp4.intrinsics_matvec import matvec_panels, pass_panels
 from ..fp4.intrinsics_tile import ISAS
-from ..fp4.panels import RightOperand
-from ..simd import cpu
-from ..simd.jit import block, jit, leaf, pjit
-from ..simd.lanes import splat, sum_lanes
-from ..simd.lanes_memory import load, load_part, store, store_part
-from ..simd.wide import WIDTH
 from ..twins.elementwise import sigmoid_lanes
 from ..twins.rows import exp_row, row_max
-from .definition import STRETCH, Rounding, Token, turn
 from .sharing import LINE, done, finish, take, wait
 
 PIECE = 6

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...definitions.byte_rows import ByteRows
+from ...definitions.panels import RightOperand
 from ...engine import autograd
-from ..fp4.byte_rows import ByteRows
+from ...simd.jit import block, pjit, share
+from ...simd.lanes_memory import load_part, store_part
+from ...simd.wide import WIDTH
 from ..fp4.gemv_bytes import MANY_ROWS, quantize_rows_int8
-from ..fp4.panels import RightOperand
 from ..fp4.tensor_core import matmul
-from ..simd.jit import block, pjit, share
-from ..simd.lanes_memory import load_part, store_part
-from ..simd.wide import WIDTH
 from ..twins.elementwise import sigmoid_lanes
 from ..twins.rows import exp_row, row_max
 from .kernel import _rms_norm

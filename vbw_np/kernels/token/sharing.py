@@ -13,8 +13,8 @@ import sys
 from llvmlite import ir
 from numba.core import cgutils
 
-from ..simd.intrinsics import I32, I64, Emitter, fetch_add, loop_intrinsic
-from ..simd.jit import leaf
+from ...simd.intrinsics import I32, I64, Emitter, fetch_add, loop_intrinsic
+from ...simd.jit import leaf
 
 LINE = 64
 """Bytes of a cache line: every counter has one."""

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...engine import autograd
-from ..simd.jit import jit, leaf, pjit, share
-from ..simd.jit import row as jit_row
-from ..simd.lanes import PIECE, absolute, bits, floats, mix, places, select, splat
-from ..simd.lanes_memory import load, load_part, store, store_part
-from ..simd.wide import WIDTH
+from ...simd.jit import jit, leaf, pjit, share
+from ...simd.jit import row as jit_row
+from ...simd.lanes import PIECE, absolute, bits, floats, mix, places, select, splat
+from ...simd.lanes_memory import load, load_part, store, store_part
+from ...simd.wide import WIDTH
 
 empty = autograd.memory.empty
 

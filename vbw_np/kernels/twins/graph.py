@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...engine import autograd
-from ..simd.jit import block, jit, leaf, pjit, share
-from ..simd.lanes import select, splat
-from ..simd.lanes_memory import load, load_part, store, store_part
-from ..simd.wide import WIDTH
+from ...simd.jit import block, jit, leaf, pjit, share
+from ...simd.lanes import select, splat
+from ...simd.lanes_memory import load, load_part, store, store_part
+from ...simd.wide import WIDTH
 
 WORD = 64
 _ONE = np.uint64(1)

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...engine import autograd
+from ...simd.jit import leaf, pjit, share
+from ...simd.jit import rows as jit_rows
+from ...simd.lanes import splat, sum_lanes
+from ...simd.lanes_memory import load, load_part, store, store_part
+from ...simd.wide import WIDTH
 from ..fp32.product import add_product
-from ..simd.jit import leaf, pjit, share
-from ..simd.jit import rows as jit_rows
-from ..simd.lanes import splat, sum_lanes
-from ..simd.lanes_memory import load, load_part, store, store_part
-from ..simd.wide import WIDTH
 from .elementwise import exp
 from .rows import exp_row, row_max
 

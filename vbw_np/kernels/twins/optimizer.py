@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..simd.jit import jit, pjit, share
-from ..simd.jit import row as jit_row
-from ..simd.lanes import PIECE, sqrt
-from ..simd.lanes_memory import load, load_part, store, store_part
-from ..simd.wide import WIDTH
+from ...simd.jit import jit, pjit, share
+from ...simd.jit import row as jit_row
+from ...simd.lanes import PIECE, sqrt
+from ...simd.lanes_memory import load, load_part, store, store_part
+from ...simd.wide import WIDTH
 
 
 @jit

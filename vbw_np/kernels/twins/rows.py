@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...engine import autograd
-from ..simd.jit import jit, leaf, pjit, share
-from ..simd.jit import row as jit_row
-from ..simd.jit import rows as jit_rows
-from ..simd.lanes import PIECE, larger, max_lanes, splat, sum_lanes
-from ..simd.lanes_memory import load, load_part, store, store_part
-from ..simd.wide import WIDTH
+from ...simd.jit import jit, leaf, pjit, share
+from ...simd.jit import row as jit_row
+from ...simd.jit import rows as jit_rows
+from ...simd.lanes import PIECE, larger, max_lanes, splat, sum_lanes
+from ...simd.lanes_memory import load, load_part, store, store_part
+from ...simd.wide import WIDTH
 from .elementwise import exp
 
 empty, zeros = autograd.memory.empty, autograd.memory.zeros

@@ -7,7 +7,7 @@ import threading
 
 import numpy as np
 
-from ...engine import autograd
+from ..engine import autograd
 
 
 def aligned_empty(shape: tuple[int, ...], dtype: type) -> np.ndarray:

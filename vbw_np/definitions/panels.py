@@ -22,7 +22,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from ..simd.memory import aligned_empty
+from .aligned import aligned_empty
 
 ROW_MULTIPLE = 48
 """Left operands are allocated in multiples of this many rows: whole tiles on every instruction set."""

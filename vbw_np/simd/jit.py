@@ -2,7 +2,7 @@
 
 **Cache.** Kernels are kept on disk (`cache`) where a folder is writable; elsewhere (a read-only install, a container
 without a home) they are compiled in memory, and `cache_problem()` says why. A kernel's file is stale once any file of
-`kernels` has changed that it calls helpers from.
+`_ROOMS` has changed that it takes helpers or numbers from.
 
 **Threads.** NumPy's BLAS has worker threads of its own, and both kinds wait for work by spinning. GNU OpenMP, numba's
 usual threading layer on Linux, spins for milliseconds after every parallel loop unless told otherwise, which takes
@@ -32,11 +32,13 @@ from numba import config
 from numba.core import event
 from numpy.typing import NDArray
 
-from ...engine import autograd
+from ..engine import autograd
 from .cache import KernelCache, note_problem, problem
 from .compiling import Kernel, part, team_kernel
 
-_ROOM = __package__.rpartition(".")[0]
+_TOP = __package__.partition(".")[0]
+_ROOMS = tuple(f"{_TOP}.{room}." for room in ("definitions", "simd", "kernels"))
+"""What kernels are compiled from."""
 
 KERNELS: list[Callable] = []
 """Every function compiled through `jit` or `pjit`, in order of declaration."""
@@ -63,18 +65,18 @@ _IMPORT = re.compile(r"^from (\.+)([\w.]*) import ([^\n(]*)", re.MULTILINE)
 
 @cache
 def _source(module: str) -> tuple[str, frozenset[str]]:
-    """A digest of a module's file, and the modules of `kernels` that the file imports."""
+    """A digest of a module's file, and the modules of `_ROOMS` that the file imports."""
     source = Path(sys.modules[module].__file__).read_bytes()
     found = set()
     for dots, name, names in _IMPORT.findall(source.decode()):
         base = ".".join([*module.split(".")[: -len(dots)], *filter(None, [name])])
         found |= {base, *(f"{base}.{imported.split()[0]}" for imported in names.split(",") if imported.strip())}
-    known = (name for name in found if name.startswith(f"{_ROOM}.") and name in sys.modules)
+    known = (name for name in found if name.startswith(_ROOMS) and name in sys.modules)
     return hashlib.sha256(source).hexdigest(), frozenset(known)
 
 
 def modules_behind(module: str) -> set[str]:
-    """The modules of `kernels` whose functions or numbers `module` may use, itself included, however indirectly."""
+    """The modules of `_ROOMS` whose functions or numbers `module` may use, itself included, however indirectly."""
     found, new = set(), {module}
     while new:
         found |= new
@@ -84,10 +86,10 @@ def modules_behind(module: str) -> set[str]:
 
 def source_stamp(function: Callable) -> str:
     """What changes whenever a file does that `function` may be compiled from: their names and digests."""
-    if function.__module__.startswith(f"{_ROOM}."):
+    if function.__module__.startswith(f"{_TOP}."):
         modules, own = modules_behind(function.__module__), ""
-    else:  # a kernel declared elsewhere, in a test: whatever of this room is loaded
-        modules = {name for name in list(sys.modules) if name.startswith(f"{_ROOM}.")}
+    else:  # a kernel declared elsewhere, in a test: whatever of these rooms is loaded
+        modules = {name for name in list(sys.modules) if name.startswith(_ROOMS)}
         own = hashlib.sha256(Path(function.__code__.co_filename).read_bytes()).hexdigest()
     return own + "".join(f"{name} {_source(name)[0]}\n" for name in sorted(modules))
 
@@ -138,7 +140,7 @@ def share(team: tuple[int, int], count: int) -> range:
 
 def kept(room: str) -> bool | None:
     """Whether compiled kernels of a room (``"fp4"``) are on disk; None where none can be."""
-    caches = [k._cache for k in KERNELS if k.py_func.__module__.startswith(f"{_ROOM}.{room}.")]
+    caches = [k._cache for k in KERNELS if k.py_func.__module__.startswith(f"{_TOP}.kernels.{room}.")]
     known = [cache for cache in caches if isinstance(cache, KernelCache)]
     return any(cache.any() for cache in known) if known and problem() is None else None
 

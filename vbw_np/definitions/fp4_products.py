@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...formats import E2M1, E4M3, E8M0
-from ...formats.accumulate import matmul as matmul_by_definition
+from ..formats import E2M1, E4M3, E8M0
+from ..formats.accumulate import matmul as matmul_by_definition
 from .panels import DOUBLED, LeftOperand, RightOperand, empty_left
 
 UNIT = "blackwell-mxf4nvf4"

@@ -1,6 +1,6 @@
 """Many tokens of one text through a Llama whose weights are packed, in NumPy: how a prompt is read.
 
-As in `definition`, all that stands between the products counts: each is one function over rows here, with a twin
+As in `token`, all that stands between the products counts: each is one function over rows here, with a twin
 (`rows`), and what several weights read is rounded once. Attention goes over the queries in chunks, so that what lies
 in their future is hardly computed.
 """
@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ..fp4 import definitions
-from ..fp4.byte_rows import ByteRows
-from ..fp4.panels import RightOperand
-from .definition import Rounding, Token, Whole, exp, lane_sums, swiglu, turn
+from . import fp4
+from .byte_rows import ByteRows
+from .panels import RightOperand
+from .token import Rounding, Token, Whole, exp, lane_sums, swiglu, turn
 
 CHUNK = 128
 """Queries of a chunk."""
@@ -23,7 +23,7 @@ CHUNK = 128
 
 @Whole
 def norm_rows(x: NDArray, weight: NDArray, eps: float) -> NDArray:
-    """`definition.rms_norm` of every row of x (T, D)."""
+    """`token.rms_norm` of every row of x (T, D)."""
     scale = np.float32(1) / np.sqrt(lane_sums(x * x) / np.float32(x.shape[1]) + np.float32(eps))
     return x * scale[:, None] * weight
 
@@ -58,7 +58,7 @@ def causal_softmax(scores: NDArray, new: int) -> None:
 @Whole
 def products(x: NDArray, weights: Sequence[RightOperand | ByteRows]) -> list[NDArray]:
     """x W^T of rows x (T, K), rounded to 8-bit integers a block, and each of some packed weights (N, K): (T, N)."""
-    return [definitions.matvec(x, w, np.empty((len(x), w.shape[0]), np.float32)) for w in weights]
+    return [fp4.matvec(x, w, np.empty((len(x), w.shape[0]), np.float32)) for w in weights]
 
 
 @Whole

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numba import config
 
-from vbw_np.kernels.simd import cpu, lanes_memory
+from vbw_np.simd import cpu, lanes_memory
 
 pytestmark = pytest.mark.skipif(config.DISABLE_JIT, reason="lanes are compiled code")
 

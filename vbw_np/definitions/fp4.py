@@ -1,38 +1,20 @@
-"""What a device does with packed numbers, as readable definitions; the kernels register as their twins (`registry`).
-
-Whoever computes calls these: they run the kernels where numba is there and `autograd.use_twins` has not switched them
-off, else NumPy alone. Both give the same bits and the same operands (`panels`), so operands of either kind mix.
-"""
+"""What a device does with packed numbers: quantizing, decoding, operands, and their products."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ... import formats
-from ...engine import autograd
-from ...formats import BlockFormat, FittedScales, PackedTensor
-from ...formats.hadamard import hadamard_rotate
+from .. import formats
+from ..formats import BlockFormat, FittedScales, PackedTensor
+from ..formats.hadamard import hadamard_rotate
 from . import support
 from .byte_rows import ByteRows, byte_rows, matvec_reference
+from .definition import Definition
+from .fp4_products import blackwell_reference, matmul_reference, quantize_left_int8
 from .panels import LeftOperand, RightOperand, left_from_packed, right_from_packed
-from .reference import blackwell_reference, matmul_reference, quantize_left_int8
-
-DEFINITIONS: dict[str, Definition] = {}
-
-
-class Definition(autograd.twin.Twinned):
-    """A function over packed numbers that may have a faster twin; calling it runs the one or the other."""
-
-    def __init__(self, reference: Callable) -> None:
-        super().__init__(reference, None)
-        DEFINITIONS[self.name] = self
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.run(*args, **kwargs)
 
 
 @Definition

@@ -14,10 +14,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ...formats.accumulate import ACCUMULATORS
-from ...formats.accumulate import matmul as matmul_by_definition
-from ..fp4.definitions import Definition
-from .operands import BLOCK, Fp8Operand
+from ..formats.accumulate import ACCUMULATORS
+from ..formats.accumulate import matmul as matmul_by_definition
+from .definition import Definition
+from .fp8_operands import BLOCK, Fp8Operand
 
 UNITS = {"hopper": "hopper-fp8", "blackwell": "blackwell-f8f6f4"}
 """The instruction whose sums are meant, a name in `formats.accumulate.ACCUMULATORS`, by the word that recipes use."""

@@ -24,7 +24,7 @@ from numba.core.imputils import lower_builtin
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, models, register_model
 
-from ...engine import autograd
+from ..engine import autograd
 from .intrinsics import F32, I1, I32, make_intrinsic, vec
 from .wide import FLOAT, INT, WIDTH, Wide
 

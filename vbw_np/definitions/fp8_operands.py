@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from ...formats import E4M3, E5M2, BlockFormat, ElementFormat, PackedTensor
+from ..formats import E4M3, E5M2, BlockFormat, ElementFormat, PackedTensor
 
 ELEMENTS = {element.name: element for element in (E4M3, E5M2)}
 """What tensor cores multiply as FP8."""

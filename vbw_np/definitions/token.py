@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...engine import autograd
-from ..fp4 import definitions
-from ..fp4.byte_rows import ByteRows
-from ..fp4.panels import RightOperand
+from ..engine import autograd
+from . import fp4
+from .byte_rows import ByteRows
+from .panels import RightOperand
 
 LANES = 16
 STRETCH = 64
@@ -153,7 +153,7 @@ def attend(q: NDArray, keys: NDArray, values: NDArray) -> NDArray:
 
 def products(x: NDArray, weights: Sequence[RightOperand | ByteRows]) -> list[NDArray]:
     """x W^T of one row (K,), rounded to 8-bit integers a block, and each of some packed weights (N, K): (N,)."""
-    return [definitions.matvec(x[None], w, np.empty((1, w.shape[0]), np.float32))[0] for w in weights]
+    return [fp4.matvec(x[None], w, np.empty((1, w.shape[0]), np.float32))[0] for w in weights]
 
 
 class Whole(autograd.twin.Twinned):

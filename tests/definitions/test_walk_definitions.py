@@ -10,12 +10,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from vbw_np import formats
+from vbw_np import definitions, formats
+from vbw_np.definitions import fp8_operands, support
+from vbw_np.definitions.panels import LeftOperand, RightOperand
 from vbw_np.engine import autograd
 from vbw_np.formats import FORMATS, get_format
-from vbw_np.kernels.fp4 import definitions, support
-from vbw_np.kernels.fp8 import operands as fp8_operands
-from vbw_np.kernels.simd import jit
+from vbw_np.simd import jit
 
 needs_jit = pytest.mark.skipif(not jit.enabled(), reason="numba is switched off")
 WEIGHTS = [name for name, fmt in FORMATS.items() if support.weights(fmt).kernel and fmt.fine is None]
@@ -31,10 +31,10 @@ def arrays_of(made: object) -> list[np.ndarray]:
 
     Of a right operand the integers that are multiplied: in those a zero has no sign, and fused quantizers write none.
     """
-    if isinstance(made, definitions.LeftOperand):
+    if isinstance(made, LeftOperand):
         rows = made.shape[0]
         return [made.values[:rows], made.scales[:rows], made.factors[:rows], made.sums[:rows]]
-    if isinstance(made, definitions.RightOperand):
+    if isinstance(made, RightOperand):
         return [made.values(), made.scales, np.asarray(made.factor)]
     if isinstance(made, formats.PackedTensor):
         parts = made.codes, made.scales, made.tensor_scale, made.fine
@@ -204,7 +204,7 @@ def everything():
 UNTWINNED = """
 with autograd.use_twins(False):
     losses = everything()
-from vbw_np.kernels.simd import jit
+from vbw_np.simd import jit
 assert jit.compiled_count() == 0, jit.compiled_count()
 print(losses)
 """

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ...formats import E2M1, E4M3, E8M0, BlockFormat, PackedTensor
-from .numbers import ABSMAX, CEIL, DROP, EVEN, FLOOR, KEEP, NEAREST, NEVER, RCEIL, STOCHASTIC, STOCHASTIC_8, TE
+from ..formats import E2M1, E4M3, E8M0, BlockFormat, PackedTensor
+from .kernel_numbers import ABSMAX, CEIL, DROP, EVEN, FLOOR, KEEP, NEAREST, NEVER, RCEIL, STOCHASTIC, STOCHASTIC_8, TE
 
 ROUNDINGS = {"even": NEAREST, "stochastic": STOCHASTIC, "stochastic-8": STOCHASTIC_8}
 """Roundings of the kernels that quantize rows, by the formats' names."""

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from vbw_np.kernels.simd import jit
+from vbw_np.simd import jit
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 compiled = pytest.mark.skipif(not jit.enabled(), reason="numba is switched off")
 
 
@@ -29,7 +29,7 @@ def test_only_kernels_become_machine_code_and_division_is_numpys():
     code = """
 import numpy as np
 from numba.core.codegen import JITCodeLibrary
-from vbw_np.kernels.simd import jit
+from vbw_np.simd import jit
 
 made = []
 before = JITCodeLibrary._finalize_specific
@@ -62,7 +62,7 @@ def test_every_number_is_some_threads_and_no_two():
 
 TEAM = """
 import numpy as np
-from vbw_np.kernels.simd import jit
+from vbw_np.simd import jit
 
 def mark(team, out, flags, name):
     '''Marks.'''
@@ -103,7 +103,7 @@ def test_a_team_on_every_threading_layer(layer: str):
 def test_a_thread_that_fails_is_an_error():
     code = """
 import numpy as np
-from vbw_np.kernels.simd import jit
+from vbw_np.simd import jit
 
 def fail(team, out):
     for i in jit.share(team, len(out)):
@@ -121,7 +121,7 @@ except MemoryError as error:
 
 def test_without_compiling_one_thread_runs_the_function():
     code = """
-from vbw_np.kernels.simd import jit
+from vbw_np.simd import jit
 
 def fill(team, out):
     for i in jit.share(team, len(out)):
@@ -149,7 +149,7 @@ print(y.tobytes().hex(), sum(rows._softmax.stats.cache_hits.values()))
 
 COUNTED = """
 import numpy as np
-from vbw_np.kernels.simd import cpu, jit
+from vbw_np.simd import cpu, jit
 from vbw_np.kernels.twins import rows
 
 x, weight = np.ones((40, 41), np.float32), np.ones(41, np.float32)

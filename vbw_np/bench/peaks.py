@@ -16,12 +16,12 @@ import numba
 import numpy as np
 from llvmlite import ir
 
-from .fp4.intrinsics_amx import configure, release
-from .fp4.intrinsics_tile import ISAS
-from .simd import cpu
-from .simd.intrinsics import F32, I32, Emitter, vec
-from .simd.jit import jit, pjit, share
-from .simd.variant import Variant, variant_intrinsic
+from ..kernels.fp4.intrinsics_amx import configure, release
+from ..kernels.fp4.intrinsics_tile import ISAS
+from ..simd import cpu
+from ..simd.intrinsics import F32, I32, Emitter, vec
+from ..simd.jit import jit, pjit, share
+from ..simd.variant import Variant, variant_intrinsic
 
 _CHAINS = 12
 """Independent chains of operations: enough to hide the latency of two units."""

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ...formats import PackedTensor
-from .reference import quantize_left_int8
+from ..formats import PackedTensor
+from .fp4_products import quantize_left_int8
 
 BLOCK, LANES = 32, 8
 LEFT = "mxfp4"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numba
 import pytest
 
-from vbw_np.kernels import peaks
-from vbw_np.kernels.peaks import measure_peaks
+from vbw_np.bench import peaks
+from vbw_np.bench.peaks import measure_peaks
 
 
 def test_peaks_are_positive_and_threads_are_put_back() -> None:

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vbw_np.kernels.simd import cache, jit
+from vbw_np.simd import cache, jit
 
 pytestmark = pytest.mark.skipif(not jit.enabled(), reason="numba is switched off")
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 KERNEL = """
-    from vbw_np.kernels.simd.jit import jit
+    from vbw_np.simd.jit import jit
 
     @jit
     def double(x):
@@ -55,7 +55,7 @@ def test_what_cannot_be_read_is_compiled_anew(module, tmp_path):
     module()(2.0)
     (path,) = kept(tmp_path)
     whole = path.read_bytes()
-    for damaged in (b"", whole[: len(whole) // 2], b"no pickle", b"cvbw_np.kernels.simd.gone\nKernelPathType\n."):
+    for damaged in (b"", whole[: len(whole) // 2], b"no pickle", b"cvbw_np.simd.gone\nKernelPathType\n."):
         path.write_bytes(damaged)
         again = module()
         assert again(2.0) == 4.0 and sum(again.stats.cache_misses.values()) == 1
