@@ -229,7 +229,6 @@ LINES_OF_ROOM = {
 LINES_OF_CORE = 1000  # tensor, primitive, ops and functional together: what a reader of autograd begins with
 LINES_OF_FILE = 600
 LINES_OF_FUNCTION = 60  # pictures aside, which are lists of what is drawn
-LONG_FUNCTIONS = {"quantize_left": 66}  # loops written out in IR
 
 
 def lines_of(path: Path) -> int:
@@ -276,8 +275,7 @@ def test_files_and_functions_are_short() -> None:
         if name.startswith("vbw_np.viz"):
             continue
         for function, lines in functions_of(ast.parse(path.read_text("utf-8"))):
-            most = LONG_FUNCTIONS.get(function, LINES_OF_FUNCTION) if ".kernels." in name else LINES_OF_FUNCTION
-            if lines > most:
+            if lines > LINES_OF_FUNCTION:
                 long.append(f"{label(path)}: {function} has {lines} lines")
     assert not long, "\n".join(long)
 

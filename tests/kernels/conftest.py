@@ -15,7 +15,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             asked.setdefault((str(item.path), item.originalname), []).append((isa, item))
     if not asked:
         return
-    from vbw_np.kernels.simd import cpu
+    from vbw_np.simd import cpu
 
     for pairs in asked.values():
         fastest = min((isa for isa, _ in pairs), key=cpu.INSTRUCTION_SETS.index)

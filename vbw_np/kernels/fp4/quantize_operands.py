@@ -460,18 +460,23 @@ def quantize_left(
     left = checked_out(out, empty_left, job.rows, job.operand_length, job.family)
     if record.tensor_level == "tensor" and amax is None and not cpu.jit_disabled():
         amax = job.amax()
+    return _fill_left(job, left, amax)
+
+
+def _fill_left(job: _Job, left: LeftOperand, amax: float | None) -> LeftOperand:
+    """The operand's arrays, by a kernel where there is one; one whose amax is not finite is left to the definition."""
     if cpu.jit_disabled() or not (amax is None or np.isfinite(amax)):
         packed = job.by_definition(None if amax is None or not np.isfinite(amax) else amax)
         factor = 1.0 if packed.tensor_scale is None else packed.tensor_scale
         return left_from_packed(packed.codes, packed.scales, job.family, factor, length=left.shape[1], out=left)
-    two_level = record.tensor_level != "none"
+    two_level = job.record.tensor_level != "none"
     if not two_level:
         left.factors[...] = 1
     given = np.array([] if amax is None or not two_level else [amax], np.float32)
     target = left.values, left.scales, left.factors, left.sums
-    numbers = span_of(record.rule.numbers)
-    source = job.mode, x.reshape(-1), job.rows, job.length, left.block, two_level, numbers, given
-    if transpose:
+    numbers = span_of(job.record.rule.numbers)
+    source = job.mode, job.x.reshape(-1), job.rows, job.length, left.block, two_level, numbers, given
+    if job.transpose:
         _columns_left(*source, _SIGN_BITS, left.shape[1], *job.keys, *target)
     else:
         rows_left(*source, *job.keys, *target)
