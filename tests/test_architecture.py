@@ -303,6 +303,26 @@ def test_a_test_is_named_after_what_it_tests(path: Path) -> None:
     assert path.name.startswith("test_walk_") or mirrored(path), f"{label(path)} tests no module of that name"
 
 
+SAME_JOB = {
+    "commands", "errors",  # a room's verbs, its exceptions
+    "codec", "graph", "measure", "prompt",  # the same functions, by kernels
+    "cache",  # what is kept so that it is not made twice
+    "blocks", "products", "quantizing",  # the same things: what they are, drawn, or step by step
+    "explain", "explaining", "judging", "measuring", "report", "worker",  # one job, for what the room is about
+}  # fmt: skip
+
+
+def test_files_of_one_name_do_the_same_job() -> None:
+    rooms: dict[str, set[Path]] = {}
+    for path in sources("vbw_np") + sources("autograd"):
+        if path.stem != "__init__" and path.parent.name != "lessons":  # a lesson is named after its subject
+            rooms.setdefault(path.stem, set()).add(path)
+    several = {name for name, paths in rooms.items() if len(paths) > 1}
+    unknown = {label(path) for name in several - SAME_JOB for path in rooms[name]}
+    assert not unknown, f"another name for one of {', '.join(sorted(unknown))}"
+    assert several == SAME_JOB, f"no longer twice there: {sorted(SAME_JOB - several)}"
+
+
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("*.md"))]
 NAMED = re.compile(r"(?<![\w/.-])(?:tests|tools|vbw_np|autograd|notebooks)/[\w/.-]+\.(?:py|ipynb|js|css)\b")
 

@@ -12,7 +12,7 @@ import pytest
 
 import vbw_np.device
 import vbw_np.layers
-import vbw_np.steps.model  # noqa: F401  they declare some
+import vbw_np.steps.small_model  # noqa: F401  they declare some
 from autograd import REGISTRY, Tensor, gradcheck, ops
 from autograd.primitive import Primitive
 from autograd.random import random_bits

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from vbw_np.formats import E2M1, E4M3, DtypeError, FormatError, ShapeError, UnknownNameError
 from vbw_np.formats.accumulate import ACCUMULATORS, Accumulator, dot, get_accumulator, matmul
+from vbw_np.formats.accumulate.decoding import FP16, FP32, OPERANDS, SCALES
 from vbw_np.formats.accumulate.explain import explain_sum
-from vbw_np.formats.accumulate.operands import FP16, FP32, OPERANDS, SCALES
 from vbw_np.formats.elements import ElementFormat
 
 ORACLES = Path(__file__).parents[1] / "oracles"

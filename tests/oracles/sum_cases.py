@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vbw_np.formats.accumulate import ACCUMULATORS
-from vbw_np.formats.accumulate.operands import FP16, FP32, OPERANDS, SCALES
+from vbw_np.formats.accumulate.decoding import FP16, FP32, OPERANDS, SCALES
 from vbw_np.formats.elements import ElementFormat
 from vbw_np.formats.random_bits import random_bits
 

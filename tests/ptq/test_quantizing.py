@@ -12,11 +12,11 @@ from vbw_np.errors import UserError
 from vbw_np.formats import FORMATS, encode, fit_scales, get_format
 from vbw_np.models.llama import Llama
 from vbw_np.ptq.calibration import KeptMoments, Moments, watch, wrapped
+from vbw_np.ptq.channel_scales import awq_factors, normalized, output_error, smoothquant_factors
 from vbw_np.ptq.errors import CalibrationError
 from vbw_np.ptq.measuring import Reference, measure
 from vbw_np.ptq.methods import Method, read_method
 from vbw_np.ptq.quantizing import Calibration, Plan, quantize_model
-from vbw_np.ptq.scaling import awq_factors, normalized, output_error, smoothquant_factors
 from vbw_np.ptq.sites import SITES, fold_scale, linears_of, shared_channels
 
 from .conftest import CONFIG, small_llama

@@ -19,9 +19,9 @@ from vbw_np.models.claude4 import Claude4Config
 from vbw_np.training import checkpoint, loop, trained
 from vbw_np.training.checkpoint import _PREAMBLE, MAGIC, VERSION, CheckpointError
 from vbw_np.training.config import TrainConfig
-from vbw_np.training.diagnose import NonFiniteTraining
 from vbw_np.training.folder import NAMES, FolderInUse, FolderRefused
 from vbw_np.training.loop import Trainer, load_model
+from vbw_np.training.not_finite import NonFiniteTraining
 
 Make = Callable[..., TrainConfig]
 

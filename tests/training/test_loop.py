@@ -20,8 +20,8 @@ from vbw_np.errors import UserError
 from vbw_np.training import checkpoint
 from vbw_np.training.checkpoint import CheckpointError
 from vbw_np.training.config import TrainConfig
-from vbw_np.training.diagnose import NonFiniteTraining, layer_names
 from vbw_np.training.loop import Trainer, load_model
+from vbw_np.training.not_finite import NonFiniteTraining, layer_names
 from vbw_np.training.schedules import warmup_cosine
 
 Make = Callable[..., TrainConfig]

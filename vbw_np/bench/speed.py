@@ -28,7 +28,7 @@ from ..engine import autograd, optim
 from ..errors import UserError
 from ..formats import NonFiniteError
 from ..layers import ShortestPathReflection
-from ..models import compiling
+from ..models import compile_ahead
 from ..models.claude4 import Claude4, Claude4Config
 from . import environment
 from .floor import PARTS, Floor, Product, flop_by_part, step_products
@@ -370,11 +370,11 @@ def _warm_up(settings: Settings, recipe: str) -> dict[str, float]:
     """
     start = time.perf_counter()
     with environment.CompileClock() as clock:
-        compiling.ahead(recipe, settings.model, **settings.device_options())
-        model = Claude4(compiling.small(settings.model))
+        compile_ahead.ahead(recipe, settings.model, **settings.device_options())
+        model = Claude4(compile_ahead.small(settings.model))
         dataclasses.replace(settings, error_budget=None).new_device(recipe).place(model)
         autograd.ops.matmul_arrays(*np.zeros((2, 128, 128), np.float32))
-        compiling.steps(model)
+        compile_ahead.steps(model)
     return {"warm_up_s": time.perf_counter() - start, "warm_up_compile_s": clock.seconds}
 
 

@@ -11,8 +11,8 @@ from ..progress import Progress
 from .errors import CheckpointError
 from .opening import Checkpoint
 from .producers import find_weights
-from .statistics import statistics_of
 from .suspicion import column_profile, data_suspicions, fused_groups, header_suspicions
+from .weight_statistics import statistics_of
 from .weights import Suspicion, Weight
 
 PROFILE_ROWS = 4096

@@ -11,15 +11,15 @@ Modules
 corpus     bytes of text, file by file: `stdlib_text`, `load_text`
 tokens     `TokenStream`; word-level and byte-level tokenizers: `tokenize`, `random_ids`
 cache      encoded ids kept on disk, checked when read
-sampling   `batches`, `split_by_file`
+windows    `batches`, `split_by_file`
 """
 
 from __future__ import annotations
 
 from .cache import cache_folder, clear_cache
 from .corpus import Corpus, load_text, stdlib_text
-from .sampling import batches, check_length, split_by_file, split_tail
 from .tokens import TOKENIZERS, UNK, TokenStream, load_stream, random_ids, split_words, tokenize
+from .windows import batches, check_length, split_by_file, split_tail
 
 __all__ = [
     "TOKENIZERS",

@@ -28,8 +28,8 @@ def describe(arguments: argparse.Namespace) -> dict[str, object]:
     """The facts ``vbw data --json`` prints."""
     import numpy as np
 
-    from .sampling import batches
     from .tokens import load_stream
+    from .windows import batches
 
     stream = load_stream(
         arguments.data,

@@ -1,4 +1,4 @@
-"""The products of the virtual tensor core by their definition, in NumPy alone (see `tensor_core`, `gemv`)."""
+"""The products of the virtual tensor core by their definition, in NumPy alone (fast: `kernels.fp4`)."""
 
 from __future__ import annotations
 

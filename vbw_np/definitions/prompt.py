@@ -1,8 +1,8 @@
 """Many tokens of one text through a Llama whose weights are packed, in NumPy: how a prompt is read.
 
 As in `token`, all that stands between the products counts: each is one function over rows here, with a twin
-(`rows`), and what several weights read is rounded once. Attention goes over the queries in chunks, so that what lies
-in their future is hardly computed.
+(`kernels.token`), and what several weights read is rounded once. Attention goes over the queries in chunks, so that
+what lies in their future is hardly computed.
 """
 
 from __future__ import annotations

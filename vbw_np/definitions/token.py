@@ -1,7 +1,7 @@
 """One token through a Llama whose weights are packed, and what it is made of, in NumPy.
 
 Writing text multiplies one row with every weight, so all that stands between the products counts: in NumPy each small
-operation costs more than its arithmetic. `step` is the definition of the whole; its twin (`kernel`) is one call.
+operation costs more than its arithmetic. `step` is the definition of the whole; its twin (`kernels.token`) is one call.
 
 Sums run in sixteen lanes, as in all kernels: lane j takes the elements j, j + 16, ..., and the lanes are added as a
 tree of halves. Attention goes over the tokens in stretches of `STRETCH`, which threads share; each is a softmax of its

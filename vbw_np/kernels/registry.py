@@ -16,7 +16,7 @@ from .fp4 import blackwell, dequantize, gemv_bytes, measure, quantize, quantize_
 from .fp8 import sums as fp8_sums
 from .fp32 import product
 from .token import kernel as token_kernel
-from .token import rows as token_rows
+from .token import prompt as token_prompt
 from .twins import elementwise, graph, losses, optimizer, rows
 
 Arguments = list[tuple[tuple, dict]]
@@ -188,4 +188,4 @@ def install() -> None:
             function.register_twin(twin)
         token.step.register_twin(token_kernel.step)
         for name in ("norm_rows", "gate_rows", "turn_rows", "causal_softmax", "products", "add_product"):
-            getattr(prompt, name).register_twin(getattr(token_rows, name))
+            getattr(prompt, name).register_twin(getattr(token_prompt, name))

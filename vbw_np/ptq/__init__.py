@@ -16,7 +16,7 @@ methods       `Method`: scale search, rotation, choice of scales, four-over-six,
 calibration   `Moments` of what flows into layers, by wrapping their `forward`
 gptq          column by column, each carrying the errors of those before it
 fitting       scales by what they lose (clipping); one column rounded under given scales
-scaling       AWQ and SmoothQuant
+channel_scales  AWQ and SmoothQuant
 rotation      Hadamard matrices, in blocks or as large as the width
 sites         where inputs come from in a Llama; folding scales and rotations into the weights around them
 quantizing    `Plan`, `quantize_model`, `Quantized`

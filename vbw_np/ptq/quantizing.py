@@ -16,12 +16,12 @@ from ..engine import Tensor, nn, no_grad
 from ..formats import BlockFormat, FittedScales, PackedTensor, encode, relative_mse
 from ..models.llama import Llama, LlamaBlock
 from .calibration import KeptMoments, Moments, check_windows, spread, watch, wrapped
+from .channel_scales import awq_factors, output_error, smoothquant_factors
 from .errors import CalibrationError
 from .fitting import Fitter, check_choices, check_columns, fits_by_block
 from .gptq import gptq, gptq_in_order
 from .methods import Awq, Clip, Gptq, Method, Rotate, SmoothQuant
 from .rotation import Rotation
-from .scaling import awq_factors, output_error, smoothquant_factors
 from .sites import SITES, Site, blocks_of, fold_scale, fold_stream, linears_of, part, shared_channels
 
 PIECE = 2048

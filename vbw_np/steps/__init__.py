@@ -10,8 +10,8 @@
 """
 
 from .event import PHASES, Event
-from .model import SmallModel, batch, token_loss
 from .record import step
+from .small_model import SmallModel, batch, token_loss
 from .steps import TrainingSteps
 from .story import RecordingError
 from .values import Value

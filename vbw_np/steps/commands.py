@@ -123,7 +123,7 @@ def own_weights(path: str) -> dict[str, np.ndarray]:
 
     import numpy as np
 
-    from .model import WIDTH
+    from .small_model import WIDTH
 
     if not Path(path).is_file():
         raise UserError(f"cannot read {path}: it is no file; name an .npy or .npz file of numbers")

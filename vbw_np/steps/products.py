@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from ..device import operands
 from ..formats import E2M1, PackedTensor
-from ..formats.accumulate.model import UNIT as FRACTION
-from ..formats.accumulate.model import LongSum, add_terms, align
+from ..formats.accumulate.adding import UNIT as FRACTION
+from ..formats.accumulate.adding import LongSum, add_terms, align
 from .matrix import Matrix
 from .story import Story
 from .values import LISTED, Value, along

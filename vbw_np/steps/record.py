@@ -14,7 +14,7 @@ from ..engine import autograd, optim
 from ..errors import UserError
 from ..formats.errors import NonFiniteError
 from .cards import CardStory
-from .model import LETTERS, WIDTH, SmallModel, batch, softmax_parts
+from .small_model import LETTERS, WIDTH, SmallModel, batch, softmax_parts
 from .steps import CARDS, TrainingSteps
 from .story import Story
 from .values import ONE, Value, along

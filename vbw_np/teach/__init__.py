@@ -17,7 +17,7 @@ exercise      what an exercise and a verdict are
 lessons       the exercises: cases, right answers, hints, a solution, a wrong answer that must be caught
 catalog       all of them by name
 checking      `check`, `hint`, `solution`: what a learner calls
-claims        `claim`, `predict`: sentences that a notebook asserts
+claiming      `claim`, `predict`: sentences that a notebook asserts
 covering      in Jupyter, what follows a guess that nobody has made
 judging       the verdict on answers that are plain data
 plain         values as plain data, without running a method of the learner's
@@ -26,7 +26,7 @@ worker        the process that a learner's code runs in; isolation: the grader's
 grading       a whole notebook; needed: which of its cells an answer needs; runner: notebooks without Jupyter
 browser       one cell at a time, for a page in which Python itself runs
 own           `own_parts`: the reader's right answers, for a later notebook to use
-texts         `first_texts`: what three trained models wrote
+written       `first_texts`: what three trained models wrote
 commands      `vbw learn`, `vbw grade`
 """
 
@@ -34,13 +34,13 @@ from __future__ import annotations
 
 from .catalog import exercises, get_exercise
 from .checking import RESULTS, check, hint, solution
-from .claims import CLAIMS, Claim, claim, predict
+from .claiming import CLAIMS, Claim, claim, predict
 from .covering import uncover
 from .exercise import MISSING, NOT_ATTEMPTED, RIGHT, WRONG, Exercise, Result
 from .judging import judge
 from .own import Part, own_parts
 from .show import byte_bits, float_bits, nibble_bits
-from .texts import first_texts
+from .written import first_texts
 
 __all__ = [
     "CLAIMS",

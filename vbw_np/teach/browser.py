@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from .claims import CLAIMS, GUESSED
+from .claiming import CLAIMS, GUESSED
 from .runner import Cell, run_cell
 
 

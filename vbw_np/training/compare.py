@@ -25,10 +25,10 @@ from ..errors import UserError
 from ..files import write_whole
 from . import checkpoint
 from .config import TrainConfig
-from .diagnose import NonFiniteTraining
 from .folder import LAST, LOG, RESULT
 from .log import RunLog
 from .loop import Trainer, load_split
+from .not_finite import NonFiniteTraining
 from .trained import config_of
 
 BASELINE = "fp32"

@@ -33,10 +33,10 @@ from ..engine import no_grad, optim
 from ..errors import UserError
 from ..files import user_path
 from ..formats import NonFiniteError
-from ..models import compiling
+from ..models import compile_ahead
 from ..models.claude4 import Claude4
 from ..progress import Progress
-from . import checkpoint, diagnose
+from . import checkpoint, not_finite
 from .clipping import clip_grad_norm_
 from .config import TrainConfig
 from .folder import BEST, KIND, LAST, LOG, FolderInUse, RunFolder, run_id
@@ -144,7 +144,7 @@ class Trainer:
                 f"{config.model.vocab_size:,}; give --vocab-size {self.train_stream.vocab_size}"
             )
         options: dict[str, Any] = {"mode": "auto", "refresh_interval": 1, "seed": config.seed}
-        compiling.ahead(config.recipe, config.model, **options)
+        compile_ahead.ahead(config.recipe, config.model, **options)
         self.model = Claude4(config.model, seed=config.seed)
         self.device = Device(config.recipe, **options)
         self.device.place(self.model)
@@ -295,7 +295,7 @@ class Trainer:
         NonFiniteTraining
             A weight is not finite; the one before is untouched.
         """
-        broken = diagnose.broken_parameter(self.model)
+        broken = not_finite.broken_parameter(self.model)
         if broken:
             raise self._stopped("its weights are not finite", broken)
         arrays = {f"model/{name}": array for name, array in self.model.state_dict().items()}
@@ -416,11 +416,11 @@ class Trainer:
                     norm = clip_grad_norm_(self.parameters, self.config.clip or math.inf)
         except NonFiniteError:  # the device refuses to quantize NaN and Inf
             loss = norm = math.nan
-        if not diagnose.is_finite(loss, norm):
+        if not not_finite.is_finite(loss, norm):
             what = f"the loss is {loss}" if not math.isfinite(loss) else f"the loss is {loss:.4f}, its gradient is not"
             self._set_random_states(before)
             self.step += 1
-            raise self._stopped(what, diagnose.first_offender(self.model, lambda: self._gradients(drawn)))
+            raise self._stopped(what, not_finite.first_offender(self.model, lambda: self._gradients(drawn)))
         with np.errstate(over="ignore", invalid="ignore"):  # a weight that overflows is found before it is written
             self.optimizer.step()
         self.step += 1
@@ -445,11 +445,11 @@ class Trainer:
         """Gradients of the mean loss over the batches, in the parameters; the mean loss."""
         return optim.mean_gradients(self.optimizer, self.model.loss, drawn).loss
 
-    def _stopped(self, what: str, offender: str) -> diagnose.NonFiniteTraining:
+    def _stopped(self, what: str, offender: str) -> not_finite.NonFiniteTraining:
         config = self.config
         self.log.append(self.step, error=what, offender=offender)
-        return diagnose.NonFiniteTraining(
-            diagnose.report(
+        return not_finite.NonFiniteTraining(
+            not_finite.report(
                 self.step, what, offender, self.optimizer.lr, config.clip, config.recipe.name, self._way_back()
             )
         )

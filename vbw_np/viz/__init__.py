@@ -14,10 +14,10 @@ letters say the same. Without matplotlib a picture shows its description, its ta
 from __future__ import annotations
 
 from .blocks import block_strip, heat_map, images, photograph
-from .machine import access_map, bars, curves, roofline, tape, timeline
 from .numbers import bit_lanes, byte_lane, number_line, staircase
 from .picture import PALETTE, Picture, have_matplotlib
-from .walk import TapeSteps, walk_tape
+from .tape_walk import TapeSteps, walk_tape
+from .timelines import access_map, bars, curves, roofline, tape, timeline
 
 __all__ = [
     "PALETTE",

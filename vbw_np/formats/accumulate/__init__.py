@@ -9,16 +9,16 @@
 
 Modules
 -------
-operands      significands and exponents of fp16, bf16, tf32, FP8, FP6, FP4 and of block scales
+decoding      significands and exponents of fp16, bf16, tf32, FP8, FP6, FP4 and of block scales
 units         `Accumulator` records, `ACCUMULATORS`: parameters by instruction, with sources
-model         one step, a long sum, a matrix product
+adding        one step, a long sum, a matrix product
 explain       one output, term by term: `vbw explain-sum`
 """
 
 from __future__ import annotations
 
-from .model import dot, matmul
-from .operands import OPERANDS
+from .adding import dot, matmul
+from .decoding import OPERANDS
 from .units import ACCUMULATORS, Accumulator, Output, get_accumulator
 
 __all__ = ["ACCUMULATORS", "OPERANDS", "Accumulator", "Output", "dot", "get_accumulator", "matmul"]

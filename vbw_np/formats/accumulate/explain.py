@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from ..errors import FormatError
 from ..explain import Explanation, Step, number
-from .model import UNIT, LongSum, add_terms, align
+from .adding import UNIT, LongSum, add_terms, align
 from .units import Accumulator
 
 SHOWN = 8

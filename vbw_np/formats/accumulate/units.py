@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..elements import ElementFormat
 from ..errors import FormatError, unknown_name
-from .operands import get_operand
+from .decoding import get_operand
 
 MMA_SIM = "MMA-Sim 2.1.1 (arXiv:2511.10909)"
 MATLAB = "north-numerical-computing/MATLAB-tensor-core b12b5a7 (arXiv:2512.07004)"

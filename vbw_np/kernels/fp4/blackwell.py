@@ -2,9 +2,9 @@
 
     y[m, n] = (chain of k64 steps as `blackwell-mxf4nvf4` adds them)  *  (factor_x[m] * factor_w)
 
-`reference.blackwell_reference` is the definition, in NumPy. `matmul` takes the operands of `tensor_core.matmul` and has
-the bits of the definition: `intrinsics_steps` sums a step in float64 wherever that is exact, and what is left is done
-again as the definition has it, with 64-bit floating point numbers as integers of at most 49 bits.
+`fp4_products.blackwell_reference` is the definition, in NumPy. `matmul` takes the operands of `tensor_core.matmul` and
+has the bits of the definition: `intrinsics_steps` sums a step in float64 wherever that is exact, and what is left is
+done again as the definition has it, with 64-bit floating point numbers as integers of at most 49 bits.
 
 K is filled up with zeros to whole steps of 64, as software has to. Where AVX2 is missing, or MXFP4 scales leave
 2**-40 .. 2**40, everything is done the second way: right, and slow.

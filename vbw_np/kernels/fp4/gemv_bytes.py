@@ -30,7 +30,7 @@ MANY_ROWS = 17
 
 
 def quantize_rows_int8(x: NDArray, family: str) -> LeftOperand:
-    """Twin of `reference.quantize_left_int8`."""
+    """Twin of `fp4_products.quantize_left_int8`."""
     if not isinstance(x, np.ndarray) or x.dtype != np.float32 or x.ndim != 2 or not x.flags.c_contiguous or not len(x):
         return quantize_left_int8(x, family)  # refuses it, or has nothing to do
     left = empty_left(*x.shape, family)

@@ -116,7 +116,7 @@ def matmul(
     right : RightOperand (N, K), of the same format
     out : float32 (M, N), C-contiguous, optional
         Preallocate it: fresh pages cost more than the arithmetic. Large results are written fastest where rows start at
-        multiples of 64 bytes (`memory.aligned_empty`).
+        multiples of 64 bytes (`definitions.aligned.aligned_empty`).
     accumulate : bool
         Add to `out` (one float32 addition an element) instead of overwriting it.
     isa : str, optional

@@ -1,4 +1,4 @@
-"""The twin of `definition.step`: one token through all layers in one call.
+"""The twin of `definitions.token.step`: one token through all layers in one call.
 
 The stages of a layer are its four kinds of products and attention between them; threads go through them together
 (`sharing`). What is small every thread does for itself: norms, rounding of activations, the gate. Products and
@@ -371,7 +371,7 @@ def step(
     position: int,
     rounding: tuple[Rounding, Rounding] = (None, None),
 ) -> Any:
-    """Twin of `definition.step`."""
+    """Twin of `definitions.token.step`."""
     isa = cpu.choose_vector()
     if isa not in ISAS:
         return NotImplemented

@@ -11,7 +11,7 @@ import pytest
 
 from vbw_np import machine
 from vbw_np.device import RECIPES
-from vbw_np.models import compiling
+from vbw_np.models import compile_ahead
 from vbw_np.models.claude4 import Claude4Config
 from vbw_np.simd import jit
 
@@ -22,18 +22,18 @@ import sys
 from pathlib import Path
 from vbw_np.device import Device
 from vbw_np.kernels import kept
-from vbw_np.models import compiling
+from vbw_np.models import compile_ahead
 from vbw_np.models.claude4 import Claude4, Claude4Config
 
 cache, recipe = sys.argv[1:]
 config = Claude4Config(vocab_size=5000, d_model=64, heads=4)
 assert kept("fp4") is False and kept("no such room") is None
-assert compiling.ahead(recipe, config) is True
-assert compiling.ahead(recipe, config) is False
+assert compile_ahead.ahead(recipe, config) is True
+assert compile_ahead.ahead(recipe, config) is False
 before = {path.name for path in Path(cache).rglob("*.nbc")}
-model = Claude4(compiling.small(config))
+model = Claude4(compile_ahead.small(config))
 Device(recipe).place(model)
-compiling.steps(model)
+compile_ahead.steps(model)
 print(len(before), {path.name for path in Path(cache).rglob("*.nbc")} - before)
 """
 
@@ -41,19 +41,19 @@ print(len(before), {path.name for path in Path(cache).rglob("*.nbc")} - before)
 @pytest.fixture
 def cold(monkeypatch):
     """As where two processors find nothing compiled; what is compiled here is nothing."""
-    monkeypatch.setattr(compiling, "kept", lambda room: False)
+    monkeypatch.setattr(compile_ahead, "kept", lambda room: False)
     monkeypatch.setattr(machine, "cpu_count", lambda: 2)
-    monkeypatch.setattr(compiling, "steps", lambda model: None)
+    monkeypatch.setattr(compile_ahead, "steps", lambda model: None)
 
 
 def test_nothing_is_done_where_nothing_would_be_gained(monkeypatch, cold):
     config = Claude4Config()
-    assert not compiling.ahead("fp32", config)
+    assert not compile_ahead.ahead("fp32", config)
     monkeypatch.setattr(machine, "cpu_count", lambda: 1)
-    assert not compiling.ahead("nvfp4-train", config)
+    assert not compile_ahead.ahead("nvfp4-train", config)
     monkeypatch.setattr(machine, "cpu_count", lambda: 2)
-    monkeypatch.setattr(compiling, "kept", lambda room: None)
-    assert not compiling.ahead("nvfp4-train", config)
+    monkeypatch.setattr(compile_ahead, "kept", lambda room: None)
+    assert not compile_ahead.ahead("nvfp4-train", config)
 
 
 @pytest.mark.parametrize("recipe", [name for name, recipe in RECIPES.items() if recipe.weight])
@@ -61,13 +61,13 @@ def test_what_was_compiled_is_not_compiled_ahead_again(monkeypatch, cold, recipe
     """Whatever kernels a recipe has: those of a step are there afterwards, in the room that is asked for."""
     rooms = {"twins"} if recipe.startswith("fp8") else {"twins", "fp4"}
     asked = []
-    monkeypatch.setattr(compiling, "kept", lambda room: asked.append(room) or room in rooms)
-    assert not compiling.ahead(recipe, Claude4Config()) and asked
+    monkeypatch.setattr(compile_ahead, "kept", lambda room: asked.append(room) or room in rooms)
+    assert not compile_ahead.ahead(recipe, Claude4Config()) and asked
 
 
 def test_a_process_that_ends_at_once_is_no_error(monkeypatch, cold, capfd):
-    monkeypatch.setattr(compiling, "_WORK", "raise SystemExit(7)")
-    assert compiling.ahead("nvfp4-train", Claude4Config())
+    monkeypatch.setattr(compile_ahead, "_WORK", "raise SystemExit(7)")
+    assert compile_ahead.ahead("nvfp4-train", Claude4Config())
     assert capfd.readouterr().err == "compiling kernels, once on this machine ...\n"
 
 

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import FormatError, ShapeError
-from .operands import FP16, FP32, SCALES, Parts, take_apart
+from .decoding import FP16, FP32, SCALES, Parts, take_apart
 from .units import Accumulator, Output, get_accumulator
 
 UNIT = 23

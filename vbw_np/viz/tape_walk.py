@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ..device.walk import Walk
 from ..engine import Tensor, autograd
-from .machine import watched
+from .timelines import watched
 
 
 @dataclasses.dataclass(frozen=True)

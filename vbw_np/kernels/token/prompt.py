@@ -1,4 +1,4 @@
-"""The twins of `prompt`: rows are shared by threads, and what several weights read is rounded once."""
+"""The twins of `definitions.prompt`: rows are shared by threads, and what several weights read is rounded once."""
 
 from __future__ import annotations
 
