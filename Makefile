@@ -8,7 +8,7 @@ PEERS_VENV ?= .venv-peers
 LLAMA_CPP := llama-cpp-python==0.3.36
 VBW_PYODIDE ?= $(wildcard .pyodide)
 
-.PHONY: help bench test test-quick test-isas test-slow docs look site pyodide test-browser test-kernel oracles oracles-ggml peers model lint doctor picture clean
+.PHONY: help bench test test-quick test-variants test-slow docs look site pyodide test-browser test-kernel oracles oracles-ggml peers model lint doctor picture clean
 
 help:  ## what can be made
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,7 +28,7 @@ WORKERS ?= auto
 
 test: $(STAMP)  ## lint, then every test that is fast
 	"$(BIN)/python" -m ruff check .
-	"$(BIN)/python" -m pytest -m "not slow and not isas" --numprocesses $(WORKERS) --maxprocesses 4 --dist loadfile $(ARGS)
+	"$(BIN)/python" -m pytest -m "not slow and not variants" --numprocesses $(WORKERS) --maxprocesses 4 --dist loadfile $(ARGS)
 
 QUICK = tests/test_architecture.py tests/test_door.py tests/autograd tests/layers \
 	$(addprefix tests/formats/test_,codec.py elements.py scales.py scalar.py walk_edges.py walk_containers.py) \
@@ -37,10 +37,10 @@ QUICK = tests/test_architecture.py tests/test_door.py tests/autograd tests/layer
 
 test-quick: $(STAMP)  ## lint and the tests that say most, in a minute once kernels are compiled: for the loop of editing
 	"$(BIN)/python" -m ruff check .
-	"$(BIN)/python" -m pytest -m "not slow and not isas" $(QUICK) $(ARGS)
+	"$(BIN)/python" -m pytest -m "not slow and not variants" $(QUICK) $(ARGS)
 
-test-isas: $(STAMP)  ## kernels of the instruction sets that this CPU has and would not take by itself, against the definitions
-	"$(BIN)/python" -m pytest -m "isas and not slow" --numprocesses $(WORKERS) --maxprocesses 4 --dist loadfile $(ARGS)
+test-variants: $(STAMP)  ## kernels that no other test needs: of this CPU's other instruction sets, of roundings that no recipe takes
+	"$(BIN)/python" -m pytest -m "variants and not slow" --numprocesses $(WORKERS) --maxprocesses 4 --dist loadfile $(ARGS)
 
 test-slow: $(STAMP)  ## the tests that take minutes
 	"$(BIN)/python" -m pytest -m slow $(ARGS)

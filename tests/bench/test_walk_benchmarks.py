@@ -71,7 +71,7 @@ def test_a_named_cpu_has_its_features_named(isa: str) -> None:
 
 
 @needs_jit
-@pytest.mark.isas
+@pytest.mark.variants
 def test_another_instruction_set_is_measured_as_on_a_machine_that_has_no_more(capsys: pytest.CaptureFixture) -> None:
     """Its own kernels, BLAS's for such a CPU, its own limit of products; each table says which."""
     options = ["--quick", "--rounds", "1", "--only", "1 column, fp4", "--json", "-"]

@@ -1,4 +1,4 @@
-"""Which tests are `isas`: they run kernels that this machine would not take by itself, and compile them first."""
+"""Which tests are `variants`: of instruction sets whose kernels this machine compiles for no other reason."""
 
 from __future__ import annotations
 
@@ -21,4 +21,4 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         fastest = min((isa for isa, _ in pairs), key=cpu.INSTRUCTION_SETS.index)
         for isa, item in pairs:
             if isa in cpu.available() and isa not in (fastest, cpu.choose_vector(), "portable"):
-                item.add_marker("isas")
+                item.add_marker("variants")

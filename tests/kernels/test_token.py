@@ -48,16 +48,19 @@ def ids_of(count: int) -> np.ndarray:
 
 CASES = {
     "nvfp4": ({}, {}),
-    "mxfp4, channels in pairs": ({"recipe": "mxfp4", "interleaved": True}, {}),
-    "a head in four bits": ({"head": "nvfp4"}, {}),
+    "mxfp4": ({"recipe": "mxfp4"}, {}),
+    "a head in four bits, channels in pairs": ({"head": "nvfp4", "interleaved": True}, {}),
     "a head in float32, of its own": ({"head": None, "tie_word_embeddings": False}, {}),
     "keys rounded": ({}, {"keys": "nvfp4"}),
     "both rounded, each its own way": ({}, {"keys": "mxfp4", "values": "int4-row"}),
 }
 
 
+ITS_OWN_KERNEL = pytest.param("mxfp4", marks=pytest.mark.variants)  # all other cases share one
+
+
 @needs_jit
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [*(name for name in CASES if name != "mxfp4"), ITS_OWN_KERNEL])
 def test_the_kernel_has_the_bits_of_the_definition(name: str) -> None:
     """Over several stretches of attention; the prompt is read by the same layers both times."""
     (settings, formats), ids = CASES[name], ids_of(2 * STRETCH + 5)

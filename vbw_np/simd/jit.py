@@ -204,6 +204,13 @@ def block(array: NDArray) -> NDArray:
     return autograd.memory.copied(array)
 
 
+def read_only(array: NDArray) -> NDArray:
+    """A view that may not be written to, whether the array may or not: one kind of argument too, and never a copy."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
 def rows(array: NDArray) -> NDArray:
     """Like `row`, as a matrix over the last axis."""
     return block(array).reshape(-1, array.shape[-1])

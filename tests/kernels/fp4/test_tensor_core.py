@@ -187,9 +187,9 @@ def test_quantizers_equal_the_formats(fmt: str, rule: str, transpose: bool) -> N
         assert np.array_equal(left.dequantize(), packed.dequantize())
 
 
-def definition(x: np.ndarray, fmt: str, level: str, seed: tuple[int, int] | None) -> formats.PackedTensor:
+def definition(x: np.ndarray, fmt: str, rule: str, level: str, seed: tuple[int, int] | None) -> formats.PackedTensor:
     """What `formats` makes of it."""
-    record = formats.get_format(fmt)
+    record = formats.get_format("mxfp4-rceil" if rule == "mx-rceil" else fmt)
     if fmt == "nvfp4":
         record = replace(record, tensor_level=level)
     if seed is None:
@@ -199,23 +199,29 @@ def definition(x: np.ndarray, fmt: str, level: str, seed: tuple[int, int] | None
 
 @pytest.mark.parametrize("hadamard", [False, True])
 @pytest.mark.parametrize("seed", [None, (7, 3)])
-@pytest.mark.parametrize("fmt", FORMATS)
-def test_training_options_equal_the_formats(fmt: str, seed: tuple[int, int] | None, hadamard: bool) -> None:
+@pytest.mark.parametrize(
+    ("fmt", "rule"),
+    [("mxfp4", "mx-rceil"), ("nvfp4", "te"), pytest.param("mxfp4", "mx-floor", marks=pytest.mark.variants)],
+)
+def test_training_options_equal_the_formats(
+    fmt: str, rule: str, seed: tuple[int, int] | None, hadamard: bool
+) -> None:
     """Stochastic rounding and the Hadamard rotation, of the transpose, ragged and whole."""
+    options = {"hadamard": hadamard, "seed": seed, "rule": rule}
     for k in (64, 45):
         x = data((37, k), 21)
         source = np.ascontiguousarray(x.T)
         rotated = hadamard_rotate(x) if hadamard else x
         for level in ("row", "tensor"):
-            packed = definition(rotated, fmt, level, seed)
-            left = quantize_left(source, fmt, transpose=True, hadamard=hadamard, seed=seed, level=level)
+            packed = definition(rotated, fmt, rule, level, seed)
+            left = quantize_left(source, fmt, transpose=True, level=level, **options)
             assert left.shape == rotated.shape
             assert np.array_equal(left.dequantize(), packed.dequantize())
-        right = quantize_right(source, fmt, transpose=True, hadamard=hadamard, seed=seed)
+        right = quantize_right(source, fmt, transpose=True, **options)
         assert np.array_equal(right.dequantize(), packed.dequantize())
         if not hadamard:
-            assert np.array_equal(quantize_left(x, fmt, seed=seed, level="tensor").dequantize(), packed.dequantize())
-            assert np.array_equal(quantize_right(x, fmt, seed=seed).dequantize(), packed.dequantize())
+            assert np.array_equal(quantize_left(x, fmt, level="tensor", **options).dequantize(), packed.dequantize())
+            assert np.array_equal(quantize_right(x, fmt, **options).dequantize(), packed.dequantize())
 
 
 @pytest.mark.parametrize("fmt", FORMATS)

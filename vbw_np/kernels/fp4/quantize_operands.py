@@ -29,7 +29,7 @@ from ...formats.hadamard import POINTS, SIGNS, hadamard_rotate
 from ...formats.random_bits import hash_keys
 from ...formats.scales import RuleNumbers
 from ...simd import cpu
-from ...simd.jit import jit, pjit, share
+from ...simd.jit import jit, pjit, read_only, share
 from ...simd.lanes_memory import keep
 from ...simd.variant import Variant
 from .intrinsics_quantize import (
@@ -349,6 +349,11 @@ class _Job:
         return Variant("+".join(options), FORMATS[self.family])
 
     @property
+    def source(self) -> np.ndarray:
+        """All of x as the kernels take it: one axis, and read-only, whether x is or not, so that they compile once."""
+        return read_only(self.x.reshape(-1))
+
+    @property
     def keys(self) -> tuple[int, int]:
         """Keys of the random bits."""
         return hash_keys(*self.seed) if self.seed is not None else (0, 0)
@@ -363,10 +368,10 @@ class _Job:
         if self.hadamard:
             tops = np.zeros(-(-self.rows // (16 * _STRIPS)), np.int32)
             block = FORMATS[self.family]
-            _columns_amax(self.mode, self.x.reshape(-1), self.rows, self.length, block, _SIGN_BITS, tops)
+            _columns_amax(self.mode, self.source, self.rows, self.length, block, _SIGN_BITS, tops)
         else:
             tops = np.zeros(64, np.int32)
-            _flat_amax(self.x.reshape(-1).view(np.int32), tops)
+            _flat_amax(self.source.view(np.int32), tops)
         return tops.max().view(np.float32)
 
     def by_definition(self, amax: float | None) -> formats.PackedTensor:
@@ -475,7 +480,7 @@ def _fill_left(job: _Job, left: LeftOperand, amax: float | None) -> LeftOperand:
     given = np.array([] if amax is None or not two_level else [amax], np.float32)
     target = left.values, left.scales, left.factors, left.sums
     numbers = span_of(job.record.rule.numbers)
-    source = job.mode, job.x.reshape(-1), job.rows, job.length, left.block, two_level, numbers, given
+    source = job.mode, job.source, job.rows, job.length, left.block, two_level, numbers, given
     if job.transpose:
         _columns_left(*source, _SIGN_BITS, left.shape[1], *job.keys, *target)
     else:
@@ -515,7 +520,7 @@ def quantize_right(
         given[0] = amax
     target = right.codes, right.scales
     numbers = span_of(record.rule.numbers)
-    source = job.mode, w.reshape(-1), job.rows, job.length, right.block, two_level, numbers, given
+    source = job.mode, job.source, job.rows, job.length, right.block, two_level, numbers, given
     if transpose:
         _columns_right(*source, _SIGN_BITS, right.shape[1], *job.keys, *target)
     else:

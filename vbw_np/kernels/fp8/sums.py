@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ...definitions.aligned import aligned_empty
 from ...definitions.fp8 import STEP, check
 from ...definitions.fp8_operands import BLOCK, ELEMENTS, Fp8Operand
-from ...simd.jit import pjit, share
+from ...simd.jit import pjit, read_only, share
 from .intrinsics_fp8 import COLUMNS, ROWS, step_blackwell, step_hopper
 
 _ROWS_AT_ONCE = 64
@@ -104,6 +104,6 @@ def matmul_fp8(
         raise ValueError(f"out must be writable, C-contiguous float32 {shape}, got {out.dtype} {out.shape}")
     laid_out = _laid_out(left, 1, ROWS), _laid_out(right, COLUMNS, 1)
     blocked = BLOCK // STEP if left.blocked or right.blocked else 0
-    scales = left.scales, right.scales
+    scales = read_only(left.scales), read_only(right.scales)
     _product(sums == "blackwell", *laid_out, promote // STEP, blocked, *scales, accumulate, out)
     return out
