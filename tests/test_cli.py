@@ -83,6 +83,11 @@ def test_importing_the_package_is_light() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_every_room_that_offers_verbs_is_asked_for_them() -> None:
+    there = {f"vbw_np.{file.parent.name}.commands" for file in (ROOT / "vbw_np").glob("*/commands.py")}
+    assert there <= set(cli.ROOMS) and all(map(cli.room_file, cli.ROOMS)), "ROOMS of vbw_np/cli.py"
+
+
 @pytest.mark.parametrize("verb", sorted(cli.verbs()))
 def test_declared_verbs_are_the_rooms_verbs(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([verb, "--help"]) == 0

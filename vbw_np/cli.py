@@ -37,7 +37,6 @@ ROOMS = (
     "vbw_np.bench.commands",
     "vbw_np.training.commands",
     "vbw_np.training.generate",
-    "vbw_np.device.commands",
     "vbw_np.formats.commands",
     "vbw_np.checkpoints.commands",
     "vbw_np.models.commands",

@@ -10,9 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-import vbw_np.device
-import vbw_np.layers
-import vbw_np.steps.small_model  # noqa: F401  they declare some
 from autograd import REGISTRY, Tensor, gradcheck, ops
 from autograd.primitive import Primitive
 from autograd.random import random_bits

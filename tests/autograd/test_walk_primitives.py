@@ -7,8 +7,6 @@ from functools import partial
 import numpy as np
 import pytest
 
-import vbw_np.device
-import vbw_np.layers  # noqa: F401  they declare some
 from autograd import PROCEDURES, REGISTRY, gradcheck
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+import vbw_np.kernels  # noqa: F401  the twins
 from vbw_np import definitions, formats
 from vbw_np.definitions import fp8_operands, support
 from vbw_np.definitions.panels import LeftOperand, RightOperand
@@ -141,6 +142,7 @@ CASES: dict[str, Callable[[], None]] = {
 @needs_jit
 @pytest.mark.parametrize("name", definitions.DEFINITIONS)
 def test_every_twin_gives_the_bits_of_its_definition(name: str) -> None:
+    assert name in CASES, f"{name} needs a case in CASES, which calls it as it is used"
     CASES[name]()
 
 

@@ -119,10 +119,9 @@ def test_what_has_no_such_sums_is_refused() -> None:
 
 
 FP8 = {
-    "hopper, promoted": ("fp8-train", {}),
-    "hopper": ("fp8-train", {"promote": 0}),
+    **{name: (name, {}) for name, recipe in RECIPES.items() if recipe.accumulate == "hopper"},
+    "not promoted": ("fp8-train", {"promote": 0}),
     "blackwell": ("fp8-train", {"accumulate": "blackwell", "promote": 0}),
-    "blocks": ("fp8-block-train", {}),
     "E5M2 gradients": (
         dataclasses.replace(RECIPES["fp8-train"], gradient=Operands("fp8-e5m2-row"), weight="fp8-tensor", promote=0),
         {},

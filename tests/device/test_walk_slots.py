@@ -147,7 +147,7 @@ def test_rotated_operands(fmt: str) -> None:
 
 
 WALKED = [name for name, recipe in RECIPES.items() if recipe.activation and recipe.accumulate != "hopper"]
-"""Sums of 13 bits are beyond the bound of a float32 sum: `test_sums` holds those recipes to their own definition."""
+"""Sums of 13 bits are beyond the bound of a float32 sum: `test_card_sums` holds those recipes to their definition."""
 
 
 @pytest.mark.parametrize("name", WALKED)

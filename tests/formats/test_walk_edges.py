@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vbw_np.formats import FORMATS, PROFILES, ScaleError, diagnose, quantize
+from vbw_np.formats import E8M0, FORMATS, PROFILES, ScaleError, diagnose, quantize
 from vbw_np.formats.commands import quantize_report
 from vbw_np.formats.hadamard import SIGNS, hadamard_rotate
 from vbw_np.kernels.fp4.quantize import quantize as fast_quantize
@@ -14,9 +14,10 @@ FLOAT32_MAX = float(np.finfo(np.float32).max)
 OUR_OWN = [name for name, fmt in FORMATS.items() if fmt.rule.affine is None]  # the others are a producer's arithmetic
 SCALED = [
     name
-    for name in OUR_OWN
-    if not ("1level" in name or "ue5m3" in name or FORMATS[name].quantile_codebook)  # such scales alone end somewhere
-]
+    for name, fmt in FORMATS.items()
+    if name in OUR_OWN and not fmt.quantile_codebook
+    and (fmt.tensor_level != "none" or fmt.rule.scale_element in (None, E8M0))  # other scales alone end somewhere
+]  # fmt: skip
 
 
 def lost_at_the_ends(name: str) -> float:
