@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import itertools
 import re
 import sys
 from collections.abc import Callable, Mapping, Set
@@ -29,12 +30,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "definitions": {"formats", "engine"},
     "simd": {"engine"},
     "kernels": {"formats", "definitions", "simd", "engine", "layers", "machine"},  # graphs and experts have kernels
-    "device": {"formats", "definitions", "kernels", "engine", "layers", "machine"},
+    "device": {"formats", "definitions", "kernels", "engine", "layers"},
     "checkpoints": {"formats", "progress"},
     "steps": {"formats", "device", "engine", "models", "checkpoints"},
     "conformance": {"formats"},
     "models": {"formats", "definitions", "kernels", "device", "engine", "layers", "checkpoints", "machine"},
-    "data": {"formats", "kernels", "device", "engine"},
+    "data": set(),
     "ptq": {"formats", "definitions", "kernels", "engine", "layers", "models", "checkpoints", "viz", "progress"},
     "training": {
         "formats", "simd", "kernels", "device", "engine", "models", "checkpoints", "data", "machine", "progress",
@@ -43,9 +44,10 @@ MAY_IMPORT: dict[str, set[str]] = {
         "formats", "definitions", "simd", "kernels", "device", "engine", "layers", "models", "data", "machine",
         "progress",
     },
-    "viz": {"formats", "kernels", "device", "engine", "models", "data"},
+    "viz": {"device", "engine"},
+    "teach": {"formats", "device", "engine"},
 }  # fmt: skip
-TOP = {"cli", "doctor", "warmup", "teach", "__main__", "__init__"}  # may import everything below
+TOP = {"cli", "doctor", "warmup", "__main__", "__init__"}  # may import everything below
 OUTSIDE = set(sys.stdlib_module_names) | {"numpy"}
 MAY_IMPORT_NUMBA = {"simd", "kernels", "doctor", "bench.peaks"}  # rooms and files
 # Used where they are installed, imported only inside functions: pictures, and the peers that a benchmark compares with.
@@ -206,6 +208,12 @@ def test_a_circle_is_found() -> None:
     assert circles(graph) == [["b", "c"], ["e", "f", "g"]]
 
 
+def test_the_map_allows_nothing_that_no_file_needs() -> None:
+    needed = merged(files_graph(), lambda name: room_of(name) if name.startswith("vbw_np") else "autograd")
+    spare = {room: sorted(allowed - needed[room]) for room, allowed in MAY_IMPORT.items() if allowed - needed[room]}
+    assert not spare, f"take these out of MAY_IMPORT and of docs/architecture.md: {spare}"
+
+
 def test_the_map_has_no_circle() -> None:
     assert circles({"autograd": set(), **MAY_IMPORT}) == []
 
@@ -218,6 +226,51 @@ def test_files_have_no_circle() -> None:
     """Whoever reads one file of a circle has to read them all, and importing them works in one lucky order only."""
     found = circles(files_graph())
     assert not found, "\n".join(" <-> ".join(circle) for circle in found)
+
+
+PAGE = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+BLOCKS = {kind: text for kind, text in re.findall(r"^```(\w*)\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)}
+ANYWHERE = {"errors", "files", "options", "machine", "progress"}  # small things, which the picture leaves out
+
+
+def drawn() -> dict[str, set[str]]:
+    """The picture's arrows: ``a & b --> c & d``, ``a -. "why" .-> b``, ``a --> b --> c``; ``a["words"]`` is a."""
+    found: dict[str, set[str]] = {}
+    for line in BLOCKS["mermaid"].splitlines()[1:]:
+        groups = [
+            {re.sub(r"\[.*", "", name).strip() for name in group.split("&")}
+            for group in re.split(r'-->|-\. "[^"]*" \.->', line)
+        ]
+        for left, right in itertools.pairwise(groups):
+            for name in left:
+                found.setdefault(name, set()).update(right)
+            for name in right:
+                found.setdefault(name, set())
+    return found
+
+
+def reach(graph: Mapping[str, Set[str]], name: str) -> set[str]:
+    return graph[name].union(*(reach(graph, other) for other in graph[name]))
+
+
+def test_the_picture_is_the_map() -> None:
+    """What a room reaches by arrows is what it reaches by imports, and every arrow is an import."""
+    rooms = {room: allowed - ANYWHERE for room, allowed in MAY_IMPORT.items() if room not in ANYWHERE}
+    arrows, rooms = drawn(), {"autograd": set(), **rooms}
+    assert arrows.pop("cli") == set(rooms) - set().union(*rooms.values()), "the command has what nobody else has"
+    assert arrows.keys() == rooms.keys()
+    for room, allowed in rooms.items():
+        assert arrows[room] <= allowed, f"{room} imports no {arrows[room] - allowed}"
+        assert reach(arrows, room) == reach(rooms, room), room
+
+
+def test_the_list_of_rooms_is_whole() -> None:
+    named = set(re.findall(r"^(?:  |    )?((?:[\w.]+(?:/|\.py)\s+)+)", BLOCKS[""], re.MULTILINE))
+    entries = {entry for names in named for entry in names.split()} - {"vbw_np/"}
+    rooms = {f"{room}/" for room in room_folders()}
+    files = {path.name for path in (ROOT / "vbw_np").glob("[!_]*.py")}
+    inner = {f"{path.parent.name}/" for path in (ROOT / "vbw_np").glob("*/*/__init__.py")} - {"lessons/"}
+    assert entries == rooms | files | inner
 
 
 # How large what is read in one sitting may be. Lower a number when something shrinks; raise one with a reason.

@@ -4,7 +4,7 @@ Whoever computes calls these. They run the twin that a kernel has registered (`k
 and `autograd.use_twins` has not switched them off, else the NumPy that is written here. Both give the same bits and the
 same operands (`panels`), so operands of either kind mix.
 
-A room that calls them imports `kernels` in its ``__init__.py``, so that the twins are there.
+A file that calls them says ``from .. import kernels as _twins``, so that the twins are there.
 """
 
 from .definition import DEFINITIONS, Definition

@@ -12,7 +12,7 @@ Both carry *half* the decoded block scale as float32 or its stored byte (twice t
 the number itself; every step exact), and a second-level factor: one a row on the left, one a tensor on the right.
 
 There are two ways in: from packed bytes in plain row layout (`left_from_packed`, `right_from_packed`), and straight
-from float32 (`quantize_operands`).
+from float32 (`quantize_left`, `quantize_right`).
 """
 
 from __future__ import annotations

@@ -67,6 +67,19 @@ def strips(fmt: BlockFormat, ties: str) -> Answer:
     return found
 
 
+def decoding(fmt: BlockFormat, planes: int) -> Answer:
+    """The kernel that decodes packed rows, with so many bit planes of the fine tier."""
+    if fmt.element is None or len(fmt.element.table) != 16:
+        return Answer(None, "its elements are not four bits")
+    if fmt.offset != "none" or fmt.second is not None or fmt.decode_order != "multiply" or fmt.positive_zero:
+        return Answer(None, "its values are not (element * scale) * scale of the second level")
+    if fmt.flat or fmt.block not in (None, 16, 32):
+        return Answer(None, f"its blocks have {fmt.block} elements, or run across row ends")
+    if planes and fmt.fine.kind != "nested":
+        return Answer(None, f"its fine tier is {fmt.fine.kind!r}")
+    return Answer("rows")
+
+
 def family(fmt: BlockFormat) -> Answer:
     """Which products of the tensor core take packed matrices of this format: "nvfp4" or "mxfp4"."""
     scale = fmt.rule.scale_element

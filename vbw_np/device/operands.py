@@ -4,10 +4,10 @@
 
 Both operands are quantized along k by `vbw_np.formats`, or by kernels that are its twins. If both are of one family of
 the tensor core (E2M1 under E4M3 scales per 16, or under E8M0 scales per 32), they are multiplied in its order:
-block by block, exact dots, float32 sums, second-level scales last (`kernels.fp4.tensor_core`); where the right
+block by block, exact dots, float32 sums, second-level scales last (`definitions.matmul`); where the right
 operand has a second-level scale a row, the sum is multiplied with the left one's first, then with the right one's.
 Two FP8 operands under float32 scales are multiplied on the tensor core where a recipe says whose sums are meant
-(`kernels.fp8`). Any other pair is decoded and multiplied in float32.
+(`definitions.matmul_fp8`). Any other pair is decoded and multiplied in float32.
 """
 
 from __future__ import annotations

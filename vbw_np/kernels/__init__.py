@@ -1,4 +1,4 @@
-"""Kernels: the same as the readable NumPy functions of `autograd` and `vbw_np.formats`, fast.
+"""Kernels: the same as the readable NumPy functions of `autograd`, `vbw_np.formats` and `vbw_np.definitions`, fast.
 
 Importing this package registers the twins of autograd's operations and of what a device does with packed numbers
 (`registry.install`); nothing is compiled before its first call. `autograd.use_twins(False)` switches back to the

@@ -43,7 +43,7 @@ def steady_blas() -> None:
 
     OpenBLAS's kernels for AVX-512 add in one order; those for AVX2 (Haswell, Zen) in one that depends on how the rows
     were shared out, and there its products go on one thread from now on: the small ones and stacks, for large ones have
-    a compiled kernel (`kernels.product`), and compiled kernels keep all threads.
+    a compiled kernel (`kernels.fp32.product`), and compiled kernels keep all threads.
     """
     threads = blas_info().get("threads") or 1
     if threads > 1 and not _blas_is_steady(threads):

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ... import formats
+from ...definitions import support
 from ...engine import autograd
 from ...formats.packed import nested_table
 from ...simd.jit import enabled, jit, leaf, pjit, share
@@ -160,21 +161,6 @@ def _decode_quantiles(team, codes, signs, fine, row_scales, codebook, int4, fine
 _NO_FLOATS, _NO_BYTES = np.zeros(WIDTH, np.float32), np.zeros(WIDTH, np.uint8)
 
 
-def _is_known(fmt: formats.BlockFormat, planes: int) -> bool:
-    return (
-        enabled()
-        and isinstance(fmt.element, formats.ElementFormat | formats.Codebook)
-        and len(fmt.element.table) == WIDTH
-        and not fmt.flat
-        and fmt.second is None
-        and fmt.decode_order == "multiply"
-        and fmt.offset == "none"
-        and not fmt.positive_zero
-        and (fmt.block is None or (fmt.block % WIDTH == 0 and fmt.block <= 32))
-        and (planes == 0 or fmt.fine.kind == "nested")
-    )
-
-
 def dequantize(
     packed: formats.PackedTensor,
     planes: int | None = None,
@@ -203,7 +189,7 @@ def dequantize(
         raise formats.FormatError(f"{planes} bit planes asked for; this tensor has {packed.planes}")
     if fmt.quantile_codebook and enabled() and planes in (0, 4) and packed.shape[-1] % WIDTH == 0:
         _run_quantiles(packed, planes, out)
-    elif fmt.element is not None and _is_known(fmt, planes):
+    elif enabled() and support.decoding(fmt, planes).kernel:
         _run(packed, planes, out)
     else:
         out[...] = packed.dequantize(planes)
