@@ -24,7 +24,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from vbw_np import formats  # noqa: E402
+from vbw_np import definitions, formats  # noqa: E402
 from vbw_np.device import RECIPES, Device  # noqa: E402
 from vbw_np.engine import optim  # noqa: E402
 from vbw_np.models.claude4 import Claude4, Claude4Config  # noqa: E402
@@ -113,9 +113,7 @@ def report(part: str, label: str) -> None:
     if part == "definition":
         lines = [*quantized(formats.quantize), *profiles()]
     elif part == "kernels":
-        from vbw_np.kernels.fp4 import quantize as kernel
-
-        lines = quantized(getattr(kernel, "quantize", kernel))
+        lines = quantized(definitions.quantize)  # its twin, where there is compiled code
     else:
         lines = steps()
     for name, bits in lines:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from numba import config
+
+collect_ignore_glob = ["*"] if config.DISABLE_JIT else []  # without compiled code there are no kernels
 
 
 @pytest.hookimpl(tryfirst=True)

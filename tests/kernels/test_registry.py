@@ -9,7 +9,6 @@ import pytest
 import vbw_np.kernels
 from vbw_np.engine import autograd
 from vbw_np.kernels.twins import rows
-from vbw_np.simd import jit
 
 TWINNED = {
     name: function for table in (autograd.REGISTRY, autograd.PROCEDURES) for name, function in table.items()
@@ -21,7 +20,6 @@ EQUAL = {
 }  # fmt: skip
 """Twins that do the same operations on each number in the same order: not a bit may differ."""
 
-needs_jit = pytest.mark.skipif(not jit.enabled(), reason="numba is switched off")
 
 
 def copies(args: tuple, dtype: type | None = None) -> list:
@@ -56,15 +54,13 @@ def all_samples(function) -> list[tuple[tuple, dict]]:
 
 
 def test_every_twin_that_is_asked_for_is_there():
-    if jit.enabled():
-        assert TWINNED.keys() >= {
-            "gelu", "softmax", "layer_norm", "dropout_by_key", "take_rows", "cross_entropy", "linear_cross_entropy",
-            "adam_update", "component_sizes", "past_reach", "shortest_paths", "nearest_nodes", "sigmoid", "gru_gates",
-            "mix_experts",
-        }  # fmt: skip
+    assert TWINNED.keys() >= {
+        "gelu", "softmax", "layer_norm", "dropout_by_key", "take_rows", "cross_entropy", "linear_cross_entropy",
+        "adam_update", "component_sizes", "past_reach", "shortest_paths", "nearest_nodes", "sigmoid", "gru_gates",
+        "mix_experts",
+    }  # fmt: skip
 
 
-@needs_jit
 @pytest.mark.parametrize("name", sorted(TWINNED))
 def test_twin_agrees_with_the_definition(name):
     """Equal where the arithmetic is the same; else the twin is as near to the float64 truth as the definition is.
@@ -93,7 +89,6 @@ def test_twin_agrees_with_the_definition(name):
     assert taken >= len(function.twin_samples(np.random.default_rng(1)))
 
 
-@needs_jit
 @pytest.mark.parametrize("name", sorted(TWINNED))
 def test_twin_takes_float64_exactly_or_leaves_it(name):
     function = TWINNED[name]
@@ -104,7 +99,6 @@ def test_twin_takes_float64_exactly_or_leaves_it(name):
                 np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-14)
 
 
-@needs_jit
 @pytest.mark.parametrize("name", sorted(TWINNED))
 def test_results_do_not_depend_on_the_number_of_threads(name):
     function = TWINNED[name]
@@ -124,7 +118,6 @@ def test_results_do_not_depend_on_the_number_of_threads(name):
             np.testing.assert_array_equal(a, b)
 
 
-@needs_jit
 @pytest.mark.parametrize("name", ["gelu", "softmax", "layer_norm", "sigmoid", "dropout_by_key", "take_rows"])
 def test_strided_and_read_only_arguments(name):
     """What a permutation or a broadcast hands over gives the same as a plain copy."""
@@ -137,7 +130,6 @@ def test_strided_and_read_only_arguments(name):
             np.testing.assert_array_equal(ours, theirs)
 
 
-@needs_jit
 def test_special_values():
     x = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-30, -1e-30, 3e38, -3e38, 13.0, -13.0], np.float32)
     gelu = autograd.functional.gelu.twin(x)[0]
@@ -152,7 +144,6 @@ def test_special_values():
     assert y[0, 1] == 0 and tuple(y[1]) == (0, 0, 1)
 
 
-@needs_jit
 def test_exponential_error_in_units_in_the_last_place():
     """The shared exponential: 1.1 ulp over the range in which softmax and GELU use it."""
     from vbw_np.kernels.twins.rows import exp_row
@@ -164,7 +155,6 @@ def test_exponential_error_in_units_in_the_last_place():
     assert (np.abs(y - true) / np.spacing(true.astype(np.float32))).max() < 1.1
 
 
-@needs_jit
 def test_scatter_equals_numpy_for_every_width():
     rng = np.random.default_rng(4)
     for count, width, size in ((1, 1, 5), (17, 3, 100), (70_000, 2, 3000), (5, 20_000, 9)):
@@ -175,7 +165,6 @@ def test_scatter_equals_numpy_for_every_width():
         np.testing.assert_array_equal(rows.scatter_rows(g, numbers, count), expected)
 
 
-@needs_jit
 def test_a_training_step_with_twins_matches_one_without():
     """The whole small model: the loss and every gradient."""
     from vbw_np.models.claude4 import Claude4, Claude4Config

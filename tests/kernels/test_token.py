@@ -14,9 +14,8 @@ from vbw_np.engine import autograd, no_grad
 from vbw_np.models.llama import Llama, LlamaConfig
 from vbw_np.models.llama_cards import place_llama
 from vbw_np.models.llama_token import LlamaReader
-from vbw_np.simd import cpu, jit
+from vbw_np.simd import cpu
 
-needs_jit = pytest.mark.skipif(not jit.enabled(), reason="numba is switched off")
 CONFIG = LlamaConfig(
     vocab_size=150, hidden_size=72, intermediate_size=88, num_hidden_layers=3, num_attention_heads=6,
     num_key_value_heads=2, head_dim=32,
@@ -59,7 +58,6 @@ CASES = {
 ITS_OWN_KERNEL = pytest.param("mxfp4", marks=pytest.mark.variants)  # all other cases share one
 
 
-@needs_jit
 @pytest.mark.parametrize("name", [*(name for name in CASES if name != "mxfp4"), ITS_OWN_KERNEL])
 def test_the_kernel_has_the_bits_of_the_definition(name: str) -> None:
     """Over several stretches of attention; the prompt is read by the same layers both times."""
@@ -78,7 +76,6 @@ def test_the_kernel_has_the_bits_of_the_definition(name: str) -> None:
         np.testing.assert_array_equal(a, b)
 
 
-@needs_jit
 @pytest.mark.parametrize("name", CASES)
 def test_a_prompt_has_the_bits_of_its_definition(name: str) -> None:
     """Read in three pieces: longer than a chunk of queries, few tokens, and many again behind those."""
@@ -105,7 +102,6 @@ def test_the_last_token_alone_is_that_of_all() -> None:
         np.testing.assert_array_equal(ours, theirs)
 
 
-@needs_jit
 def test_threads_change_nothing() -> None:
     import numba
 
@@ -120,7 +116,6 @@ def test_threads_change_nothing() -> None:
     np.testing.assert_array_equal(several, one)
 
 
-@needs_jit
 @pytest.mark.parametrize("isa", [isa for isa in cpu.available() if isa != "amx"])
 def test_instruction_sets_change_nothing(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where only the definition is there, of a prompt and of single tokens."""

@@ -119,21 +119,6 @@ except MemoryError as error:
     assert python(code) == "a thread of a kernel could not go on\n"
 
 
-def test_without_compiling_one_thread_runs_the_function():
-    code = """
-from vbw_np.simd import jit
-
-def fill(team, out):
-    for i in jit.share(team, len(out)):
-        out[i] = team
-
-out = [None, None]
-jit.pjit(fill)(out)
-print(out)
-"""
-    assert python(code, NUMBA_DISABLE_JIT="1") == "[(0, 1), (0, 1)]\n"
-
-
 @compiled
 def test_a_kernel_from_disk_is_the_one_that_was_compiled(tmp_path: Path):
     code = """

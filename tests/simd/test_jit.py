@@ -81,29 +81,19 @@ def test_read_only_package_without_a_cache_folder(tmp_path):
 
 
 def test_with_numba_switched_off():
-    """The definitions do the work; and the kernels themselves, run by the interpreter, give the same bits."""
+    """The definitions do the work; a kernel that is called all the same is one clear error."""
     code = STEP + """
-from vbw_np import formats, layers
-from vbw_np.kernels.twins import elementwise, graph, losses, optimizer, rows
-from vbw_np.kernels.fp4 import dequantize as decoder, quantize as encoder
+from vbw_np.kernels.fp4 import quantize
+from vbw_np.kernels.twins import elementwise
 assert autograd.functional.gelu.twin is None and jit.compiled_count() == 0 and not jit.enabled()
-
-y, (vjp,) = elementwise.gelu(x)
-assert np.abs(y - autograd.functional.gelu.reference(x)[0]).max() < 1e-6 and vjp(x).shape == x.shape
-assert np.abs(rows.softmax(x)[0].sum(axis=-1) - 1).max() < 1e-6
-assert np.array_equal(elementwise.dropout_by_key(x, p=0.5, key=(1, 2))[0],
-                      autograd.functional.dropout_by_key.reference(x, p=0.5, key=(1, 2))[0])
-assert np.array_equal(graph.shortest_paths(np.abs(x[:, :3])), layers.graph.shortest_paths.reference(np.abs(x[:, :3])))
-assert abs(losses.cross_entropy(x, targets=np.array([1, 2, 39]))[0]
-           - autograd.functional.cross_entropy_rows.reference(x, targets=np.array([1, 2, 39]))[0]) < 1e-6
-
-encoder.enabled = decoder.enabled = lambda: True
-for name in ("nvfp4", "mxfp4-nested", "fp4-row"):
-    packed, expected = encoder.quantize(x, name), formats.quantize(x, name, measure=False)
-    assert np.array_equal(packed.codes, expected.codes) and np.array_equal(packed.scales, expected.scales)
-    assert np.array_equal(decoder.dequantize(packed), expected.dequantize())
+for call in (elementwise.gelu, quantize.quantize):
+    try:
+        call(x)
+    except ValueError as error:
+        print(error)
 """
-    python("import warnings; warnings.simplefilter('ignore')\n" + code, NUMBA_DISABLE_JIT="1")
+    expected = "this needs compiled kernels: unset NUMBA_DISABLE_JIT\n" * 2
+    assert python("import warnings; warnings.simplefilter('ignore')\n" + code, NUMBA_DISABLE_JIT="1") == expected
 
 
 @pytest.mark.skipif(not jit.enabled(), reason="numba is switched off")

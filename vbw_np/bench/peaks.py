@@ -20,7 +20,7 @@ from ..kernels.fp4.intrinsics_amx import configure, release
 from ..kernels.fp4.intrinsics_tile import ISAS
 from ..simd import cpu
 from ..simd.intrinsics import F32, I32, Emitter, vec
-from ..simd.jit import jit, pjit, share
+from ..simd.jit import enabled, jit, pjit, share
 from ..simd.variant import Variant, variant_intrinsic
 
 _CHAINS = 12
@@ -198,7 +198,7 @@ def measure_peaks(threads: int, quick: bool = False) -> dict[str, float | None]:
     most = numba.config.NUMBA_NUM_THREADS
     if not 1 <= threads <= most:
         raise ValueError(f"threads must be 1 to {most} (NUMBA_NUM_THREADS), got {threads}")
-    if cpu.jit_disabled():
+    if not enabled():
         raise ValueError("peaks are measured by compiled kernels: unset NUMBA_DISABLE_JIT")
     n, size = (2, 32.0) if quick else (7, 256.0)
     measures: dict[str, Callable[[], float | None]] = {

@@ -25,6 +25,23 @@ def aligned_empty(shape: tuple[int, ...], dtype: type) -> np.ndarray:
     return raw[start : start + size].view(dtype).reshape(shape)
 
 
+def result_of(out: np.ndarray | None, shape: tuple[int, ...], accumulate: bool = False) -> np.ndarray:
+    """Where a product goes: into `out`, which has to fit, or into a new array.
+
+    Raises
+    ------
+    ValueError
+        `out` is no C-contiguous float32 array of this shape that can be written to, or there is none to add to.
+    """
+    if out is None:
+        if accumulate:
+            raise ValueError("accumulate=True adds to out: pass the array to add to")
+        return aligned_empty(shape, np.float32)
+    if out.shape != shape or out.dtype != np.float32 or not out.flags.carray:
+        raise ValueError(f"out must be writable, C-contiguous float32 {shape}, got {out.dtype} {out.shape}")
+    return out
+
+
 _local = threading.local()
 
 

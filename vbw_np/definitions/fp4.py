@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -43,7 +41,10 @@ def relative_error(exact: NDArray, approximate: NDArray) -> float:
     return float(np.sqrt(formats.relative_mse(exact, approximate)))
 
 
-def _packed(x: NDArray, fmt: BlockFormat, transpose: bool, hadamard: bool, seed: tuple[int, int] | None) -> Any:
+def packed_operand(
+    x: NDArray, fmt: BlockFormat, transpose: bool, hadamard: bool, seed: tuple[int, int] | None
+) -> PackedTensor:
+    """What `quantize_left` lays out, still in packed rows."""
     x = np.ascontiguousarray(x.T if transpose else x)
     x = hadamard_rotate(x) if hadamard else x
     options = {} if seed is None else {"ties": "stochastic", "seed": seed[0], "stream": seed[1]}
@@ -74,7 +75,7 @@ def quantize_left(
     seed : (seed, stream), optional
         Round stochastically by the bits that `formats.random_bits` has for this key and the operand's shape.
     """
-    packed = _packed(x, fmt, transpose, hadamard, seed)
+    packed = packed_operand(x, fmt, transpose, hadamard, seed)
     factor = 1.0 if packed.tensor_scale is None else packed.tensor_scale
     family = support.family(fmt).kernel
     return left_from_packed(packed.codes, packed.scales, family, factor, length=packed.shape[1])
@@ -85,7 +86,7 @@ def quantize_right(
     x: NDArray, fmt: BlockFormat, *, transpose: bool = False, hadamard: bool = False
 ) -> RightOperand:
     """As `quantize_left`, on the right, with at most one second-level scale; rounded as the format says."""
-    return right_operand(_packed(x, fmt, transpose, hadamard, None))
+    return right_operand(packed_operand(x, fmt, transpose, hadamard, None))
 
 
 def _factor(packed: PackedTensor) -> float:

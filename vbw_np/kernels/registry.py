@@ -178,8 +178,7 @@ _PACKED = (
 def install() -> None:
     """Register every twin with its readable function. Compiles nothing; can be called again.
 
-    With numba switched off (``NUMBA_DISABLE_JIT=1``) nothing is registered: the definitions are faster than kernels
-    run by the interpreter.
+    With numba switched off (``NUMBA_DISABLE_JIT=1``) nothing is registered: everything runs on the definitions.
     """
     if jit.enabled():
         for function, twin, samples in _table():

@@ -68,13 +68,6 @@ def _tiles_granted() -> bool:
         return False
 
 
-def jit_disabled() -> bool:
-    """Whether numba is switched off (`NUMBA_DISABLE_JIT=1`); then every product is the NumPy reference."""
-    from numba import config
-
-    return bool(config.DISABLE_JIT)
-
-
 @lru_cache(maxsize=1)
 def available() -> tuple[str, ...]:
     """The instruction sets this machine can run, fastest first. `portable` is always among them."""

@@ -98,10 +98,12 @@ class Emitter:
 
     def prefetch(self, address: ir.Value, *, write: bool = False) -> None:
         """Fetch the cache line at an address, which need not exist, into the second level, to read or to `write`."""
-        pointer = self.b.inttoptr(address, I8.as_pointer())
-        kind = ir.FunctionType(ir.VoidType(), [pointer.type, I32, I32, I32])
-        function = cgutils.get_or_insert_function(self.b.module, kind, "llvm.prefetch.p0")
-        self.b.call(function, [pointer, self.int(int(write), I32), self.int(2, I32), self.int(1, I32)])
+        self.prefetch_line(self.b.inttoptr(address, I8.as_pointer()), write=write)
+
+    def prefetch_line(self, pointer: ir.Value, *, write: bool = False) -> None:
+        """As `prefetch`, of a byte's pointer."""
+        how = (self.int(number, I32) for number in (int(write), 2, 1))
+        self.call("llvm.prefetch.p0", ir.VoidType(), pointer, *how)
 
     def splat(self, scalar: ir.Value, lanes: int) -> ir.Value:
         """A vector with the scalar in every lane."""

@@ -108,9 +108,19 @@ def _kept(kernel: Kernel, function: Callable) -> Kernel:
     return kernel
 
 
+def _switched_off(function: Callable) -> Callable:
+    """What stands for a kernel with ``NUMBA_DISABLE_JIT=1``: an error, as the definitions do the work."""
+
+    @functools.wraps(function)
+    def refuse(*_: object) -> None:
+        raise ValueError("this needs compiled kernels: unset NUMBA_DISABLE_JIT")
+
+    return refuse
+
+
 def jit(function: Callable) -> Callable:
     """Compile `function` for one thread, at its first call. No fastmath: results must equal NumPy's bit for bit."""
-    return function if config.DISABLE_JIT else _kept(Kernel(function, **_OPTIONS), function)
+    return _kept(Kernel(function, **_OPTIONS), function) if enabled() else _switched_off(function)
 
 
 def leaf(function: Callable) -> Callable:
@@ -118,7 +128,7 @@ def leaf(function: Callable) -> Callable:
 
     LLVM must inline it: vectors then stay in registers, and arrays that are handed on cost no reference counts.
     """
-    return function if config.DISABLE_JIT else part(function, forceinline=True, **_OPTIONS)
+    return part(function, forceinline=True, **_OPTIONS)
 
 
 def pjit(function: Callable) -> Callable:
@@ -126,9 +136,7 @@ def pjit(function: Callable) -> Callable:
 
     Loops that threads share run over ``share(team, count)``. What stands before them is done by every thread.
     """
-    if config.DISABLE_JIT:
-        return functools.partial(function, (0, 1))
-    return _kept(team_kernel(function, **_OPTIONS), function)
+    return _kept(team_kernel(function, **_OPTIONS), function) if enabled() else _switched_off(function)
 
 
 @leaf
@@ -146,7 +154,7 @@ def kept(room: str) -> bool | None:
 
 
 def enabled() -> bool:
-    """Whether numba compiles at all; with ``NUMBA_DISABLE_JIT=1`` kernels are plain Python, for study, not for use."""
+    """Whether numba compiles; with ``NUMBA_DISABLE_JIT=1`` there are no kernels, and the definitions do the work."""
     return not config.DISABLE_JIT
 
 

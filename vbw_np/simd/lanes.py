@@ -9,7 +9,7 @@ whatever registers the CPU has, so results do not depend on the CPU. Operators w
 for sixteen copies of it, a float rounded to float32. No operation is contracted or reordered: every lane computes what
 NumPy would. Sums over lanes are added as a tree of halves: 8 + 8, 4 + 4, 2 + 2, 1 + 1.
 
-The arithmetic is `wide`'s. With numba switched off the same functions work on NumPy arrays of sixteen.
+The arithmetic is `wide`'s.
 """
 
 from __future__ import annotations
@@ -17,14 +17,12 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 
-import numpy as np
 from llvmlite import ir
-from numba import config, types
+from numba import types
 from numba.core.imputils import lower_builtin
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, models, register_model
 
-from ..engine import autograd
 from .intrinsics import F32, I1, I32, make_intrinsic, vec
 from .wide import FLOAT, INT, WIDTH, Wide
 
@@ -125,16 +123,11 @@ for _op in (*_ARITHMETIC[F16], *_ARITHMETIC[U16], *_COMPARE):
     _declare(_op)
 
 
-# ---------------------------------------------------------------------------------------------- functions, both worlds
+# ------------------------------------------------------------------------------------------------ functions of lanes
 
 
-def both_worlds(twin: Callable) -> Callable:
-    """An intrinsic, or with numba switched off its NumPy `twin`."""
-    return lambda implementation: twin if config.DISABLE_JIT else intrinsic(implementation)
-
-
-def on_lanes(twin: Callable, returns: types.Type, *takes: Lanes) -> Callable:
-    """A function of lanes from its code generator `emit(Wide, *values)`; with numba switched off its NumPy `twin`."""
+def on_lanes(returns: types.Type, *takes: Lanes) -> Callable:
+    """A function of lanes from its code generator `emit(Wide, *values)`."""
 
     def choose(emit: Callable[..., ir.Value]) -> Callable:
         def make(given):
@@ -146,8 +139,6 @@ def on_lanes(twin: Callable, returns: types.Type, *takes: Lanes) -> Callable:
             fits = all(g == k or isinstance(g, types.Number) for g, k in zip(given, takes, strict=True))
             return (returns(*given), code) if fits else None
 
-        if config.DISABLE_JIT:
-            return twin
         return make_intrinsic([f"lanes{i}" for i in range(len(takes))], make, emit)
 
     return choose
@@ -157,46 +148,44 @@ def _ramp(e: Wide) -> ir.Value:
     return e.const(INT, list(range(WIDTH)))
 
 
-splat = on_lanes(lambda x: np.full(WIDTH, x, np.float32), F16, F16)(lambda e, x: x)
+splat = on_lanes(F16, F16)(lambda e, x: x)
 """Sixteen copies of a number, as float32."""
 
-usplat = on_lanes(lambda x: np.full(WIDTH, x, np.uint32), U16, U16)(lambda e, x: x)
+usplat = on_lanes(U16, U16)(lambda e, x: x)
 """Sixteen copies of an integer, as uint32."""
 
-places = on_lanes(lambda: np.arange(WIDTH, dtype=np.uint32), U16)(_ramp)
+places = on_lanes(U16)(_ramp)
 """0, 1, ..., 15 as uint32."""
 
-bits = on_lanes(lambda v: v.view(np.uint32), U16, F16)(lambda e, v: e.bits(v))
+bits = on_lanes(U16, F16)(lambda e, v: e.bits(v))
 """The bit patterns of sixteen float32."""
 
-floats = on_lanes(lambda v: v.view(np.float32), F16, U16)(lambda e, v: e.float(v))
+floats = on_lanes(F16, U16)(lambda e, v: e.float(v))
 """The float32 numbers of sixteen bit patterns."""
 
-to_float = on_lanes(lambda v: v.view(np.int32).astype(np.float32), F16, U16)(lambda e, v: e.b.sitofp(v, FLOAT))
+to_float = on_lanes(F16, U16)(lambda e, v: e.b.sitofp(v, FLOAT))
 """Sixteen integers (as int32) converted to float32."""
 
-to_int = on_lanes(lambda v: v.astype(np.int32).view(np.uint32), U16, F16)(lambda e, v: e.b.fptosi(v, INT))
+to_int = on_lanes(U16, F16)(lambda e, v: e.b.fptosi(v, INT))
 """Sixteen float32 truncated to integers; they must fit."""
 
-sqrt = on_lanes(np.sqrt, F16, F16)(lambda e, v: e.call("llvm.sqrt.v16f32", FLOAT, v))
+sqrt = on_lanes(F16, F16)(lambda e, v: e.call("llvm.sqrt.v16f32", FLOAT, v))
 """The square roots, correctly rounded."""
 
-absolute = on_lanes(np.abs, F16, F16)(lambda e, v: e.call("llvm.fabs.v16f32", FLOAT, v))
+absolute = on_lanes(F16, F16)(lambda e, v: e.call("llvm.fabs.v16f32", FLOAT, v))
 """The magnitudes."""
 
-lookup = on_lanes(lambda table, index: table[index], F16, F16, U16)(lambda e, table, index: e.pick(table, index))
+lookup = on_lanes(F16, F16, U16)(lambda e, table, index: e.pick(table, index))
 """table[index], lane by lane: a table of sixteen float32, indices 0 to 15."""
 
-mix = on_lanes(autograd.random.mix, U16, U16)(lambda e, h: e.mix(h))
+mix = on_lanes(U16, U16)(lambda e, h: e.mix(h))
 """Wellons' lowbias32 on sixteen words, as `autograd.random.mix`."""
 
-pair_max = on_lanes(lambda a, b: np.concatenate([np.maximum(v[::2], v[1::2]) for v in (a, b)]), U16, U16, U16)(
-    lambda e, a, b: e.pairs(e.umax, a, b)
-)
+pair_max = on_lanes(U16, U16, U16)(lambda e, a, b: e.pairs(e.umax, a, b))
 """The larger of each two neighbours: eight of a, then eight of b. Four rounds turn sixteen vectors into one."""
 
 
-@both_worlds(lambda m, a, b: np.where(m, a, b))
+@intrinsic
 def select(typingctx, m, a, b):
     """a where the comparison m holds, else b; either may be a number."""
     lanes = a if isinstance(a, Lanes) else b
@@ -224,24 +213,18 @@ def _choice(of_floats: str, of_integers: str) -> Callable:
     return typed
 
 
-larger = both_worlds(lambda a, b: np.where(a > b, a, b))(_choice("fmax", "umax"))
+larger = intrinsic(_choice("fmax", "umax"))
 """a where a > b, else b"""
 
-smaller = both_worlds(lambda a, b: np.where(a < b, a, b))(_choice("fmin", "umin"))
+smaller = intrinsic(_choice("fmin", "umin"))
 """a where a < b, else b"""
 
 
-def _tree_numpy(v, join):
-    while len(v) > 1:
-        v = join(v[: len(v) // 2], v[len(v) // 2 :])
-    return v[0]
-
-
-sum_lanes = on_lanes(lambda v: _tree_numpy(v, np.add), types.float32, F16)(lambda e, v: e.tree(e.b.fadd, v))
+sum_lanes = on_lanes(types.float32, F16)(lambda e, v: e.tree(e.b.fadd, v))
 """The sum of the lanes, as a tree of halves."""
 
 
-@both_worlds(lambda v: _tree_numpy(v, lambda a, b: np.where(a > b, a, b)))
+@intrinsic
 def max_lanes(typingctx, v):
     """The largest lane."""
 

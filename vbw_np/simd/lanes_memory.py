@@ -8,9 +8,10 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.extending import intrinsic
 
 from .intrinsics import I8, I16, I32, I64, vec
-from .lanes import B16, F16, U16, Lanes, as_lanes, both_worlds
+from .lanes import B16, F16, U16, Lanes, as_lanes
 from .wide import BYTES, INT, TRUTH, WIDTH, Wide, permutes
 
 
@@ -20,9 +21,14 @@ def _pointer(context, builder, kind: types.Array | types.CPointer, array: ir.Val
     return builder.gep(data, [index])
 
 
-def _address(context, builder, sig, args, vector: ir.Type) -> ir.Value:
+def _place(context, builder, sig, args) -> ir.Value:
+    """The address of x[i], of a function whose first arguments are x and i."""
     index = context.cast(builder, args[1], sig.args[1], types.intp)
-    return builder.bitcast(_pointer(context, builder, sig.args[0], args[0], index), vector.as_pointer())
+    return _pointer(context, builder, sig.args[0], args[0], index)
+
+
+def _address(context, builder, sig, args, vector: ir.Type) -> ir.Value:
+    return builder.bitcast(_place(context, builder, sig, args), vector.as_pointer())
 
 
 def _is_row(kind: types.Type, dtype: types.Type) -> bool:
@@ -37,7 +43,7 @@ def _vector_of(kind: types.Type) -> Lanes | None:
     return U16 if _is_row(kind, types.uint32) else None
 
 
-@both_worlds(lambda x: x)
+@intrinsic
 def pointer(typingctx, x):
     """Where a one-dimensional contiguous array lies. All functions here take a pointer in place of an array.
 
@@ -53,42 +59,36 @@ def pointer(typingctx, x):
     return types.CPointer(x.dtype)(x), code
 
 
-@both_worlds(lambda x: None)
+@intrinsic
 def keep(typingctx, x):
     """Does nothing; an array named here is alive until here."""
     return types.void(x), lambda context, builder, sig, args: context.get_dummy_value()
 
 
-@both_worlds(lambda x, i: x[i])
+@intrinsic
 def at(typingctx, x, i):
     """x[i], one number, of a pointer or an array."""
     dtype = x.dtype
 
     def code(context, builder, sig, args):
-        index = context.cast(builder, args[1], sig.args[1], types.intp)
-        return builder.load(_pointer(context, builder, sig.args[0], args[0], index))
+        return builder.load(_place(context, builder, sig, args))
 
     return dtype(x, i), code
 
 
-def _put_numpy(x, i, value):
-    x[i] = value
-
-
-@both_worlds(_put_numpy)
+@intrinsic
 def put(typingctx, x, i, value):
     """x[i] = value, one number, of a pointer or an array."""
 
     def code(context, builder, sig, args):
-        index = context.cast(builder, args[1], sig.args[1], types.intp)
         number = context.cast(builder, args[2], sig.args[2], sig.args[0].dtype)
-        builder.store(number, _pointer(context, builder, sig.args[0], args[0], index))
+        builder.store(number, _place(context, builder, sig, args))
         return context.get_dummy_value()
 
     return types.void(x, i, value), code
 
 
-@both_worlds(lambda x, i: x[i : i + WIDTH].copy())
+@intrinsic
 def load(typingctx, x, i):
     """x[i : i + 16] of a float32 or uint32 array."""
     lanes = _vector_of(x)
@@ -101,26 +101,18 @@ def load(typingctx, x, i):
     return lanes(x, i), code
 
 
-@both_worlds(lambda x, i: None)
+@intrinsic
 def prefetch(typingctx, x, i):
     """Fetch the cache line of x[i], which need not exist, into the second level, and go on."""
 
     def code(context, builder, sig, args):
-        index = context.cast(builder, args[1], sig.args[1], types.intp)
-        address = builder.bitcast(_pointer(context, builder, sig.args[0], args[0], index), I8.as_pointer())
-        kind = ir.FunctionType(ir.VoidType(), [address.type, I32, I32, I32])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        builder.call(function, [address, *(ir.Constant(I32, n) for n in (0, 2, 1))])
+        Wide(builder).prefetch_line(builder.bitcast(_place(context, builder, sig, args), I8.as_pointer()))
         return context.get_dummy_value()
 
     return types.void(x, i), code
 
 
-def _store_numpy(x, i, v):
-    x[i : i + WIDTH] = v
-
-
-@both_worlds(_store_numpy)
+@intrinsic
 def store(typingctx, x, i, v):
     """x[i : i + 16] = v"""
     if _vector_of(x) != v:
@@ -144,13 +136,7 @@ def _masked(builder, kind: str, vector: ir.VectorType, count: ir.Value, pointer:
     return builder.call(cgutils.get_or_insert_function(builder.module, function_type, name), given)
 
 
-def _load_part_numpy(x, i, n, fill):
-    v = np.full(WIDTH, fill, x.dtype)
-    v[:n] = x[i : i + n]
-    return v
-
-
-@both_worlds(_load_part_numpy)
+@intrinsic
 def load_part(typingctx, x, i, n, fill):
     """x[i : i + n] in the first n lanes, `fill` in the others; nothing beyond is touched."""
     lanes = _vector_of(x)
@@ -166,11 +152,7 @@ def load_part(typingctx, x, i, n, fill):
     return lanes(x, i, n, fill), code
 
 
-def _store_part_numpy(x, i, n, v):
-    x[i : i + n] = v[:n]
-
-
-@both_worlds(_store_part_numpy)
+@intrinsic
 def store_part(typingctx, x, i, n, v):
     """x[i : i + n] = the first n lanes of v; nothing beyond is touched."""
     if _vector_of(x) != v:
@@ -188,7 +170,7 @@ def store_part(typingctx, x, i, n, v):
 # ------------------------------------------------------------------------------------------------ bytes, nibbles, bits
 
 
-def _reads(twin: Callable, returns: Lanes) -> Callable:
+def _reads(returns: Lanes) -> Callable:
     """A function of a uint8 array and a place from `emit(e, address)`; `address(type)` is the place as a pointer."""
 
     def choose(emit: Callable) -> Callable:
@@ -198,12 +180,12 @@ def _reads(twin: Callable, returns: Lanes) -> Callable:
 
             return (returns(x, i), code) if _is_row(x, types.uint8) else None
 
-        return both_worlds(twin)(typed)
+        return intrinsic(typed)
 
     return choose
 
 
-def _writes(twin: Callable, takes: Lanes, dtype: types.Type = types.uint8) -> Callable:
+def _writes(takes: Lanes, dtype: types.Type = types.uint8) -> Callable:
     """A function of an array, a place and lanes from `emit(e, address, value)`."""
 
     def choose(emit: Callable) -> Callable:
@@ -214,7 +196,7 @@ def _writes(twin: Callable, takes: Lanes, dtype: types.Type = types.uint8) -> Ca
 
             return (types.void(x, i, v), code) if v is takes and _is_row(x, dtype) else None
 
-        return both_worlds(twin)(typed)
+        return intrinsic(typed)
 
     return choose
 
@@ -222,35 +204,25 @@ def _writes(twin: Callable, takes: Lanes, dtype: types.Type = types.uint8) -> Ca
 _PAIRS, _HALF = vec(I64, WIDTH // 2), vec(I8, WIDTH // 2)  # two lanes as one word; sixteen nibbles
 
 
-@_reads(lambda x, i: x[i : i + WIDTH].astype(np.uint32), U16)
+@_reads(U16)
 def load_bytes(e, address):
     """`load_bytes(x, i)`: x[i : i + 16] of a uint8 array."""
     return e.b.zext(e.b.load(address(BYTES), align=1), INT)
 
 
-@_writes(_store_numpy, U16)
+@_writes(U16)
 def store_bytes(e, address, v):
     """`store_bytes(x, i, v)`: x[i : i + 16] = the low bytes of v, into a uint8 array."""
     e.b.store(e.b.trunc(v, BYTES), address(BYTES), align=1)
 
 
-def _store_nibbles_numpy(x, i, v):
-    x[i : i + WIDTH // 2] = (v[::2] & 15) | (v[1::2] << 4)
-
-
-@_writes(_store_nibbles_numpy, U16)
+@_writes(U16)
 def store_nibbles(e, address, v):
     """`store_nibbles(x, i, v)`: x[i : i + 8] = the lowest four bits of sixteen words, two a byte, low nibble first."""
     pairs = e.b.bitcast(v, _PAIRS)
     low, high = e.const(_PAIRS, 0x0F), e.const(_PAIRS, 0xF0)
     joined = e.b.or_(e.b.and_(pairs, low), e.b.and_(e.b.lshr(pairs, e.const(_PAIRS, 28)), high))
     e.b.store(e.b.trunc(joined, _HALF), address(_HALF), align=1)
-
-
-def _load_nibbles_numpy(x, i):
-    v = np.empty(WIDTH, np.uint32)
-    v[::2], v[1::2] = x[i : i + WIDTH // 2] & 15, x[i : i + WIDTH // 2] >> 4
-    return v
 
 
 def _nibbles(e, address):
@@ -260,7 +232,7 @@ def _nibbles(e, address):
     return e.b.bitcast(e.b.or_(low, high), INT)
 
 
-load_nibbles = _reads(_load_nibbles_numpy, U16)(_nibbles)
+load_nibbles = _reads(U16)(_nibbles)
 """`load_nibbles(x, i)`: sixteen 4-bit codes from x[i : i + 8] of a uint8 array, low nibble first."""
 
 
@@ -270,11 +242,7 @@ def nibble_table(table):
     return table if permutes() else np.stack([table[codes & 15], table[codes >> 4]], axis=1).reshape(-1)
 
 
-def _lookup_nibbles_numpy(table, x, i):
-    return table[_load_nibbles_numpy(x, i)] if len(table) == WIDTH else table.reshape(-1, 2)[x[i : i + 8]].reshape(-1)
-
-
-@both_worlds(_lookup_nibbles_numpy)
+@intrinsic
 def lookup_nibbles(typingctx, table, x, i):
     """What sixteen 4-bit codes at x[i : i + 8] stand for, by a `nibble_table`.
 
@@ -299,35 +267,23 @@ def lookup_nibbles(typingctx, table, x, i):
     return F16(table, x, i), code
 
 
-def _store_bits_numpy(x, i, m):
-    x[i : i + WIDTH // 8] = np.packbits(m, bitorder="little")
-
-
-@_writes(_store_bits_numpy, B16)
+@_writes(B16)
 def store_bits(e, address, m):
     """`store_bits(x, i, m)`: x[i : i + 2] = sixteen comparison results, the first in bit 0, into a uint8 array."""
     e.b.store(e.b.bitcast(m, I16), address(I16), align=1)
 
 
-@_reads(lambda x, i: np.unpackbits(x[i : i + WIDTH // 8], bitorder="little").astype(bool), B16)
+@_reads(B16)
 def load_bits(e, address):
     """`load_bits(x, i)`: sixteen truth values from x[i : i + 2] of a uint8 array, the first in bit 0."""
     return e.b.bitcast(e.b.load(address(I16), align=1), TRUTH)
 
 
-@_writes(_store_numpy, F16, types.float32)
+@_writes(F16, types.float32)
 def stream(e, address, v):
-    """`stream(x, i, v)`: x[i : i + 16] = v past the caches, float32; x[i] lies at a multiple of 64. See `fence`."""
+    """`stream(x, i, v)`: x[i : i + 16] = v past the caches, float32; x[i] lies at a multiple of 64.
+
+    See `intrinsics.fence`.
+    """
     stored = e.b.store(v, address(v.type), align=64)
     stored.set_metadata("nontemporal", e.b.module.add_metadata([e.int(1, I32)]))
-
-
-@both_worlds(lambda: None)
-def fence(typingctx):
-    """Stores that went past the caches are visible to other threads from here on."""
-
-    def code(context, builder, sig, args):
-        builder.fence("seq_cst")
-        return context.get_dummy_value()
-
-    return types.void(), code

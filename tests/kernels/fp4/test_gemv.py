@@ -14,7 +14,7 @@ from vbw_np.definitions.panels import DOUBLED
 from vbw_np.kernels.fp4.gemv import matvec, quantize_left_int8
 from vbw_np.kernels.fp4.intrinsics_tile import emit_decode
 from vbw_np.kernels.fp4.tensor_core import matmul, matmul_reference, quantize_left, quantize_right, right_from_packed
-from vbw_np.simd import cpu, jit
+from vbw_np.simd import cpu
 from vbw_np.simd.intrinsics import I64, Emitter
 
 
@@ -40,7 +40,6 @@ def test_every_instruction_set_gives_the_bits_of_the_reference(isa: str, fmt: st
             assert np.array_equal(matmul(left, right, isa=isa), expected)
 
 
-@pytest.mark.skipif(not jit.enabled(), reason="the definition has one thread")
 def test_any_number_of_threads_multiplies_all_of_it() -> None:
     """Fewer passes than threads, as many, and a number that does not divide by them."""
     before = numba.get_num_threads()

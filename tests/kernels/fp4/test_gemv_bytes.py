@@ -11,9 +11,7 @@ from vbw_np.definitions.byte_rows import byte_rows, matvec_reference
 from vbw_np.definitions.fp4_products import quantize_left_int8
 from vbw_np.formats import FORMATS, get_format, quantize
 from vbw_np.kernels.fp4.gemv_bytes import matvec_bytes, quantize_rows_int8
-from vbw_np.simd import cpu, jit
-
-needs_jit = pytest.mark.skipif(not jit.enabled(), reason="numba is switched off")
+from vbw_np.simd import cpu
 
 
 def data(*shape: int, seed: int = 0) -> np.ndarray:
@@ -42,7 +40,6 @@ def test_whole_numbers_are_exact() -> None:
     assert np.array_equal(found, x @ w.T)
 
 
-@needs_jit
 @pytest.mark.parametrize("isa", [isa for isa in cpu.available() if isa in ("avx2", "portable", "neon")])
 def test_every_instruction_set_and_number_of_threads_gives_the_bits(isa: str) -> None:
     before = numba.get_num_threads()
@@ -58,7 +55,6 @@ def test_every_instruction_set_and_number_of_threads_gives_the_bits(isa: str) ->
         numba.set_num_threads(before)
 
 
-@needs_jit
 @pytest.mark.parametrize("fmt", ["mxfp4", "nvfp4"])
 def test_activations_are_rounded_as_the_definition_says(fmt: str) -> None:
     x = data(37, 100, seed=3)

@@ -10,10 +10,8 @@ import pytest
 
 from vbw_np import formats
 from vbw_np.definitions import support
-from vbw_np.kernels.fp4 import quantize as encoder
 from vbw_np.kernels.fp4.dequantize import dequantize
 from vbw_np.kernels.fp4.quantize import fast_quantile_codebook, quantize, row_amax, tensor_amax
-from vbw_np.simd import jit
 
 FAST = [
     "mxfp4", "mxfp4-even", "mxfp4-ceil", "mxfp4-rceil", "nvfp4", "nvfp4-1level", "nvfp4-row-scaled", "nvfp4-16x16",
@@ -79,13 +77,11 @@ STOCHASTIC = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("way", ["float32", "float64", "float16", "without JIT"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
 @pytest.mark.parametrize("name", STOCHASTIC)
-def test_every_format_is_rounded_stochastically_whoever_computes_it(name, way, monkeypatch):
-    """What the kernels leave to NumPy keeps its rounding: other formats, other dtypes, everything without JIT."""
-    if way == "without JIT":
-        monkeypatch.setattr(encoder, "enabled", lambda: False)
-    x = next(arrays((32, 192), seed=12)).astype("float32" if way == "without JIT" else way)
+def test_every_format_is_rounded_stochastically_whoever_computes_it(name, dtype):
+    """What the kernels leave to NumPy keeps its rounding: other formats, other dtypes."""
+    x = next(arrays((32, 192), seed=12)).astype(dtype)
     options = {"ties": "stochastic", "seed": 7}
     packed = quantize(x, name, **options)
     assert_same(packed, formats.quantize(x, name, measure=False, **options))
@@ -185,7 +181,7 @@ def test_dequantize_past_the_caches(monkeypatch):
         np.testing.assert_array_equal(out, packed.dequantize())
 
 
-@pytest.mark.skipif(not jit.enabled() or numba.get_num_threads() < 2, reason="one thread only")
+@pytest.mark.skipif(numba.get_num_threads() < 2, reason="one thread only")
 def test_bits_do_not_depend_on_the_number_of_threads():
     x = next(arrays((300, 416), seed=9))
     before = numba.get_num_threads()

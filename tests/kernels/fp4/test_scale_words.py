@@ -20,7 +20,6 @@ def run_right_words(variant, stored, target):  # type: ignore[no-untyped-def]
     fill_right_words(variant, stored.ctypes.data, stored.size // 16, target.ctypes.data)
 
 
-@pytest.mark.skipif(cpu.jit_disabled(), reason="tests compiled code")
 @pytest.mark.parametrize("fmt", ["mxfp4", "nvfp4"])
 @pytest.mark.parametrize("isa", INSTRUCTION_SETS)
 def test_right_words_of_every_scale_byte(isa: str, fmt: str) -> None:
@@ -35,7 +34,6 @@ def test_right_words_of_every_scale_byte(isa: str, fmt: str) -> None:
     assert np.array_equal(found[same].view(np.uint32), expected[same].view(np.uint32))
 
 
-@pytest.mark.skipif(cpu.jit_disabled(), reason="tests compiled code")
 @pytest.mark.parametrize("blocks", [5, 16, 37])
 @pytest.mark.parametrize("fmt", ["mxfp4", "nvfp4"])
 @pytest.mark.parametrize("isa", INSTRUCTION_SETS)

@@ -11,9 +11,7 @@ from vbw_np.definitions.fp8_operands import ELEMENTS, Fp8Operand, from_packed, t
 from vbw_np.formats import get_format, quantize
 from vbw_np.formats.accumulate import ACCUMULATORS, dot
 from vbw_np.kernels.fp8 import sums
-from vbw_np.simd import jit
 
-pytestmark = pytest.mark.skipif(not jit.enabled(), reason="numba is switched off")
 SHAPES = ((1, 1, 7), (5, 33, 96), (67, 18, 160), (6, 20, 1000))
 CASES = ("any", "one sign", "zeros", "subnormal", "cancel", "large first", "small first", "full")
 PAIRS = (("e4m3", "e4m3"), ("e5m2", "e4m3"), ("e5m2", "e5m2"))

@@ -16,8 +16,8 @@ import math
 
 import numpy as np
 
-from ...definitions.aligned import aligned_empty
-from ...definitions.fp4_products import blackwell_reference
+from ...definitions.aligned import aligned_empty, result_of
+from ...definitions.fp4_products import check_pair
 from ...definitions.panels import LeftOperand, RightOperand, half_scales
 from ...simd import cpu
 from ...simd.jit import jit, pjit, share
@@ -314,19 +314,9 @@ def matmul(
     ValueError
         Operands of two formats or lengths, or an `out` of another shape.
     """
+    check_pair(left, right)
     shape = (left.shape[0], right.shape[0])
-    if left.family != right.family or left.shape[1] != right.shape[1]:
-        raise ValueError(f"left is {left.family} {left.shape}, right {right.family} {right.shape}: they do not belong")
-    if out is None:
-        if accumulate:
-            raise ValueError("accumulate=True adds to out: pass the array to add to")
-        out = aligned_empty(shape, np.float32)
-    elif out.shape != shape or out.dtype != np.float32 or not out.flags.carray:
-        raise ValueError(f"out must be writable, C-contiguous float32 {shape}, got {out.dtype} {out.shape}")
-    if cpu.jit_disabled():
-        product = blackwell_reference(left, right)
-        np.add(out, product, out=out) if accumulate else np.copyto(out, product)
-        return out
+    out = result_of(out, shape, accumulate)
     *left_parts, left_nan = _left_ready(left)
     *right_parts, right_nan = _right_ready(right)
     isa = fast_isa()

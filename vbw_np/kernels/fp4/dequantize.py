@@ -16,12 +16,12 @@ from ... import formats
 from ...definitions import support
 from ...engine import autograd
 from ...formats.packed import nested_table
-from ...simd.jit import enabled, jit, leaf, pjit, share
+from ...simd.intrinsics import fence
+from ...simd.jit import jit, leaf, pjit, share
 from ...simd.jit import row as jit_row
 from ...simd.lanes import PIECE, bits, floats, select, splat, to_float, usplat
 from ...simd.lanes_memory import (
     at,
-    fence,
     keep,
     load_bits,
     load_nibbles,
@@ -187,9 +187,9 @@ def dequantize(
     fmt = packed.format
     if not 0 <= planes <= packed.planes:
         raise formats.FormatError(f"{planes} bit planes asked for; this tensor has {packed.planes}")
-    if fmt.quantile_codebook and enabled() and planes in (0, 4) and packed.shape[-1] % WIDTH == 0:
+    if fmt.quantile_codebook and planes in (0, 4) and packed.shape[-1] % WIDTH == 0:
         _run_quantiles(packed, planes, out)
-    elif enabled() and support.decoding(fmt, planes).kernel:
+    elif support.decoding(fmt, planes).kernel:
         _run(packed, planes, out)
     else:
         out[...] = packed.dequantize(planes)

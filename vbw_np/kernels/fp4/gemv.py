@@ -15,7 +15,8 @@ from functools import cache
 import numba
 import numpy as np
 
-from ...definitions.fp4_products import matmul_reference, quantize_left_int8
+from ...definitions.aligned import result_of
+from ...definitions.fp4_products import quantize_left_int8
 from ...definitions.panels import FORMATS, RULES, RightOperand
 from ...formats.scales import TE
 from ...simd import cpu
@@ -67,20 +68,12 @@ def matvec(
         )
     if x.shape[-1] != right.shape[1]:
         raise ValueError(f"x has {x.shape[-1]} columns, W is {right.shape}: the lengths of the reduction differ")
-    shape = (*x.shape[:-1], right.shape[0])
-    if out is None:
-        out = np.empty(shape, np.float32)
-    elif out.shape != shape or out.dtype != np.float32 or not out.flags.carray:
-        raise ValueError(f"out must be writable, C-contiguous float32 {shape}, got {out.dtype} {out.shape}")
+    out = result_of(out, (*x.shape[:-1], right.shape[0]))
     rows, result = block(x).reshape(-1, right.shape[1]), out.reshape(-1, right.shape[0])
-    isa, by_definition = cpu.choose_vector(isa), cpu.jit_disabled()
-    if by_definition or isa not in ISAS:
+    isa = cpu.choose_vector(isa)
+    if isa not in ISAS:
         quantize = quantize_left if activations == "fp4" else quantize_left_int8
-        left = quantize(rows, right.family)
-        if by_definition:
-            result[...] = matmul_reference(left, right)
-        else:
-            matmul(left, right, result, isa=isa)
+        matmul(quantize(rows, right.family), right, result, isa=isa)
         return out
     quantizer, two_level = quantizer_of(activations, right.family)
     weight, threads = (right.codes, right.scales, right.factor, ISAS[isa].offset), numba.get_num_threads()

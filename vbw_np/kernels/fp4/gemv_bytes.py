@@ -8,7 +8,7 @@ import numpy as np
 from llvmlite import ir
 from numpy.typing import NDArray
 
-from ...definitions.byte_rows import BLOCK, LANES, LEFT, ByteRows, matvec_reference
+from ...definitions.byte_rows import BLOCK, LANES, LEFT, ByteRows
 from ...definitions.fp4_products import quantize_left_int8
 from ...definitions.panels import FORMATS, LeftOperand, RightOperand, empty_left
 from ...simd import cpu
@@ -115,9 +115,6 @@ def byte_rows_mode(isa: str) -> Variant:
 
 def matvec_bytes(x: NDArray, right: ByteRows, out: NDArray, isa: str | None = None) -> NDArray:
     """x W^T into `out` (R, N): the bits of `byte_rows.matvec_reference`, on every instruction set."""
-    if cpu.jit_disabled():
-        out[...] = matvec_reference(x, right)
-        return out
     left = quantize_rows_int8(np.ascontiguousarray(x), LEFT)
     if len(x):
         _products(byte_rows_mode(cpu.choose(isa)), left.values, left.scales, len(x), right.codes, right.scales, out)

@@ -23,7 +23,7 @@ from ...formats.packed import byte_shape, checked_level, nested_edges, scale_sha
 from ...formats.random_bits import hash_keys
 from ...formats.scales import te_encode_scale
 from ...simd.jit import block as block_ready
-from ...simd.jit import enabled
+from ...simd.jit import read_only
 from ...simd.jit import row as jit_row
 from ...simd.lanes import PIECE
 from ...simd.wide import WIDTH
@@ -41,9 +41,14 @@ _INFINITY = 0x7F800000
 _NOTHING = np.empty(0, np.float32), np.empty(0, np.uint8)
 
 
+def _flat(x: NDArray) -> NDArray:
+    """All of an array on one axis, to be read: a copy only where it has to be."""
+    return read_only(np.require(x, requirements=["C", "A"]).reshape(-1))
+
+
 def tensor_amax(x: NDArray) -> np.float32:
     """The largest magnitude of a float32 array; NaN or Inf if there is one in it."""
-    flat = jit_row(x.T if x.flags.f_contiguous else x)
+    flat = _flat(x.T if x.flags.f_contiguous else x)
     tops = np.empty(-(-flat.size // PIECE), np.uint32)
     amax_rows(flat, PIECE, tops)
     return tops.max().view(np.float32)
@@ -52,13 +57,13 @@ def tensor_amax(x: NDArray) -> np.float32:
 def row_amax(x: NDArray) -> NDArray:
     """The largest magnitude of each row: (..., K) to (..., 1)."""
     tops = np.empty((*x.shape[:-1], 1), np.uint32)
-    amax_rows(jit_row(x), x.shape[-1], tops.reshape(-1))
+    amax_rows(_flat(x), x.shape[-1], tops.reshape(-1))
     return tops.view(np.float32)
 
 
 def is_known(fmt: formats.BlockFormat, ties: str) -> bool:
     """Whether a kernel quantizes this format with this rounding."""
-    return enabled() and support.strips(fmt, ties).kernel is not None
+    return support.strips(fmt, ties).kernel is not None
 
 
 def _level(x: NDArray, fmt: formats.BlockFormat, amax: NDArray | np.float32 | None) -> NDArray | np.float32 | None:
@@ -135,7 +140,7 @@ def quantize(
     if type(x) is not np.ndarray:
         x = formats.elements.as_float32(x)
     plain = isinstance(x, np.ndarray) and x.dtype == np.float32 and x.ndim and 0 < x.size < 2**32
-    if fmt.quantile_codebook and plain and enabled() and x.shape[-1] % WIDTH == 0:
+    if fmt.quantile_codebook and plain and x.shape[-1] % WIDTH == 0:
         return _quantize_quantiles(x, fmt, reuse, out)
     stochastic = fmt.ties.startswith("stochastic")
     stacked = fmt.block_rows > 1 and np.ndim(x) != 2

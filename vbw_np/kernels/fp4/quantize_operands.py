@@ -7,11 +7,14 @@ not commute.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ... import formats
 from ...definitions import support
+from ...definitions.fp4 import packed_operand
 from ...definitions.panels import (
     FORMATS,
     RULES,
@@ -25,10 +28,9 @@ from ...definitions.panels import (
     right_from_packed,
 )
 from ...formats import BlockFormat
-from ...formats.hadamard import POINTS, SIGNS, hadamard_rotate
+from ...formats.hadamard import POINTS, SIGNS
 from ...formats.random_bits import hash_keys
 from ...formats.scales import RuleNumbers
-from ...simd import cpu
 from ...simd.jit import jit, pjit, read_only, share
 from ...simd.lanes_memory import keep
 from ...simd.variant import Variant
@@ -42,6 +44,7 @@ from .intrinsics_quantize import (
     row_left,
     row_right,
 )
+from .quantize import tensor_amax
 
 _ROWS_AT_ONCE = 8
 RANGE, INVERSE, LEAST = range(3)  # places in a `span`: the numbers of a scale rule that the loops read
@@ -170,28 +173,39 @@ def _rows_right(team, mode, x, rows, length, block, two_level, span, given, key1
                 row_right(mode, tail.ctypes.data, at, 1, target + done * 8, n * length + done, key1, key2)
 
 
-@jit
-def _piece_amax(bits):  # type: ignore[no-untyped-def]
-    top = np.int32(0)
-    for i in range(bits.size):
-        top = max(top, bits[i] & np.int32(0x7FFFFFFF))
-    return top
-
-
 _STRIPS = 8
+_COLUMNS = 16 * _STRIPS  # of a task
+
+
+class _Strips(NamedTuple):
+    """Up to `_STRIPS` strips of 16 columns, which a thread passes together, and its work memory for them.
+
+    A thread passes a run of rows of all its strips before the next run: the rows of a wide matrix lie on different
+    pages, and one strip alone would miss the address cache at every row.
+    """
+
+    count: int
+    sources: NDArray  # int64, by strip: the address of its whole blocks, in x or in `buffer`
+    strides: NDArray  # int64, by strip: bytes from row to row there
+    buffer: NDArray  # float32: the whole blocks of a strip that is not 16 wide, filled up with zeros
+    tail: NDArray  # float32: what is left of each strip's last block, filled up with zeros
+    amax: NDArray  # int32, by column: bits
+    encode: NDArray  # float32, by column: the second level's S * inverse
+    decode: NDArray  # float32, by column: 1 / S
 
 
 @jit
-def _strips(x, width, length, first, block, buffer, tail, sources, strides):  # type: ignore[no-untyped-def]
-    """Where strips of 16 columns from `first` on lie, whole blocks and what is left of the last one apart.
+def _strips_of(task, x, width, length, block, inverse):  # type: ignore[no-untyped-def]
+    """The strips of a task; the caller has to `keep` them.
 
-    Whole blocks lie in x itself, those of a strip that is not 16 wide in `buffer`; the last block is copied into
-    `tail`; copies are filled up with zeros. Returns how many strips there are. A thread passes a run of rows of all
-    its strips before the next run: the rows of a wide matrix lie on different pages, and one strip alone would miss
-    the address cache at every row.
+    numba frees an array after its last use by name, and sources are plain addresses.
     """
+    first = task * _COLUMNS
     count = min(_STRIPS, (width - first + 15) // 16)
     whole = length // block * block
+    sources, strides = np.zeros(_STRIPS, np.int64), np.zeros(_STRIPS, np.int64)
+    buffer = np.empty(length * 16 if first + _COLUMNS > width else 0, np.float32)
+    tail = np.empty(block * _COLUMNS, np.float32)
     for s in range(count):
         column = first + s * 16
         have = min(16, width - column)
@@ -203,7 +217,8 @@ def _strips(x, width, length, first, block, buffer, tail, sources, strides):  # 
             part = tail[s * block * 16 : (s + 1) * block * 16]
             part[:] = 0
             _copy_strip(x, width, whole, length, column, have, part)
-    return count
+    amax, encode, decode = np.zeros(_COLUMNS, np.int32), np.full(_COLUMNS, inverse), np.ones(_COLUMNS, np.float32)
+    return _Strips(count, sources, strides, buffer, tail, amax, encode, decode)
 
 
 @jit
@@ -214,30 +229,35 @@ def _copy_strip(x, width, start, stop, column, have, target):  # type: ignore[no
 
 
 @jit
-def _place(source, stride, tail, b, whole, block):  # type: ignore[no-untyped-def]
-    """Of the run of a strip that begins with block b: its address, bytes from row to row, and how many blocks."""
+def _count_runs(length, block):  # type: ignore[no-untyped-def]
+    """Runs of whole blocks, and one more for what is left of the last block."""
+    return -(-(length // block) // (RUN // block)) + (length % block > 0)
+
+
+@jit
+def _place(strips, s, run, length, block):  # type: ignore[no-untyped-def]
+    """Of a run of strip s: the number of its first block, its address, bytes from row to row, how many blocks."""
+    whole = length // block
+    b = min(run * (RUN // block), whole)
     if b == whole:
-        return tail, 64, 1
-    return source + b * block * stride, stride, min(RUN // block, whole - b)
+        return b, strips.tail.ctypes.data + s * block * 64, 64, 1
+    stride = strips.strides[s]
+    return b, strips.sources[s] + b * block * stride, stride, min(RUN // block, whole - b)
 
 
 @jit
-def _strip_amax(mode, sources, strides, tail, count, length, block, signs, amax):  # type: ignore[no-untyped-def]
+def _strip_amax(mode, strips, length, block, signs):  # type: ignore[no-untyped-def]
     """The amax bits of each column of the strips."""
-    amax[:] = 0
-    whole, run = length // block, RUN // block
-    for b in range(0, whole, run):
-        for s in range(count):
-            source = sources[s] + b * block * strides[s]
-            column_amax(mode, source, strides[s], min(run, whole - b), signs, amax.ctypes.data + s * 64)
-    if whole * block < length:
-        for s in range(count):
-            column_amax(mode, tail.ctypes.data + s * block * 64, 64, 1, signs, amax.ctypes.data + s * 64)
+    for run in range(_count_runs(length, block)):
+        for s in range(strips.count):
+            _, source, stride, n = _place(strips, s, run, length, block)
+            column_amax(mode, source, stride, n, signs, strips.amax.ctypes.data + s * 64)
 
 
 @jit
-def _strip_levels(span, given, amax, encode, decode):  # type: ignore[no-untyped-def]
+def _strip_levels(span, given, strips):  # type: ignore[no-untyped-def]
     """Second-level scales of columns; a given amax replaces theirs."""
+    amax, encode, decode = strips.amax, strips.encode, strips.decode
     for c in range(amax.size):
         if given.size:
             amax[c] = given.view(np.int32)[0]
@@ -248,84 +268,56 @@ def _strip_levels(span, given, amax, encode, decode):  # type: ignore[no-untyped
 @pjit
 def _columns_left(team, mode, x, width, length, block, two_level, span, given, signs, index_length, key1, key2, values, scales, row_factors, sums):  # type: ignore[no-untyped-def]  # noqa: E501
     blocks = scales.shape[1]
-    padded, whole, run = blocks * block, length // block, RUN // block
-    for task in share(team, (width + 16 * _STRIPS - 1) // (16 * _STRIPS)):
-        first = task * 16 * _STRIPS
-        amax = np.zeros(16 * _STRIPS, np.int32)
-        encode, decode = np.full(16 * _STRIPS, span[INVERSE]), np.ones(16 * _STRIPS, np.float32)
-        sources, strides = np.zeros(_STRIPS, np.int64), np.zeros(_STRIPS, np.int64)
-        tail = np.empty(block * 16 * _STRIPS, np.float32)
-        buffer = np.empty(length * 16 if first + 16 * _STRIPS > width else 0, np.float32)
-        count = _strips(x, width, length, first, block, buffer, tail, sources, strides)
+    padded = blocks * block
+    for task in share(team, (width + _COLUMNS - 1) // _COLUMNS):
+        first = task * _COLUMNS
+        strips = _strips_of(task, x, width, length, block, span[INVERSE])
         if two_level:
             if given.size == 0:
-                _strip_amax(mode, sources, strides, tail, count, length, block, signs, amax)
-            _strip_levels(span, given, amax, encode, decode)
-            for c in range(16 * count):
-                row_factors[first + c] = _multiplier(_as_float(amax[c]), span)
-        for part in range((whole + run - 1) // run + blocks - whole):
-            b = min(part * run, whole)
-            for s in range(count):
+                _strip_amax(mode, strips, length, block, signs)
+            _strip_levels(span, given, strips)
+            for c in range(16 * strips.count):
+                row_factors[first + c] = _multiplier(_as_float(strips.amax[c]), span)
+        for run in range(_count_runs(length, block)):
+            for s in range(strips.count):
                 row = first + s * 16
-                source, stride, n = _place(sources[s], strides[s], tail.ctypes.data + s * block * 64, b, whole, block)
+                b, source, stride, n = _place(strips, s, run, length, block)
                 index = row * index_length + b * block
                 target = values.ctypes.data + row * padded + b * block
                 scale_target = scales.ctypes.data + (row * blocks + b) * 4
                 sums_at = sums.ctypes.data + (row * blocks + b) * 2
-                enc, dec = encode.ctypes.data + s * 64, decode.ctypes.data + s * 64
+                enc, dec = strips.encode.ctypes.data + s * 64, strips.decode.ctypes.data + s * 64
                 column_left(mode, source, stride, n, signs, enc, dec, index, index_length, key1, key2, target, padded, scale_target, blocks * 4, sums_at)  # noqa: E501
-        keep(buffer)  # numba frees an array after its last use by name; the sources are plain addresses into them
-        keep(tail)
+        keep(strips)
 
 
 @pjit
 def _columns_right(team, mode, x, width, length, block, two_level, span, given, signs, index_length, key1, key2, codes, scales):  # type: ignore[no-untyped-def]  # noqa: E501
     blocks = scales.shape[1]
-    padded, whole, run = blocks * block, length // block, RUN // block
-    for task in share(team, (width + 16 * _STRIPS - 1) // (16 * _STRIPS)):
-        first = task * 16 * _STRIPS
-        amax = np.zeros(16 * _STRIPS, np.int32)
-        encode, decode = np.full(16 * _STRIPS, span[INVERSE]), np.ones(16 * _STRIPS, np.float32)
-        sources, strides = np.zeros(_STRIPS, np.int64), np.zeros(_STRIPS, np.int64)
-        tail = np.empty(block * 16 * _STRIPS, np.float32)
-        buffer = np.empty(length * 16 if first + 16 * _STRIPS > width else 0, np.float32)
-        count = _strips(x, width, length, first, block, buffer, tail, sources, strides)
+    padded = blocks * block
+    for task in share(team, (width + _COLUMNS - 1) // _COLUMNS):
+        strips = _strips_of(task, x, width, length, block, span[INVERSE])
         if two_level:
-            _strip_levels(span, given, amax, encode, decode)
-        for part in range((whole + run - 1) // run + blocks - whole):
-            b = min(part * run, whole)
-            for s in range(count):
+            _strip_levels(span, given, strips)
+        for run in range(_count_runs(length, block)):
+            for s in range(strips.count):
                 panel = task * _STRIPS + s
-                source, stride, n = _place(sources[s], strides[s], tail.ctypes.data + s * block * 64, b, whole, block)
+                b, source, stride, n = _place(strips, s, run, length, block)
                 index = panel * 16 * index_length + b * block
                 target = codes.ctypes.data + (panel * padded + b * block) * 8
                 scale_target = scales.ctypes.data + (panel * blocks + b) * 16
-                enc, dec = encode.ctypes.data + s * 64, decode.ctypes.data + s * 64
+                enc, dec = strips.encode.ctypes.data + s * 64, strips.decode.ctypes.data + s * 64
                 column_right(mode, source, stride, n, signs, enc, dec, index, index_length, key1, key2, target, scale_target)  # noqa: E501
-        keep(buffer)  # numba frees an array after its last use by name; the sources are plain addresses into them
-        keep(tail)
+        keep(strips)
 
 
 @pjit
 def _columns_amax(team, mode, x, width, length, block, signs, tops):  # type: ignore[no-untyped-def]
-    for task in share(team, (width + 16 * _STRIPS - 1) // (16 * _STRIPS)):
-        first = task * 16 * _STRIPS
-        amax = np.zeros(16 * _STRIPS, np.int32)
-        sources, strides = np.zeros(_STRIPS, np.int64), np.zeros(_STRIPS, np.int64)
-        tail = np.empty(block * 16 * _STRIPS, np.float32)
-        buffer = np.empty(length * 16 if first + 16 * _STRIPS > width else 0, np.float32)
-        count = _strips(x, width, length, first, block, buffer, tail, sources, strides)
-        _strip_amax(mode, sources, strides, tail, count, length, block, signs, amax)
-        tops[task] = _piece_amax(amax)
-        keep(buffer)  # numba frees an array after its last use by name; the sources are plain addresses into them
-        keep(tail)
-
-
-@pjit
-def _flat_amax(team, bits, tops):  # type: ignore[no-untyped-def]
-    parts = tops.size
-    for part in share(team, parts):
-        tops[part] = _piece_amax(bits[part * bits.size // parts : (part + 1) * bits.size // parts])
+    for task in share(team, tops.size):
+        strips = _strips_of(task, x, width, length, block, np.float32(1))
+        _strip_amax(mode, strips, length, block, signs)
+        tops[task] = _largest(strips.amax)
+        keep(strips)
 
 
 @dataclass(frozen=True)
@@ -365,23 +357,15 @@ class _Job:
 
     def amax(self) -> np.float32:
         """The largest magnitude of what will be quantized (rotated, where it will be); NaN if there is one."""
-        if self.hadamard:
-            tops = np.zeros(-(-self.rows // (16 * _STRIPS)), np.int32)
-            block = FORMATS[self.family]
-            _columns_amax(self.mode, self.source, self.rows, self.length, block, _SIGN_BITS, tops)
-        else:
-            tops = np.zeros(64, np.int32)
-            _flat_amax(self.source.view(np.int32), tops)
-        return tops.max().view(np.float32)
+        if not self.hadamard:
+            return tensor_amax(self.x)
+        tops = np.empty(-(-self.rows // _COLUMNS), np.float32)
+        _columns_amax(self.mode, self.source, self.rows, self.length, FORMATS[self.family], _SIGN_BITS, tops)
+        return tops.max()
 
-    def by_definition(self, amax: float | None) -> formats.PackedTensor:
-        """The same by `vbw_np.formats`, for use without a compiler."""
-        x = np.ascontiguousarray(self.x.T) if self.transpose else self.x
-        x = hadamard_rotate(x) if self.hadamard else x
-        fitted = formats.fit_scales(x, self.record, nonfinite="propagate", amax=amax)
-        random = formats.random_bits(x.shape, *self.seed) if self.seed is not None else None
-        ties = "stochastic" if self.seed is not None else None
-        return formats.encode(x, self.record, fitted, ties=ties, random=random, nonfinite="propagate")
+    def by_definition(self) -> formats.PackedTensor:
+        """The same by the definition, which knows what becomes of NaN and Inf."""
+        return packed_operand(self.x, self.record, self.transpose, self.hadamard, self.seed)
 
 
 _SIGN_BITS = int(np.packbits(SIGNS < 0, bitorder="little").view(np.uint16)[0])
@@ -463,15 +447,15 @@ def quantize_left(
         record = replace(record, tensor_level="tensor")
     job = _job(x, record, "left", transpose, hadamard, seed)
     left = checked_out(out, empty_left, job.rows, job.operand_length, job.family)
-    if record.tensor_level == "tensor" and amax is None and not cpu.jit_disabled():
+    if record.tensor_level == "tensor" and amax is None:
         amax = job.amax()
     return _fill_left(job, left, amax)
 
 
 def _fill_left(job: _Job, left: LeftOperand, amax: float | None) -> LeftOperand:
-    """The operand's arrays, by a kernel where there is one; one whose amax is not finite is left to the definition."""
-    if cpu.jit_disabled() or not (amax is None or np.isfinite(amax)):
-        packed = job.by_definition(None if amax is None or not np.isfinite(amax) else amax)
+    """The operand's arrays; one whose amax is not finite is left to the definition."""
+    if amax is not None and not np.isfinite(amax):
+        packed = job.by_definition()
         factor = 1.0 if packed.tensor_scale is None else packed.tensor_scale
         return left_from_packed(packed.codes, packed.scales, job.family, factor, length=left.shape[1], out=left)
     two_level = job.record.tensor_level != "none"
@@ -507,10 +491,10 @@ def quantize_right(
     job = _job(w, record, "right", transpose, hadamard, seed)
     right = checked_out(out, empty_right, job.rows, job.operand_length, job.family)
     two_level = record.tensor_level == "tensor"
-    if two_level and amax is None and not cpu.jit_disabled():
+    if two_level and amax is None:
         amax = job.amax()
-    if cpu.jit_disabled() or not (amax is None or np.isfinite(amax)):
-        packed = job.by_definition(None if amax is None or not np.isfinite(amax) else amax)
+    if amax is not None and not np.isfinite(amax):
+        packed = job.by_definition()
         factor = np.float32(1 if packed.tensor_scale is None else packed.tensor_scale)
         filled = right_from_packed(packed.codes, packed.scales, job.family, factor, length=right.shape[1])
         right.codes[...], right.scales[...] = filled.codes, filled.scales

@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...definitions import support
-from ...definitions.panels import RightOperand, empty_right, right_from_packed
-from ...formats import PackedTensor, pack_nibbles
-from ...simd import cpu
+from ...definitions.panels import RightOperand, empty_right
+from ...formats import PackedTensor
 from ...simd.jit import leaf, pjit, share
 from .intrinsics_relayout import to_panel, to_transposed_panel
 
@@ -22,8 +21,6 @@ def right_operand(packed: PackedTensor) -> RightOperand:
     kind = support.family_of(packed)
     factor = np.float32(1 if packed.tensor_scale is None else packed.tensor_scale)
     rows, length = packed.shape
-    if cpu.jit_disabled():
-        return right_from_packed(packed.codes, packed.scales, kind, float(factor), length=length)
     right = empty_right(rows, length, kind)
     words = _words(packed.codes, rows)
     target = right.codes.view(np.uint32)[..., 0]  # (N/16, K/8, 16)
@@ -39,9 +36,6 @@ def transposed_right_operand(packed: PackedTensor) -> RightOperand:
     scales = support.transposed_scales(packed)  # (K, N / tile)
     factor = np.float32(1 if packed.tensor_scale is None else packed.tensor_scale)
     rows, length = packed.shape
-    if cpu.jit_disabled():
-        codes = pack_nibbles(np.ascontiguousarray(packed.unpacked_codes().T))
-        return right_from_packed(codes, scales, kind, float(factor), length=rows)
     right = empty_right(length, rows, kind)
     words = _words(packed.codes, -(-rows // 8) * 8)
     target = right.codes.view(np.uint32)[..., 0]  # (K/16, N/8, 16)

@@ -17,7 +17,6 @@ import numpy as np
 from llvmlite import ir
 
 from ...definitions.kernel_numbers import HIGHEST
-from ...formats import E2M1, E4M3, scales
 from ...simd.lanes import F16, U16, on_lanes
 from ...simd.wide import FLOAT, INT, Wide
 
@@ -79,31 +78,16 @@ def emit_mx_factor(e: Wide, code: ir.Value) -> ir.Value:
 
 
 def _mx_code(rule: str) -> Callable:
-    definition = getattr(scales, f"e8m0_{rule}")
-    twin = on_lanes(lambda amax: definition(amax.view(np.float32)).astype(np.uint32), U16, U16)
-    return twin(lambda e, amax: emit_mx_code(e, f"mx-{rule}", amax))
+    return on_lanes(U16, U16)(lambda e, amax: emit_mx_code(e, rule, amax))
 
 
-mx_floor, mx_even, mx_ceil, mx_rceil = (_mx_code(rule) for rule in ("floor", "even", "ceil", "rceil"))
+mx_floor, mx_even, mx_ceil, mx_rceil = (_mx_code(rule) for rule in ("mx-floor", "mx-even", "mx-ceil", "mx-rceil"))
 """E8M0 codes from bits of amax."""
 
-
-def _numpy_te_code(amax, encode):  # type: ignore[no-untyped-def]
-    return E4M3.encode(np.minimum(amax.view(np.float32) * encode, np.float32(448))).astype(np.uint32)
-
-
-te_code = on_lanes(_numpy_te_code, U16, U16, F16)(emit_te_code)
+te_code = on_lanes(U16, U16, F16)(emit_te_code)
 """E4M3 codes from bits of amax and S * (1 / 6)."""
 
-
-def _numpy_te_factor(code, decode):  # type: ignore[no-untyped-def]
-    with np.errstate(divide="ignore"):
-        return np.minimum(np.float32(1) / (E4M3.table[code] * decode), np.float32(LARGEST))
-
-
-te_factor = on_lanes(_numpy_te_factor, F16, U16, F16)(
-    lambda e, code, decode: emit_te_factor(e, emit_e4m3_value(e, code), decode)
-)
+te_factor = on_lanes(F16, U16, F16)(lambda e, code, decode: emit_te_factor(e, emit_e4m3_value(e, code), decode))
 """What elements are multiplied with, from codes and 1 / S."""
 
 
@@ -112,7 +96,7 @@ def _emit_any_mx_factor(e: Wide, code: ir.Value) -> ir.Value:
     return e.float(e.b.select(subnormal, e.i(0x400000), e.bits(emit_mx_factor(e, code))))
 
 
-mx_factor = on_lanes(lambda code: np.ldexp(np.float32(1), 127 - code.astype(np.int32)), F16, U16)(_emit_any_mx_factor)
+mx_factor = on_lanes(F16, U16)(_emit_any_mx_factor)
 """What elements are multiplied with, from any E8M0 codes but NaN's."""
 
 
@@ -190,21 +174,14 @@ def emit_stochastic_8_code(e: Wide, q: ir.Value, random: ir.Value) -> ir.Value:
     return e.imin(e.b.add(whole, _above_zero(e, exponent)), e.i(7))
 
 
-def _numpy_code(ties: str) -> Callable:
-    def code(q, random=None):  # type: ignore[no-untyped-def]
-        return (E2M1.encode(q, ties, random=random) & 7).astype(np.uint32)
-
-    return code
-
-
-e2m1 = on_lanes(_numpy_code("even"), U16, F16)(emit_nearest_code)
+e2m1 = on_lanes(U16, F16)(emit_nearest_code)
 """Magnitude codes, ties to even."""
 
-e2m1_nibble = on_lanes(_numpy_code("even"), U16, F16)(emit_nearest_nibble)
+e2m1_nibble = on_lanes(U16, F16)(emit_nearest_nibble)
 """The same, with anything above the lowest four bits."""
 
-e2m1_stochastic = on_lanes(_numpy_code("stochastic"), U16, F16, U16)(emit_stochastic_code)
+e2m1_stochastic = on_lanes(U16, F16, U16)(emit_stochastic_code)
 """Magnitude codes by random words."""
 
-e2m1_stochastic_8 = on_lanes(_numpy_code("stochastic-8"), U16, F16, U16)(emit_stochastic_8_code)
+e2m1_stochastic_8 = on_lanes(U16, F16, U16)(emit_stochastic_8_code)
 """Magnitude codes by the low 8 bits of random words."""

@@ -32,7 +32,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from ...definitions.aligned import aligned_empty, kept
+from ...definitions.aligned import kept, result_of
 from ...definitions.fp4_products import check_pair, factors_of, matmul_reference, transformer_engine_alpha
 from ...definitions.panels import LeftOperand, RightOperand, left_from_packed, right_from_packed
 from ...simd import cpu
@@ -130,16 +130,7 @@ def matmul(
     """
     check_pair(left, right)
     shape = (left.shape[0], right.shape[0])
-    if out is None:
-        if accumulate:
-            raise ValueError("accumulate=True adds to out: pass the array to add to")
-        out = aligned_empty(shape, np.float32)
-    elif out.shape != shape or out.dtype != np.float32 or not out.flags.carray:
-        raise ValueError(f"out must be writable, C-contiguous float32 {shape}, got {out.dtype} {out.shape}")
-    if cpu.jit_disabled():
-        product = matmul_reference(left, right, alpha)
-        np.add(out, product, out=out) if accumulate else np.copyto(out, product)
-        return out
+    out = result_of(out, shape, accumulate)
     isa = cpu.choose(isa)
     if _needs_fit(isa, left.block) and not (fits(left) and fits(right)):
         isa = next(name for name in cpu.available() if not _needs_fit(name, left.block))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from ...definitions.aligned import aligned_empty
+from ...definitions.aligned import aligned_empty, result_of
 from ...definitions.fp8 import STEP, check
 from ...definitions.fp8_operands import BLOCK, ELEMENTS, Fp8Operand
 from ...simd.jit import pjit, read_only, share
@@ -99,9 +99,7 @@ def matmul_fp8(
     check(left, right, sums, promote)
     if not (left.finite and right.finite):
         return NotImplemented
-    shape = left.shape[0], right.shape[0]
-    if out.shape != shape or out.dtype != np.float32 or not out.flags.carray:
-        raise ValueError(f"out must be writable, C-contiguous float32 {shape}, got {out.dtype} {out.shape}")
+    out = result_of(out, (left.shape[0], right.shape[0]))
     laid_out = _laid_out(left, 1, ROWS), _laid_out(right, COLUMNS, 1)
     blocked = BLOCK // STEP if left.blocked or right.blocked else 0
     scales = read_only(left.scales), read_only(right.scales)
