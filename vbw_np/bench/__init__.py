@@ -12,6 +12,11 @@ floor         the fp32 floor: numpy's sgemm on the step's matrix products
 report        the samples as text; `labels` holds the words of each language
 schema        what ``--json`` writes
 environment   threads, BLAS kernel, compilation time, peak memory
+kernels       each kernel against numpy; isas: on other instruction sets; peaks: what this machine can do at most
+peers         the same work in other libraries; peers_ggml: in ggml
+scaling       what a batch costs as one setting grows; growth: a large model's step, told from small ones
+model         how fast a language model writes
+timing        functions measured in turns; output: results as a table or JSON
 commands      ``vbw bench``
 
 Nothing is imported here: ``vbw bench`` sets the process's threads before NumPy is loaded.

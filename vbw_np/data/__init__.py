@@ -12,6 +12,7 @@ corpus     bytes of text, file by file: `stdlib_text`, `load_text`
 tokens     `TokenStream`; word-level and byte-level tokenizers: `tokenize`, `random_ids`
 cache      encoded ids kept on disk, checked when read
 windows    `batches`, `split_by_file`
+commands   `vbw data`
 """
 
 from __future__ import annotations

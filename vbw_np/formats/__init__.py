@@ -18,20 +18,26 @@ elements      `E2M1 E4M3 E5M2 E8M0 UE4M3 E2M3 E3M2 INT4`: `.decode(codes)`, `.en
 random_bits   `hash_bits(seed, stream, index)`: the counter behind stochastic rounding
 scales        scale rules: amax -> scale, element -> quotient, in a stated order of float32 operations
 blocks        `BlockFormat` records, the registry `FORMATS`, `get_format`
+affine        rules whose scales have a sign, a zero point or a minimum
 codebooks     NF4, bitsandbytes' FP4, Lloyd-Max, quantiles
 codec         `quantize`, `fit_scales`, `encode`, `dequantize`, `fake_quantize`
 fitted        `FittedScales`: what the encoder uses, and whether it is a format's own
 packed        `PackedTensor` and the decoder
 packing       nibble orders, bit planes, the 128 x 4 scale swizzle
+accumulate    how tensor cores add, bit for bit
+hadamard      the random rotation before quantizing; eden: NVFP4 that is unbiased on average
+ggml          GGUF's blocks: their bytes; ggml_blocks: as packed tensors; ggml_search: encoders that search
 profiles      producers' exact behaviour as frozen records: `quantize(w, "nvfp4", profile="torchao-0.18-nvfp4")`
+mixed         ... beyond four-bit floats; fusing: tensor scales of fused layers made one
 containers    producers' named arrays: `to_container(packed, "gguf")`, `from_container`; `save_packed`, `load_packed`
 scalar        the scalar tier: one number in exact fractions, with its reasons
 explain       `packed.explain(i, j, x=w)`, `explain_code`, `explain_values`
+explain_block what one number costs its block; measure: errors, in float64
 diagnose      `diagnose(a, b, x)`: why two packed tensors of one matrix differ
 other_parts   what `diagnose` compares beside codes and scales
 double_quant  float32 block maxima in 8 bits
 orthogonal    INT4 over 8 x 8 blocks, near-orthogonal ones made orthogonal
-claims        published figures, reproduced
+claims        published figures, reproduced; claims_2026: of sums and recipes
 commands      `vbw formats`, `bits`, `quantize`, `explain`, `claims`
 """
 

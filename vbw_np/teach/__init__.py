@@ -20,7 +20,8 @@ checking      `check`, `hint`, `solution`: what a learner calls
 claiming      `claim`, `predict`: sentences that a notebook asserts
 covering      in Jupyter, what follows a guess that nobody has made
 judging       the verdict on answers that are plain data
-plain         values as plain data, without running a method of the learner's
+plain         values as plain data, without running a method of the learner's; givens: functions by name
+show          counter-examples as text, numbers and their bits
 asking, rules what an answer gives for each case; what it uses that it should not
 worker        the process that a learner's code runs in; isolation: the grader's end of it
 grading       a whole notebook; needed: which of its cells an answer needs; runner: notebooks without Jupyter
