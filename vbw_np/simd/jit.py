@@ -28,7 +28,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from numba import config
+from numba import config, set_num_threads
 from numba.core import event
 from numpy.typing import NDArray
 
@@ -151,6 +151,11 @@ def kept(room: str) -> bool | None:
     caches = [k._cache for k in KERNELS if k.py_func.__module__.startswith(f"{_TOP}.kernels.{room}.")]
     known = [cache for cache in caches if isinstance(cache, KernelCache)]
     return any(cache.any() for cache in known) if known and problem() is None else None
+
+
+def set_threads(count: int) -> None:
+    """Let kernels run on `count` threads from now on, or on as many as numba has (NUMBA_NUM_THREADS)."""
+    set_num_threads(min(count, config.NUMBA_NUM_THREADS))
 
 
 def enabled() -> bool:

@@ -20,10 +20,10 @@ def set_threads(count: int) -> None:
     if count < 1:
         raise UserError(f"--threads {count} leaves nobody to compute; give 1 or more")
     set_blas_threads(count)
-    with contextlib.suppress(ImportError):
-        from ..simd.jit import numba
+    with contextlib.suppress(ModuleNotFoundError):  # without numba there are no kernels
+        from ..simd import jit
 
-        numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
+        jit.set_threads(count)
 
 
 @lru_cache
