@@ -363,7 +363,8 @@ class Recomputer:
         elif rule["family"] == "mx":
             found["wanted"] = amax / f32(6)
             mantissa, exponent = np.frexp(found["wanted"] if rule["exponent"] == "rceil" else amax)
-            power = {"rceil": exponent - (mantissa == 0.5), "floor": exponent - 3}[rule["exponent"]]
+            above = {"rceil": 3 - (mantissa == 0.5), "floor": 0, "ceil": mantissa > 0.5, "even": mantissa >= 0.875}
+            power = exponent - 3 + above[rule["exponent"]]
             found["code"] = np.where(amax == 0, 0, np.clip(power + 127, 0, 252)).astype(np.uint8)
             found["scale"] = np.ldexp(ONE, found["code"].astype(int) - 127)
         else:
