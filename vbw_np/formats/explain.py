@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import html
 from dataclasses import dataclass
 
@@ -75,6 +76,12 @@ def bit_fields(code: int, element: ElementFormat | Codebook) -> str:
             parts.append(bits[start : start + width])
         start += width
     return " ".join(parts)
+
+
+@functools.cache
+def all_bits(element: ElementFormat) -> tuple[str, ...]:
+    """The `bit_fields` of every code of an element format."""
+    return tuple(bit_fields(code, element) for code in range(1 << element.bits))
 
 
 def explain_code(code: int, element: ElementFormat | Codebook) -> Explanation:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..formats import BlockFormat, PackedTensor
 from ..formats.codec import block_amax, candidates
-from ..formats.explain import bit_fields
+from ..formats.explain import all_bits
 from .matrix import Matrix, described
 from .story import Story
 from .values import Value
@@ -62,7 +62,7 @@ def two_grids(story: Story, matrix: Matrix, packed: PackedTensor) -> None:
         "{code@code_bits}.",
         {name: Value.of(array, *axes) for name, array in arrays.items()} | {"x": matrix.value()},
         described(fmt)
-        | {"grids": list(GRIDS), "code_bits": [bit_fields(code, fmt.rule.scale_element) for code in range(256)]},
+        | {"grids": list(GRIDS), "code_bits": list(all_bits(fmt.rule.scale_element))},
         ("took_second", "first_error", "second_error"),
     )
 

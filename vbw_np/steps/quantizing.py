@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..formats import BlockFormat, Codebook, FittedScales, PackedTensor, quantize
 from ..formats.codec import block_amax, quotients, tensor_amax
-from ..formats.explain import bit_fields
+from ..formats.explain import all_bits
 from ..formats.packed import FLAG, in_second_grid, nested_edges
 from ..formats.random_bits import random_bits, uniform24
 from ..formats.scales import FLOAT32_MAX, te_encode_scale
@@ -147,7 +147,7 @@ def _block_scales(story: Story, matrix: Matrix, packed: PackedTensor, level: dic
     element = fmt.rule.scale_element
     if element is not None:
         values["code"] = Value.of(packed.scales if fmt.second is None else packed.scales & ~FLAG, *axes)
-        facts["code_bits"] = [bit_fields(code, element) for code in range(1 << element.bits)]
+        facts["code_bits"] = list(all_bits(element))
     if packed.offsets is not None:
         values["offset"] = Value.of(packed.offsets, *axes)
     wanted = _wanted(matrix, packed, level)
@@ -246,7 +246,7 @@ def _codes(story: Story, matrix: Matrix, packed: PackedTensor, key: tuple[int, i
         )
         story.add("codes", sentence, values, facts, ("code", "x"))
         return
-    facts["code_bits"] = [bit_fields(code, fmt.element) for code in range(1 << fmt.code_bits)]
+    facts["code_bits"] = list(all_bits(fmt.element))
     values["element"] = matrix.value(elements(packed))
     if fmt.rule.affine is not None:
         sentence = "{x} becomes code {code}, bits {code@code_bits}, by the rule of its format."

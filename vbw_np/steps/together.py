@@ -15,7 +15,7 @@ from ..device import Operands
 from ..device.pairs import signs_of
 from ..formats import E4M3, PackedTensor
 from ..formats.eden import POINTS, lengths, mended_scales
-from ..formats.explain import bit_fields
+from ..formats.explain import all_bits
 from ..formats.hadamard import SIGNS, hadamard_rotate
 from ..formats.random_bits import random_bits, uniform24
 from .choosing import between_levels
@@ -207,7 +207,7 @@ def mended(story: Story, matrix: Matrix, packed: PackedTensor, key: Key) -> Pack
         "where the draw is less it goes up: here {up?down|up}, to} {scale}, code {code:x}, bits {code@code_bits}. The "
         "elements' codes stay.",
         values,
-        described(packed.format) | {"code_bits": [bit_fields(code, E4M3) for code in range(256)]},
+        described(packed.format) | {"code_bits": list(all_bits(E4M3))},
         ("scale", "before"),
     )
     return dataclasses.replace(packed, scales=codes)
