@@ -55,13 +55,12 @@ def _emit_dots(variant: Variant, e: Emitter, count: ir.Value, out: ir.Value) -> 
 
 
 def _emit_tile_products(variant: Variant, e: Emitter, count: ir.Value) -> None:
-    def body(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+    def body(i: ir.Value) -> None:
         for c in range(4):
             tiles = [ir.Constant(ir.IntType(8), t) for t in (c, 4, 5 + c % 2)]
             e.call("llvm.x86.tdpbf16ps", ir.VoidType(), *tiles)
-        return []
 
-    e.loop(count, [], body)
+    e.each(count, body)
 
 
 _fma_loop = variant_intrinsic(2, _emit_fma)

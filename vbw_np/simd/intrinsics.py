@@ -96,6 +96,10 @@ class Emitter:
         stored = self.b.store(value, pointer, align=align)
         stored.set_metadata("nontemporal", self.b.module.add_metadata([self.int(1, I32)]))
 
+    def add_to(self, value: ir.Value, address: ir.Value) -> None:
+        """Add to the float32 numbers at an address."""
+        self.store(self.b.fadd(self.load(value.type, address), value), address)
+
     def prefetch(self, address: ir.Value, *, write: bool = False) -> None:
         """Fetch the cache line at an address, which need not exist, into the second level, to read or to `write`."""
         self.prefetch_line(self.b.inttoptr(address, I8.as_pointer()), write=write)
@@ -110,6 +114,31 @@ class Emitter:
         ty = vec(scalar.type, lanes)
         one = self.b.insert_element(ir.Constant(ty, ir.Undefined), scalar, self.int(0, I32))
         return self.b.shuffle_vector(one, ir.Constant(ty, ir.Undefined), self.const(vec(I32, lanes), 0))
+
+    # -- the larger and the smaller ---------------------------------------------------------------
+    def imax(self, x: ir.Value, y: ir.Value) -> ir.Value:
+        """Signed maximum."""
+        return self.b.select(self.b.icmp_signed(">", x, y), x, y)
+
+    def imin(self, x: ir.Value, y: ir.Value) -> ir.Value:
+        """Signed minimum."""
+        return self.b.select(self.b.icmp_signed("<", x, y), x, y)
+
+    def umax(self, x: ir.Value, y: ir.Value) -> ir.Value:
+        """Unsigned maximum."""
+        return self.b.select(self.b.icmp_unsigned(">", x, y), x, y)
+
+    def umin(self, x: ir.Value, y: ir.Value) -> ir.Value:
+        """Unsigned minimum."""
+        return self.b.select(self.b.icmp_unsigned("<", x, y), x, y)
+
+    def fmin(self, x: ir.Value, y: ir.Value) -> ir.Value:
+        """x where x < y, else y (so NaN gives y)."""
+        return self.b.select(self.b.fcmp_ordered("<", x, y), x, y)
+
+    def fmax(self, x: ir.Value, y: ir.Value) -> ir.Value:
+        """x where x > y, else y."""
+        return self.b.select(self.b.fcmp_ordered(">", x, y), x, y)
 
     # -- calls -------------------------------------------------------------------------------------
     def call(self, name: str, returns: ir.Type, *args: ir.Value) -> ir.Value:
@@ -158,6 +187,29 @@ class Emitter:
         b.position_at_end(after)
         return list(phis)
 
+    def each(self, count: ir.Value, body: Callable[[ir.Value], None], start: int | ir.Value = 0) -> None:
+        """`for i in range(start, count): body(i)`"""
+
+        def one(i: ir.Value, carried: list[ir.Value]) -> list[ir.Value]:
+            body(i)
+            return carried
+
+        self.loop(count, [], one, start)
+
+    def switch(self, choice: ir.Value, ways: dict[int, Callable[[], None]]) -> None:
+        """What the way with the number `choice` does; the first one, where none has it."""
+        after = self.b.append_basic_block("after")
+        blocks = {number: self.b.append_basic_block(f"way{number}") for number in ways}
+        (_, first), *others = blocks.items()
+        cases = self.b.switch(choice, first)
+        for number, block in others:
+            cases.add_case(self.int(number), block)
+        for number, way in ways.items():
+            self.b.position_at_end(blocks[number])
+            way()
+            self.b.branch(after)
+        self.b.position_at_end(after)
+
 
 def _natural(ty: ir.Type) -> int:
     """The alignment promised by a load: that of one element."""
@@ -201,24 +253,17 @@ fetch_add = loop_intrinsic(1, _emit_fetch_add)
 """Atomically add 1 to the int64 at an address and return what was there: a shared ticket counter."""
 
 
-def _emit_stream(lanes: int) -> Callable[..., None]:
-    ty = vec(F32, lanes)
+def _emit_stream(e: Emitter, source: ir.Value, factor: ir.Value, out: ir.Value, count: ir.Value) -> None:
+    scale = e.splat(e.load(F32, factor), 16)
 
-    def emit(e: Emitter, source: ir.Value, factor: ir.Value, out: ir.Value, count: ir.Value) -> None:
-        scale = e.splat(e.load(F32, factor), lanes)
+    def body(i: ir.Value) -> None:
+        value = e.load(scale.type, e.at(source, e.times(i, 64)))
+        e.stream(e.b.fmul(value, scale), e.at(out, e.times(i, 64)), align=64)
 
-        def body(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
-            for part in range(0, 16, lanes):
-                value = e.load(ty, e.at(source, e.times(i, 64), part * 4))
-                e.stream(e.b.fmul(value, scale), e.at(out, e.times(i, 64), part * 4), align=lanes * 4)
-            return []
-
-        e.loop(count, [], body)
-
-    return emit
+    e.each(count, body)
 
 
-stream_scaled = loop_intrinsic(4, _emit_stream(16))
+stream_scaled = loop_intrinsic(4, _emit_stream)
 """`stream_scaled(source, factor, out, count)`: count x 16 floats times *factor, past the caches; out 64-aligned."""
 
 fence = loop_intrinsic(0, lambda e: e.b.fence("seq_cst") and None)

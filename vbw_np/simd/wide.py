@@ -42,30 +42,6 @@ class Wide(Emitter):
         """Floats of bits."""
         return self.b.bitcast(u, FLOAT)
 
-    def imax(self, x: ir.Value, y: ir.Value) -> ir.Value:
-        """Signed maximum."""
-        return self.b.select(self.b.icmp_signed(">", x, y), x, y)
-
-    def imin(self, x: ir.Value, y: ir.Value) -> ir.Value:
-        """Signed minimum."""
-        return self.b.select(self.b.icmp_signed("<", x, y), x, y)
-
-    def umax(self, x: ir.Value, y: ir.Value) -> ir.Value:
-        """Unsigned maximum."""
-        return self.b.select(self.b.icmp_unsigned(">", x, y), x, y)
-
-    def umin(self, x: ir.Value, y: ir.Value) -> ir.Value:
-        """Unsigned minimum."""
-        return self.b.select(self.b.icmp_unsigned("<", x, y), x, y)
-
-    def fmin(self, x: ir.Value, y: ir.Value) -> ir.Value:
-        """x where x < y, else y (so NaN gives y)."""
-        return self.b.select(self.b.fcmp_ordered("<", x, y), x, y)
-
-    def fmax(self, x: ir.Value, y: ir.Value) -> ir.Value:
-        """x where x > y, else y."""
-        return self.b.select(self.b.fcmp_ordered(">", x, y), x, y)
-
     def magnitude(self, x: ir.Value) -> ir.Value:
         """The bits of |x|: their order is that of the numbers, with NaN above all."""
         return self.b.and_(self.bits(x), self.i(0x7FFFFFFF))

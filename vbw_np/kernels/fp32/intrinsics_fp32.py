@@ -99,24 +99,18 @@ def emit_tile(shape: FloatTile, packed: bool) -> Callable[..., None]:
 
 
 def _emit_finish(e: Emitter, keys: list, totals: list, lanes: int, out, out_stride, finish) -> None:  # type: ignore[no-untyped-def]
-    b = e.b
     at = {r: e.at(out, e.times(out_stride, r)) for r, _ in keys}
-    after = b.append_basic_block("after")
 
-    def add(value: ir.Value, address: ir.Value) -> None:
-        e.store(b.fadd(e.load(value.type, address), value), address)
-
-    ways = {STORE: e.store, ADD: add, STREAM: lambda value, address: e.stream(value, address, align=lanes * 4)}
-    blocks = {number: b.append_basic_block(f"finish{number}") for number in ways}
-    choice = b.switch(finish, blocks[STORE])
-    for number in (ADD, STREAM):
-        choice.add_case(e.int(number), blocks[number])
-    for number, write in ways.items():
-        b.position_at_end(blocks[number])
+    def to_out(write: Callable[[ir.Value, ir.Value], None]) -> None:
         for (r, v), total in zip(keys, totals, strict=True):
             write(total, e.at(at[r], v * lanes * 4))
-        b.branch(after)
-    b.position_at_end(after)
+
+    ways = {
+        STORE: lambda: to_out(e.store),
+        ADD: lambda: to_out(e.add_to),
+        STREAM: lambda: to_out(lambda value, address: e.stream(value, address, align=lanes * 4)),
+    }
+    e.switch(finish, ways)
 
 
 def _tile_of(packed: bool) -> Callable:
@@ -136,13 +130,12 @@ tile_panels = constant_of(lambda variant: TILES[variant.name].panels)
 
 def _emit_pack_row(lanes: int) -> Callable[..., None]:
     def emit(e: Emitter, source, ahead, count, target, stride) -> None:  # type: ignore[no-untyped-def]
-        def body(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+        def body(i: ir.Value) -> None:
             at = e.at(source, e.times(i, lanes * 4))
             e.prefetch(e.at(at, ahead))
             e.store(e.load(vec(F32, lanes), at), e.at(target, e.times(stride, i)))
-            return []
 
-        e.loop(count, [], body)
+        e.each(count, body)
 
     return emit
 
@@ -162,7 +155,7 @@ def _emit_pack_transposed(e: Emitter, source, ahead, stride, count, target) -> N
     halves = [e.const(vec(I32, 16), [lane // 2 + 16 * (lane % 2) + half for lane in range(16)]) for half in (0, 8)]
     places = [e.at(source, e.times(stride, r)) for r in range(16)]
 
-    def body(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+    def body(i: ir.Value) -> None:
         for place in places:
             e.prefetch(e.at(place, e.times(i, 64), ahead))
         rows = [e.load(ty, e.at(place, e.times(i, 64))) for place in places]
@@ -171,9 +164,8 @@ def _emit_pack_transposed(e: Emitter, source, ahead, stride, count, target) -> N
             rows = [e.b.shuffle_vector(x, y, half) for x, y in pairs for half in halves]
         for k, row in enumerate(rows):
             e.store(row, e.at(target, e.times(i, 1024), k * 64))
-        return []
 
-    e.loop(count, [], body)
+    e.each(count, body)
 
 
 pack_transposed = loop_intrinsic(5, _emit_pack_transposed)

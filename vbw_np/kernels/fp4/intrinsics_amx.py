@@ -102,7 +102,7 @@ def _to_bfloat16(e: Emitter, x: ir.Value) -> ir.Value:
 def _emit_scale_left(variant: Variant, e: Emitter, values, stride, scales, scales_stride, blocks, out) -> None:  # type: ignore[no-untyped-def]
     """One row tile: int8 values (16 rows, `stride` bytes apart) times their scales, to bfloat16 [blocks][16][block]."""
 
-    def one_block(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+    def one_block(i: ir.Value) -> None:
         for r in range(16):
             scale = e.splat(e.load(F32, e.at(scales, e.times(scales_stride, r), e.times(i, 4))), 16)
             for part in range(0, variant.block, 16):
@@ -111,9 +111,8 @@ def _emit_scale_left(variant: Variant, e: Emitter, values, stride, scales, scale
                 scaled = e.b.fmul(e.b.sitofp(wide, vec(F32, 16)), scale)
                 target = e.at(out, e.times(i, variant.block * 32), (r * variant.block + part) * 2)
                 e.store(e.b.trunc(_to_bfloat16(e, scaled), vec(I16, 16)), target)
-        return []
 
-    e.loop(blocks, [], one_block)
+    e.each(blocks, one_block)
 
 
 def _emit_scale_right(variant: Variant, e: Emitter, codes, scales, blocks, out) -> None:  # type: ignore[no-untyped-def]
@@ -122,7 +121,7 @@ def _emit_scale_right(variant: Variant, e: Emitter, codes, scales, blocks, out) 
     int_ty, float_ty = vec(I32, 16), vec(F32, 16)
     table = e.const(float_ty, [float(m) for m in magnitudes] + [-float(m) for m in magnitudes])
 
-    def one_block(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+    def one_block(i: ir.Value) -> None:
         scale = e.load(float_ty, e.at(scales, e.times(i, 64)))
         for group in range(variant.block // 8):
             words = e.load(int_ty, e.at(codes, e.times(i, variant.block * 8), group * 64))
@@ -136,9 +135,8 @@ def _emit_scale_right(variant: Variant, e: Emitter, codes, scales, blocks, out) 
                 low = _to_bfloat16(e, value(2 * pair))
                 high = e.b.and_(e.b.bitcast(value(2 * pair + 1), int_ty), e.const(int_ty, 0xFFFF0000))
                 e.store(e.b.or_(low, high), e.at(out, e.times(i, variant.block * 32), (group * 4 + pair) * 64))
-        return []
 
-    e.loop(blocks, [], one_block)
+    e.each(blocks, one_block)
 
 
 def _emit_full_phase(variant: Variant, e: Emitter, *args: ir.Value) -> None:  # type: ignore[no-untyped-def]

@@ -73,14 +73,13 @@ def _emit_scales(variant: Variant, e0: Emitter, amax, vectors, encode, decode, c
     rule = variant.words[0]
     enc, dec = (e.splat(e.load(F32, at), WIDTH) for at in (encode, decode))
 
-    def body(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+    def body(i: ir.Value) -> None:
         code, factor, half = scales_of(e, rule, e.load(INT, e.at(amax, e.times(i, 64))), enc, dec)
         e.store(e.b.trunc(code, BYTES), e.at(codes, e.times(i, 16)))
         e.store(factor, e.at(factors, e.times(i, 64)))
         e.store(half, e.at(halves, e.times(i, 64)))
-        return []
 
-    e.loop(vectors, [], body)
+    e.each(vectors, body)
 
 
 # ---- elements ------------------------------------------------------------------------------------------------
@@ -141,6 +140,13 @@ def _is_stochastic(variant: Variant) -> bool:
 # ---- along rows ----------------------------------------------------------------------------------------------
 
 
+def _of_eight(e: Wide, combine: Callable[[ir.Value, ir.Value], ir.Value], vectors: list[ir.Value]) -> ir.Value:
+    """The sixteen lanes of each of eight vectors combined: eight lanes. This costs little more than one vector's."""
+    while len(vectors) > 1:
+        vectors = [e.pairs(combine, a, b) for a, b in zip(vectors[::2], vectors[1::2], strict=True)]
+    return e.part(e.pairs(combine, vectors[0], vectors[0]), 0, 8)
+
+
 def _emit_row_amax(variant: Variant, e0: Emitter, x, blocks, amax) -> None:  # type: ignore[no-untyped-def]
     """The amax bits of each block of a row, int32: eight blocks at a time, then what is left one by one."""
     e = Wide(e0.b)
@@ -155,26 +161,20 @@ def _emit_row_amax(variant: Variant, e0: Emitter, x, blocks, amax) -> None:  # t
             top = m if top is None else e.imax(top, m)
         return top
 
-    def eight_blocks(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+    def eight_blocks(i: ir.Value) -> None:
         first = e.times(i, 8)
         tops = [lanes_of(first, number) for number in range(8)]
-        while len(tops) > 1:
-            tops = [e.pairs(e.imax, a, b) for a, b in zip(tops[::2], tops[1::2], strict=True)]
-        top = e.pairs(e.imax, tops[0], tops[0])
-        low = e.b.shuffle_vector(top, top, e.const(vec(I32, 8), list(range(8))))
-        e.store(low, e.at(amax, e.times(i, 32)))
-        return []
+        e.store(_of_eight(e, e.imax, tops), e.at(amax, e.times(i, 32)))
 
-    def one_block(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+    def one_block(i: ir.Value) -> None:
         top = lanes_of(i, 0)
         for _round in range(4):
             top = e.pairs(e.imax, top, top)
         e.store(e.b.extract_element(top, e.int(0, I32)), e.at(amax, e.times(i, 4)))
-        return []
 
     eights = e.b.lshr(blocks, e.int(3))
-    e.loop(eights, [], eight_blocks)
-    e.loop(blocks, [], one_block, start=e.times(eights, 8))
+    e.each(eights, eight_blocks)
+    e.each(blocks, one_block, start=e.times(eights, 8))
 
 
 def _row_values(variant: Variant, e: Wide, x, factors, index, key1, key2) -> Callable[[ir.Value], list[ir.Value]]:  # type: ignore[no-untyped-def]
@@ -198,7 +198,7 @@ def _row_values(variant: Variant, e: Wide, x, factors, index, key1, key2) -> Cal
 def _emit_row_left(variant: Variant, e0: Emitter, x, factors, blocks, out, sums, index, key1, key2) -> None:  # type: ignore[no-untyped-def]
     """Blocks of a row to int8 doubled values, and the sum of each block's as int16; eight blocks, then one by one.
 
-    Eight sums across vectors cost little more than one. (Random bits are so long that one copy of them is enough.)
+    (Random bits are so long that one copy of them is enough.)
     """
     e = Wide(e0.b)
     values = _row_values(variant, e, x, factors, index, key1, key2)
@@ -211,25 +211,19 @@ def _emit_row_left(variant: Variant, e0: Emitter, x, factors, blocks, out, sums,
             total = doubled if total is None else e.b.add(total, doubled)
         return total
 
-    def eight_blocks(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+    def eight_blocks(i: ir.Value) -> None:
         first = e.times(i, 8)
-        totals = [store(e.at(first, number)) for number in range(8)]
-        while len(totals) > 1:
-            totals = [e.pairs(e.b.add, a, b) for a, b in zip(totals[::2], totals[1::2], strict=True)]
-        total = e.pairs(e.b.add, totals[0], totals[0])
-        low = e.b.shuffle_vector(total, total, e.const(vec(I32, 8), list(range(8))))
-        e.store(e.b.trunc(low, vec(I16, 8)), e.at(sums, e.times(first, 2)))
-        return []
+        sums_of = _of_eight(e, e.b.add, [store(e.at(first, number)) for number in range(8)])
+        e.store(e.b.trunc(sums_of, vec(I16, 8)), e.at(sums, e.times(first, 2)))
 
-    def one_block(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+    def one_block(i: ir.Value) -> None:
         total = e.call("llvm.vector.reduce.add.v16i32", I32, store(i))
         e.store(e.b.trunc(total, I16), e.at(sums, e.times(i, 2)))
-        return []
 
     eights = e.int(0) if _is_stochastic(variant) else e.b.lshr(blocks, e.int(3))
     if not _is_stochastic(variant):
-        e.loop(eights, [], eight_blocks)
-    e.loop(blocks, [], one_block, start=e.times(eights, 8))
+        e.each(eights, eight_blocks)
+    e.each(blocks, one_block, start=e.times(eights, 8))
 
 
 def _emit_row_right(variant: Variant, e0: Emitter, x, factors, blocks, out, index, key1, key2) -> None:  # type: ignore[no-untyped-def]
@@ -238,7 +232,7 @@ def _emit_row_right(variant: Variant, e0: Emitter, x, factors, blocks, out, inde
     pair = vec(I32, 2)
     values = _row_values(variant, e, x, factors, index, key1, key2)
 
-    def body(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+    def body(i: ir.Value) -> None:
         for part, doubled in enumerate(values(i)):
             words = e.b.bitcast(e.b.trunc(nibble(e, doubled), BYTES), vec(I32, 4))
             none = ir.Constant(words.type, ir.Undefined)
@@ -247,9 +241,8 @@ def _emit_row_right(variant: Variant, e0: Emitter, x, factors, blocks, out, inde
             for k in range(2):
                 word = e.b.extract_element(packed, e.int(k, I32))
                 e.store(word, e.at(out, e.times(i, variant.block * 8), (part * 2 + k) * 64))
-        return []
 
-    e.loop(blocks, [], body)
+    e.each(blocks, body)
 
 
 # ---- down columns --------------------------------------------------------------------------------------------
@@ -316,7 +309,7 @@ def _emit_column_right(variant: Variant, e0, x, stride, blocks, signs, encode, d
     """16 columns to one panel: codes [K/8][16][4] and scale bytes [blocks][16]."""
     e = Wide(e0.b)
 
-    def body(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+    def body(i: ir.Value) -> None:
         code, _half, doubled = _column_values(
             variant, e, x, stride, i, signs, encode, decode, index, length, key1, key2
         )
@@ -328,9 +321,8 @@ def _emit_column_right(variant: Variant, e0, x, stride, blocks, signs, encode, d
                 word = part if word is None else e.b.or_(word, part)
             e.store(word, e.at(out, e.times(i, variant.block * 8), group * 64))
         e.store(e.b.trunc(code, BYTES), e.at(scales, e.times(i, 16)))
-        return []
 
-    e.loop(blocks, [], body)
+    e.each(blocks, body)
 
 
 def _emit_column_left(variant: Variant, e0, x, stride, blocks, signs, encode, decode, index, length, key1, key2, out, out_stride, scales, scales_stride, sums) -> None:  # type: ignore[no-untyped-def]  # noqa: E501
@@ -338,7 +330,7 @@ def _emit_column_left(variant: Variant, e0, x, stride, blocks, signs, encode, de
     e = Wide(e0.b)
     sums_stride = e.b.lshr(scales_stride, e.int(1))
 
-    def body(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+    def body(i: ir.Value) -> None:
         _code, half, doubled = _column_values(
             variant, e, x, stride, i, signs, encode, decode, index, length, key1, key2
         )
@@ -367,9 +359,8 @@ def _emit_column_left(variant: Variant, e0, x, stride, blocks, signs, encode, de
             e.store(value, e.at(scales, e.times(scales_stride, lane), e.times(i, 4)))
             value = e.b.extract_element(total, e.int(lane, I32))
             e.store(value, e.at(sums, e.times(sums_stride, lane), e.times(i, 2)))
-        return []
 
-    e.loop(blocks, [], body)
+    e.each(blocks, body)
 
 
 def _transpose_words(e: Wide, words: list[ir.Value]) -> list[ir.Value]:

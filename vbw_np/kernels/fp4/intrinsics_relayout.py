@@ -38,13 +38,12 @@ def _interleaved(e: Emitter, words: ir.Value) -> ir.Value:
 
 
 def _emit_to_panel(e: Emitter, rows: ir.Value, stride: ir.Value, sixteens: ir.Value, panel: ir.Value) -> None:
-    def body(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+    def body(i: ir.Value) -> None:
         loaded = [e.load(WORDS, e.at(rows, e.times(stride, r), e.times(i, 64))) for r in range(W)]
         for g, words in enumerate(_transpose(e, loaded)):
             e.store(_interleaved(e, words), e.at(panel, e.times(i, 1024), g * 64))
-        return []
 
-    e.loop(sixteens, [], body)
+    e.each(sixteens, body)
 
 
 def _emit_to_transposed_panel(e: Emitter, rows: ir.Value, stride: ir.Value, groups: ir.Value, panel: ir.Value) -> None:
@@ -52,7 +51,7 @@ def _emit_to_transposed_panel(e: Emitter, rows: ir.Value, stride: ir.Value, grou
     both = e.const(WORDS, [0] * 8 + [1] * 8)
     shifts, nibble = e.const(WORDS, [4 * (lane % 8) for lane in range(W)]), e.const(WORDS, 15)
 
-    def body(g: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+    def body(g: ir.Value) -> None:
         total = None
         first = e.at(rows, e.times(stride, e.times(g, 8)))
         for i in range(8):
@@ -62,9 +61,8 @@ def _emit_to_transposed_panel(e: Emitter, rows: ir.Value, stride: ir.Value, grou
             codes = b.shl(codes, e.const(WORDS, 8 * (i % 4) + 4 * (i // 4)))
             total = codes if total is None else b.or_(total, codes)
         e.store(total, e.at(panel, e.times(g, 64)))
-        return []
 
-    e.loop(groups, [], body)
+    e.each(groups, body)
 
 
 to_panel = loop_intrinsic(4, _emit_to_panel)

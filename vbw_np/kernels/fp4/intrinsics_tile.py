@@ -54,12 +54,10 @@ STORE, ADD, STREAM = 1, 2, 3
 
 def _emit_finish(e: Emitter, tile: list, totals: list, lanes: int, sums, sums_stride, finish, factors, out, out_stride) -> None:  # type: ignore[no-untyped-def]  # noqa: E501
     """Accumulators, by (row, vector of columns), to where `finish` says."""
-    b = e.b
     rows = sorted({r for r, _ in tile})
-    after = b.append_basic_block("after")
 
     def scaled(r: int, total: ir.Value) -> ir.Value:
-        return b.fmul(total, e.splat(e.load(F32, e.at(factors, 4 * r)), lanes))
+        return e.b.fmul(total, e.splat(e.load(F32, e.at(factors, 4 * r)), lanes))
 
     def to_sums() -> None:
         at = {r: e.at(sums, e.times(sums_stride, r)) for r in rows}
@@ -71,24 +69,13 @@ def _emit_finish(e: Emitter, tile: list, totals: list, lanes: int, sums, sums_st
         for (r, v), total in zip(tile, totals, strict=True):
             write(scaled(r, total), e.at(at[r], v * lanes * 4))
 
-    def add(value: ir.Value, address: ir.Value) -> None:
-        e.store(b.fadd(e.load(value.type, address), value), address)
-
     ways = {
         0: to_sums,
         STORE: lambda: to_out(e.store),
-        ADD: lambda: to_out(add),
+        ADD: lambda: to_out(e.add_to),
         STREAM: lambda: to_out(lambda value, address: e.stream(value, address, align=lanes * 4)),
     }
-    blocks = {number: b.append_basic_block(f"finish{number}") for number in ways}
-    choice = b.switch(finish, blocks[0])
-    for number in (STORE, ADD, STREAM):
-        choice.add_case(e.int(number), blocks[number])
-    for number, way in ways.items():
-        b.position_at_end(blocks[number])
-        way()
-        b.branch(after)
-    b.position_at_end(after)
+    e.switch(finish, ways)
 
 
 @dataclass(frozen=True)
@@ -266,14 +253,13 @@ def emit_decode(isa_lanes: int, offset: int) -> Callable[..., None]:
     def emit(e: Emitter, source: ir.Value, target: ir.Value, count: ir.Value) -> None:
         decoder = register_decoder(e, n_bytes, offset)
 
-        def body(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+        def body(i: ir.Value) -> None:
             for part in range(64 // n_bytes):
                 halves = decoder(e.load(vec(I8, n_bytes), e.at(source, e.times(i, 64), part * n_bytes)))
                 for half, decoded in enumerate(halves):
                     e.store(decoded, e.at(target, e.times(i, 128), half * 64 + part * n_bytes))
-            return []
 
-        e.loop(count, [], body)
+        e.each(count, body)
 
     return emit
 
@@ -324,25 +310,21 @@ def emit_decode_portable(e: Emitter, source: ir.Value, target: ir.Value, count: 
     """Decode panels to int8 `[K][16]` by arithmetic: |value| = max(m, 2m - 4, 4m - 16) of the 3-bit magnitude m."""
     ty = vec(I8, 64)
 
-    def largest(x: ir.Value, y: ir.Value) -> ir.Value:
-        return e.b.select(e.b.icmp_signed(">", x, y), x, y)
-
-    def body(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+    def body(i: ir.Value) -> None:
         codes = e.load(ty, e.at(source, e.times(i, 64)))
         for half, nibbles in enumerate((codes, e.b.lshr(codes, e.const(ty, 4)))):
             m = e.b.and_(nibbles, e.const(ty, 7))
             twice = e.b.sub(e.b.add(m, m), e.const(ty, 4))
             fourfold = e.b.sub(e.b.shl(m, e.const(ty, 2)), e.const(ty, 16))
-            magnitude = largest(largest(m, twice), fourfold)
+            magnitude = e.imax(e.imax(m, twice), fourfold)
             negative = e.b.icmp_signed("!=", e.b.and_(nibbles, e.const(ty, 8)), ir.Constant(ty, None))
             value = e.b.select(negative, e.b.sub(ir.Constant(ty, None), magnitude), magnitude)
             for k in range(4):  # [16][4] -> [4][16]
                 mask = e.const(vec(I32, 16), [4 * lane + k for lane in range(16)])
                 part = e.b.shuffle_vector(value, ir.Constant(ty, ir.Undefined), mask)
                 e.store(part, e.at(target, e.times(i, 128), half * 64 + k * 16))
-        return []
 
-    e.loop(count, [], body)
+    e.each(count, body)
 
 
 # ---- one name for all instruction sets: the first argument's *type* picks the code ---------------------------
@@ -392,12 +374,11 @@ block_length = constant_of(lambda variant: variant.block)
 def _emit_right_words_of(variant: Variant, e: Emitter, stored: ir.Value, count: ir.Value, target: ir.Value) -> None:
     family = "nvfp4" if variant.block == 16 else "mxfp4"
 
-    def body(i: ir.Value, _: list[ir.Value]) -> list[ir.Value]:
+    def body(i: ir.Value) -> None:
         words = emit_right_words(e, family, words_of(variant), e.at(stored, e.times(i, 16)))
         e.store(words, e.at(target, e.times(i, 64)))
-        return []
 
-    e.loop(count, [], body)
+    e.each(count, body)
 
 
 fill_right_words = variant_intrinsic(3, _emit_right_words_of)

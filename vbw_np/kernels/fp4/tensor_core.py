@@ -260,15 +260,29 @@ def _finish_row(sums, factor, finish, out):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _one_task(variant, values, words, factors, codes, scale_bytes, out, finish, row, panel, rows, scratch):  # type: ignore[no-untyped-def]
+def _next_task(ticket, rows, out):  # type: ignore[no-untyped-def]
+    """The next (group of panels, chunk of rows): first row, how many, first panel; beyond the last if none is left."""
+    task, chunks = fetch_add(ticket.ctypes.data), -(-out.shape[0] // rows)
+    row = task % chunks * rows
+    return row, min(rows, out.shape[0] - row), task // chunks * GROUP
+
+
+@jit
+def _room(scratch):  # type: ignore[no-untyped-def]
+    """In a thread's scratch: the addresses of decoded panels and of scales; the accumulators."""
+    decoded = scratch.ctypes.data + _BUFFER
+    sums = scratch[_BUFFER + _DECODED + _SCALES :].view(np.float32).reshape(ROWS_AT_ONCE, GROUP * 16)
+    return decoded, decoded + _DECODED, sums
+
+
+@jit
+def _one_task(variant, values, words, factors, codes, scale_bytes, out, finish, row, rows, panel, scratch):  # type: ignore[no-untyped-def]
     """Rows row .. row + rows, panels panel .. panel + GROUP, all of the reduction."""
     block, step_rows, step_panels = block_length(variant), tile_rows(variant), tile_panels(variant)
     length, blocks = values.shape[1], words.shape[1]
     panels = min(GROUP, codes.shape[0] - panel)
-    buffer = scratch.ctypes.data
-    decoded, decoded_scales = buffer + _BUFFER, buffer + _BUFFER + _DECODED
-    sums = scratch[_BUFFER + _DECODED + _SCALES :].view(np.float32).reshape(ROWS_AT_ONCE, GROUP * 16)
-    sums_at = buffer + _BUFFER + _DECODED + _SCALES
+    decoded, decoded_scales, sums = _room(scratch)
+    sums_at = sums.ctypes.data
     width = out.shape[1] * 4
     for k in range(0, length, K_CHUNK):
         chunk = min(K_CHUNK, length - k)
@@ -299,17 +313,13 @@ def _one_task(variant, values, words, factors, codes, scale_bytes, out, finish, 
 
 @pjit
 def _product(team, variant, values, words, factors, codes, scale_bytes, out, finish, rows, scratch, ticket):  # type: ignore[no-untyped-def]
-    """Every thread takes the next (group of panels, chunk of rows) until none is left."""
-    chunks = -(-out.shape[0] // rows)
-    tasks = chunks * -(-codes.shape[0] // GROUP)
+    """Every thread takes the next task until none is left."""
     for thread in share(team, scratch.shape[0]):
-        task = fetch_add(ticket.ctypes.data)
-        while task < tasks:
-            row, panel = (task % chunks) * rows, (task // chunks) * GROUP
-            count = min(rows, out.shape[0] - row)
-            room = scratch[thread]
-            _one_task(variant, values, words, factors, codes, scale_bytes, out, finish, row, panel, count, room)
-            task = fetch_add(ticket.ctypes.data)
+        while True:
+            row, count, panel = _next_task(ticket, rows, out)
+            if panel >= codes.shape[0]:
+                break
+            _one_task(variant, values, words, factors, codes, scale_bytes, out, finish, row, count, panel, scratch[thread])  # noqa: E501
         fence()
 
 
@@ -328,14 +338,12 @@ def _scale_rows(team, variant, values, scales, tiles, scaled):  # type: ignore[n
 
 
 @jit
-def _one_task_amx(variant, scaled, length, factors, codes, scale_bytes, out, finish, row, panel, rows, scratch):  # type: ignore[no-untyped-def]
+def _one_task_amx(variant, scaled, length, factors, codes, scale_bytes, out, finish, row, rows, panel, scratch):  # type: ignore[no-untyped-def]
     block, step = block_length(variant), width(variant)
     blocks = length // block
     panels = min(GROUP, codes.shape[0] - panel)
-    buffer = scratch.ctypes.data
-    decoded, decoded_scales = buffer + _BUFFER, buffer + _BUFFER + _DECODED
-    sums = scratch[_BUFFER + _DECODED + _SCALES :].view(np.float32).reshape(ROWS_AT_ONCE, GROUP * 16)
-    sums_at = buffer + _BUFFER + _DECODED + _SCALES
+    decoded, decoded_scales, sums = _room(scratch)
+    buffer, sums_at = scratch.ctypes.data, sums.ctypes.data
     left_at = scaled.ctypes.data + row * length * 2
     for k in range(0, length, K_CHUNK):
         chunk = min(K_CHUNK, length - k)
@@ -366,15 +374,12 @@ def _one_task_amx(variant, scaled, length, factors, codes, scale_bytes, out, fin
 
 @pjit
 def _product_amx(team, variant, scaled, length, factors, codes, scale_bytes, out, finish, rows, scratch, ticket):  # type: ignore[no-untyped-def]
-    chunks = -(-out.shape[0] // rows)
-    tasks = chunks * -(-codes.shape[0] // GROUP)
     for thread in share(team, scratch.shape[0]):
         configure(variant, scratch[thread].ctypes.data)
-        task = fetch_add(ticket.ctypes.data)
-        while task < tasks:
-            row, panel = (task % chunks) * rows, (task // chunks) * GROUP
-            count = min(rows, out.shape[0] - row)
-            _one_task_amx(variant, scaled, length, factors, codes, scale_bytes, out, finish, row, panel, count, scratch[thread])  # noqa: E501
-            task = fetch_add(ticket.ctypes.data)
+        while True:
+            row, count, panel = _next_task(ticket, rows, out)
+            if panel >= codes.shape[0]:
+                break
+            _one_task_amx(variant, scaled, length, factors, codes, scale_bytes, out, finish, row, count, panel, scratch[thread])  # noqa: E501
         release()
         fence()

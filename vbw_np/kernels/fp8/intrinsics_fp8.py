@@ -52,10 +52,7 @@ def _step(fraction_bits: int):  # type: ignore[no-untyped-def]
         def largest(k: ir.Value, found: list[ir.Value]) -> list[ir.Value]:
             ours, theirs = both(k, powers, right_powers)
             products = [b.fmul(ours[r], theirs[v]) for r, v in tile]
-            return [
-                b.select(b.fcmp_ordered(">", product, most), product, most)
-                for product, most in zip(products, found, strict=True)
-            ]
+            return [e.fmax(product, most) for product, most in zip(products, found, strict=True)]
 
         exponent = e.const(word_ty, 0x7F800000)
         most = [b.bitcast(b.and_(b.bitcast(before[key], word_ty), exponent), float_ty) for key in tile]
