@@ -112,11 +112,12 @@ def number(value: Any) -> str:
         return "NaN" if np.isnan(value) else ("-" if value < 0 else "") + "Inf"
     if value == 0:
         return "-0" if np.signbit(value) else "0"
-    exact = decimal.Decimal(float(abs(value)))
-    for precision in range(1, _DIGITS[value.dtype.name] + 1):
-        near = decimal.Context(prec=precision, rounding=decimal.ROUND_HALF_UP).create_decimal(exact)
-        with np.errstate(over="ignore"):
-            if value.dtype.type(float(near)) == abs(value):
+    size, rounded = abs(value), value.dtype.type
+    exact = decimal.Decimal(float(size))
+    with np.errstate(over="ignore"):
+        for precision in range(1, _DIGITS[value.dtype.name] + 1):
+            near = decimal.Context(prec=precision, rounding=decimal.ROUND_HALF_UP).create_decimal(exact)
+            if rounded(float(near)) == size:
                 break
     return ("-" if value < 0 else "") + _laid_out(near)
 
