@@ -55,10 +55,7 @@ CASES = {
 }
 
 
-ITS_OWN_KERNEL = pytest.param("mxfp4", marks=pytest.mark.variants)  # all other cases share one
-
-
-@pytest.mark.parametrize("name", [*(name for name in CASES if name != "mxfp4"), ITS_OWN_KERNEL])
+@pytest.mark.parametrize("name", CASES)
 def test_the_kernel_has_the_bits_of_the_definition(name: str) -> None:
     """Over several stretches of attention; the prompt is read by the same layers both times."""
     (settings, formats), ids = CASES[name], ids_of(2 * STRETCH + 5)
