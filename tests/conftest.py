@@ -1,7 +1,7 @@
-"""How many threads compute while tests run: one, but where threads are what is tested.
+"""How many threads compute where tests run in several processes: one, but where threads are what is tested.
 
-The arrays are too small to share, results do not depend on the number of threads, and `make test` runs as many
-processes as there are cores: with several threads in each they would wait for one another.
+`make test` starts as many processes as there are cores. The arrays of its tests are too small to share, and results do
+not depend on the number of threads; with several in each process they would wait for one another.
 """
 
 from __future__ import annotations
@@ -15,9 +15,13 @@ SEVERAL = ("definitions", "kernels", "simd")
 """Folders whose tests have all threads: they hold kernels against themselves on one."""
 
 
+def alone(config: pytest.Config) -> bool:
+    """Whether no other process runs tests of this session; the one that starts the others runs none."""
+    return getattr(config, "workerinput", {"workercount": 1})["workercount"] == 1
+
+
 def pytest_sessionstart(session: pytest.Session) -> None:
-    starts_others = getattr(session.config.option, "numprocesses", None) and not hasattr(session.config, "workerinput")
-    if not starts_others:
+    if not alone(session.config):
         from vbw_np.training.threads import set_threads
 
         set_threads(1)
@@ -27,7 +31,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 def threads_where_they_are_tested(request: pytest.FixtureRequest) -> Iterator[None]:
     """All of the machine's threads for the tests of `SEVERAL`."""
     room = request.path.relative_to(Path(__file__).parent).parts[0]
-    if room not in SEVERAL:
+    if room not in SEVERAL or alone(request.config):
         yield
         return
     import numba
