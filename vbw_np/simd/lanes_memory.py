@@ -11,6 +11,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .intrinsics import I8, I16, I32, I64, vec
+from .jit import leaf
 from .lanes import B16, F16, U16, Lanes, as_lanes
 from .wide import BYTES, INT, TRUTH, WIDTH, Wide, permutes
 
@@ -165,6 +166,21 @@ def store_part(typingctx, x, i, n, v):
         return context.get_dummy_value()
 
     return types.void(x, i, n, v), code
+
+
+@leaf
+def load_some(x, i, n, fill):
+    """As `load_part`, where n is mostly all sixteen: then a plain load, far cheaper on CPUs without masks."""
+    return load(x, i) if n == WIDTH else load_part(x, i, n, fill)
+
+
+@leaf
+def store_some(x, i, n, v):
+    """As `store_part`, where n is mostly all sixteen."""
+    if n == WIDTH:
+        store(x, i, v)
+    else:
+        store_part(x, i, n, v)
 
 
 # ------------------------------------------------------------------------------------------------ bytes, nibbles, bits

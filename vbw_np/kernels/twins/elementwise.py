@@ -16,7 +16,7 @@ from ...engine import autograd
 from ...simd.jit import jit, leaf, pjit, share
 from ...simd.jit import row as jit_row
 from ...simd.lanes import PIECE, absolute, bits, floats, mix, places, select, splat
-from ...simd.lanes_memory import load, load_part, store, store_part
+from ...simd.lanes_memory import load, load_part, load_some, store, store_part, store_some
 from ...simd.wide import WIDTH
 
 empty = autograd.memory.empty
@@ -82,6 +82,13 @@ def gelu_slope(x):
     return select(x < 0.0, tail, 1.0 - tail) + x * (density * 0.3989422804014327)
 
 
+@leaf
+def pieces(team, count):
+    """Where the pieces begin that are a thread's share of 0 ... count - 1."""
+    own = share(team, (count + PIECE - 1) // PIECE)
+    return range(own.start * PIECE, own.stop * PIECE, PIECE)
+
+
 @jit
 def _gelu_piece(x, y, start, stop):
     whole = stop - (stop - start) % WIDTH
@@ -94,8 +101,8 @@ def _gelu_piece(x, y, start, stop):
 
 @pjit
 def _gelu(team, x, y):
-    for piece in share(team, (len(x) + PIECE - 1) // PIECE):
-        _gelu_piece(x, y, piece * PIECE, min((piece + 1) * PIECE, len(x)))
+    for start in pieces(team, len(x)):
+        _gelu_piece(x, y, start, min(start + PIECE, len(x)))
 
 
 @jit
@@ -110,8 +117,8 @@ def _gelu_vjp_piece(x, g, gradient, start, stop):
 
 @pjit
 def _gelu_vjp(team, x, g, gradient):
-    for piece in share(team, (len(x) + PIECE - 1) // PIECE):
-        _gelu_vjp_piece(x, g, gradient, piece * PIECE, min((piece + 1) * PIECE, len(x)))
+    for start in pieces(team, len(x)):
+        _gelu_vjp_piece(x, g, gradient, start, min(start + PIECE, len(x)))
 
 
 # ------------------------------------------------------------------------------------------------- sigmoid and tanh
@@ -153,8 +160,8 @@ def _sigmoid_piece(x, y, start, stop):
 
 @pjit
 def _sigmoid(team, x, y):
-    for piece in share(team, (len(x) + PIECE - 1) // PIECE):
-        _sigmoid_piece(x, y, piece * PIECE, min((piece + 1) * PIECE, len(x)))
+    for start in pieces(team, len(x)):
+        _sigmoid_piece(x, y, start, min(start + PIECE, len(x)))
 
 
 @jit
@@ -171,8 +178,8 @@ def _sigmoid_vjp_piece(y, g, gradient, start, stop):
 
 @pjit
 def _sigmoid_vjp(team, y, g, gradient):
-    for piece in share(team, (len(y) + PIECE - 1) // PIECE):
-        _sigmoid_vjp_piece(y, g, gradient, piece * PIECE, min((piece + 1) * PIECE, len(y)))
+    for start in pieces(team, len(y)):
+        _sigmoid_vjp_piece(y, g, gradient, start, min(start + PIECE, len(y)))
 
 
 # ----------------------------------------------------------------------------------------------------------- dropout
@@ -184,58 +191,37 @@ def _dropout_piece(x, y, start, stop, first_key, second_key, least, scale):
         n = min(WIDTH, stop - i)
         word = mix(mix((places() + i) ^ first_key) + second_key)
         kept = select(word >= least, splat(1.0), 0.0)
-        if n == WIDTH:
-            store(y, i, load(x, i) * kept * scale)
-        else:
-            store_part(y, i, n, load_part(x, i, n, 0.0) * kept * scale)
+        store_some(y, i, n, load_some(x, i, n, 0.0) * kept * scale)
 
 
 @pjit
 def _dropout(team, x, y, first_key, second_key, least, scale):
-    for piece in share(team, (len(x) + PIECE - 1) // PIECE):
-        stop = min((piece + 1) * PIECE, len(x))
-        _dropout_piece(x, y, piece * PIECE, stop, first_key, second_key, least, scale)
+    for start in pieces(team, len(x)):
+        _dropout_piece(x, y, start, min(start + PIECE, len(x)), first_key, second_key, least, scale)
 
 
 # --------------------------------------------------------------------------------------------------- the GRU's gates
 
 
 @leaf
-def _get(x, i, n):
-    """x[i : i + n]: a plain load where n is all sixteen, which the compiler knows for whole stretches."""
-    return load(x, i) if n == WIDTH else load_part(x, i, n, 0.0)
-
-
-@leaf
-def _put(x, i, n, v):
-    if n == WIDTH:
-        store(x, i, v)
-    else:
-        store_part(x, i, n, v)
-
-
-@leaf
 def _gru_lanes(from_input, from_state, state, kept, new, row, j, width, n):
     """Lanes j ... j + n of a row: r, z, n and what W_hh h gives to n are kept for the gradient, in rows of 4 D."""
     at, to, i = 3 * row * width + j, 4 * row * width + j, row * width + j
-    r = sigmoid_lanes(_get(from_input, at, n) + _get(from_state, at, n))
-    z = sigmoid_lanes(_get(from_input, at + width, n) + _get(from_state, at + width, n))
-    h = _get(from_state, at + 2 * width, n)
-    c = tanh_lanes(_get(from_input, at + 2 * width, n) + r * h)
-    _put(kept, to, n, r)
-    _put(kept, to + width, n, z)
-    _put(kept, to + 2 * width, n, c)
-    _put(kept, to + 3 * width, n, h)
-    _put(new, i, n, (1.0 - z) * c + z * _get(state, i, n))
+    r = sigmoid_lanes(load_some(from_input, at, n, 0.0) + load_some(from_state, at, n, 0.0))
+    z = sigmoid_lanes(load_some(from_input, at + width, n, 0.0) + load_some(from_state, at + width, n, 0.0))
+    h = load_some(from_state, at + 2 * width, n, 0.0)
+    c = tanh_lanes(load_some(from_input, at + 2 * width, n, 0.0) + r * h)
+    store_some(kept, to, n, r)
+    store_some(kept, to + width, n, z)
+    store_some(kept, to + 2 * width, n, c)
+    store_some(kept, to + 3 * width, n, h)
+    store_some(new, i, n, (1.0 - z) * c + z * load_some(state, i, n, 0.0))
 
 
 @jit
 def _gru_row(from_input, from_state, state, kept, new, row, width):
-    whole = width - width % WIDTH
-    for j in range(0, whole, WIDTH):
-        _gru_lanes(from_input, from_state, state, kept, new, row, j, width, WIDTH)
-    if whole < width:
-        _gru_lanes(from_input, from_state, state, kept, new, row, whole, width, width - whole)
+    for j in range(0, width, WIDTH):
+        _gru_lanes(from_input, from_state, state, kept, new, row, j, width, min(WIDTH, width - j))
 
 
 @pjit
@@ -247,26 +233,24 @@ def _gru(team, from_input, from_state, state, kept, new, width):
 @leaf
 def _gru_vjp_lanes(g, kept, state, to_input, to_state, to_old, row, j, width, n):
     at, to, i = 4 * row * width + j, 3 * row * width + j, row * width + j
-    r, z, c, v = _get(kept, at, n), _get(kept, at + width, n), _get(kept, at + 2 * width, n), _get(g, i, n)
+    r, z = load_some(kept, at, n, 0.0), load_some(kept, at + width, n, 0.0)
+    c, v = load_some(kept, at + 2 * width, n, 0.0), load_some(g, i, n, 0.0)
     to_n = v * (1.0 - z) * (1.0 - c * c)
-    to_r = to_n * _get(kept, at + 3 * width, n) * r * (1.0 - r)
-    to_z = v * (_get(state, i, n) - c) * z * (1.0 - z)
-    _put(to_input, to, n, to_r)
-    _put(to_state, to, n, to_r)
-    _put(to_input, to + width, n, to_z)
-    _put(to_state, to + width, n, to_z)
-    _put(to_input, to + 2 * width, n, to_n)
-    _put(to_state, to + 2 * width, n, to_n * r)
-    _put(to_old, i, n, v * z)
+    to_r = to_n * load_some(kept, at + 3 * width, n, 0.0) * r * (1.0 - r)
+    to_z = v * (load_some(state, i, n, 0.0) - c) * z * (1.0 - z)
+    store_some(to_input, to, n, to_r)
+    store_some(to_state, to, n, to_r)
+    store_some(to_input, to + width, n, to_z)
+    store_some(to_state, to + width, n, to_z)
+    store_some(to_input, to + 2 * width, n, to_n)
+    store_some(to_state, to + 2 * width, n, to_n * r)
+    store_some(to_old, i, n, v * z)
 
 
 @jit
 def _gru_vjp_row(g, kept, state, to_input, to_state, to_old, row, width):
-    whole = width - width % WIDTH
-    for j in range(0, whole, WIDTH):
-        _gru_vjp_lanes(g, kept, state, to_input, to_state, to_old, row, j, width, WIDTH)
-    if whole < width:
-        _gru_vjp_lanes(g, kept, state, to_input, to_state, to_old, row, whole, width, width - whole)
+    for j in range(0, width, WIDTH):
+        _gru_vjp_lanes(g, kept, state, to_input, to_state, to_old, row, j, width, min(WIDTH, width - j))
 
 
 @pjit
@@ -282,12 +266,12 @@ def _is_plain(*arrays: NDArray) -> bool:
     return all(array.dtype == np.float32 for array in arrays)
 
 
-def _run(parallel: Callable, piece: Callable, *arrays: NDArray) -> None:
-    """Over all elements of arrays of one size: by threads, or right here where one piece is all there is."""
+def run_pieces(parallel: Callable, piece: Callable, arrays: tuple[NDArray, ...], settings: tuple = ()) -> None:
+    """Over all elements of flat arrays of one size: by threads, or right here where one piece is all there is."""
     if arrays[0].size <= PIECE:
-        piece(*arrays, 0, arrays[0].size)
+        piece(*arrays, 0, arrays[0].size, *settings)
     else:
-        parallel(*arrays)
+        parallel(*arrays, *settings)
 
 
 def gelu(x: NDArray) -> Any:
@@ -295,11 +279,11 @@ def gelu(x: NDArray) -> Any:
     if not _is_plain(x):
         return NotImplemented
     flat, y = jit_row(x), empty(x.shape)
-    _run(_gelu, _gelu_piece, flat, y.reshape(-1))
+    run_pieces(_gelu, _gelu_piece, (flat, y.reshape(-1)))
 
     def vjp(g: NDArray) -> NDArray:
         gradient = empty(x.shape)
-        _run(_gelu_vjp, _gelu_vjp_piece, flat, jit_row(g), gradient.reshape(-1))
+        run_pieces(_gelu_vjp, _gelu_vjp_piece, (flat, jit_row(g), gradient.reshape(-1)))
         return gradient
 
     return y, (vjp,)
@@ -310,11 +294,11 @@ def sigmoid(x: NDArray) -> Any:
     if not _is_plain(x):
         return NotImplemented
     y = empty(x.shape)
-    _run(_sigmoid, _sigmoid_piece, jit_row(x), y.reshape(-1))
+    run_pieces(_sigmoid, _sigmoid_piece, (jit_row(x), y.reshape(-1)))
 
     def vjp(g: NDArray) -> NDArray:
         gradient = empty(x.shape)
-        _run(_sigmoid_vjp, _sigmoid_vjp_piece, y.reshape(-1), jit_row(g), gradient.reshape(-1))
+        run_pieces(_sigmoid_vjp, _sigmoid_vjp_piece, (y.reshape(-1), jit_row(g), gradient.reshape(-1)))
         return gradient
 
     return y, (vjp,)
@@ -328,11 +312,7 @@ def dropout_by_key(x: NDArray, *, p: float, key: tuple[int, int]) -> Any:
 
     def masked(v: NDArray) -> NDArray:
         y = empty(v.shape)
-        flat = jit_row(v)
-        if v.size <= PIECE:
-            _dropout_piece(flat, y.reshape(-1), 0, v.size, *settings)
-        else:
-            _dropout(flat, y.reshape(-1), *settings)
+        run_pieces(_dropout, _dropout_piece, (jit_row(v), y.reshape(-1)), settings)
         return y
 
     return masked(x), (masked,)

@@ -8,42 +8,33 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...simd.jit import jit, pjit, share
+from ...simd.jit import jit, pjit
 from ...simd.jit import row as jit_row
 from ...simd.lanes import PIECE, sqrt
-from ...simd.lanes_memory import load, load_part, store, store_part
+from ...simd.lanes_memory import load_some, store_some
 from ...simd.wide import WIDTH
+from .elementwise import pieces, run_pieces
 
 
 @jit
 def _adam_piece(w, g, m, v, start, stop, shrink, decay, take_m, keep_v, take_v, step_size, correction, eps):
-    whole = stop - (stop - start) % WIDTH
-    for i in range(start, whole, WIDTH):
-        weight = load(w, i) * shrink
-        gradient = load(g, i) + weight * decay
-        mean = load(m, i)
+    for i in range(start, stop, WIDTH):
+        n = min(WIDTH, stop - i)
+        weight = load_some(w, i, n, 0.0) * shrink
+        gradient = load_some(g, i, n, 0.0) + weight * decay
+        mean = load_some(m, i, n, 0.0)
         mean = mean + (gradient - mean) * take_m
-        square = load(v, i) * keep_v + gradient * gradient * take_v
-        store(m, i, mean)
-        store(v, i, square)
-        store(w, i, weight - step_size * (mean / (sqrt(square) / correction + eps)))
-    if whole < stop:
-        n = stop - whole
-        weight = load_part(w, whole, n, 0.0) * shrink
-        gradient = load_part(g, whole, n, 0.0) + weight * decay
-        mean = load_part(m, whole, n, 0.0)
-        mean = mean + (gradient - mean) * take_m
-        square = load_part(v, whole, n, 0.0) * keep_v + gradient * gradient * take_v
-        store_part(m, whole, n, mean)
-        store_part(v, whole, n, square)
-        store_part(w, whole, n, weight - step_size * (mean / (sqrt(square) / correction + eps)))
+        square = load_some(v, i, n, 0.0) * keep_v + gradient * gradient * take_v
+        store_some(m, i, n, mean)
+        store_some(v, i, n, square)
+        store_some(w, i, n, weight - step_size * (mean / (sqrt(square) / correction + eps)))
 
 
 @pjit
 def _adam(team, w, g, m, v, shrink, decay, take_m, keep_v, take_v, step_size, correction, eps):
-    for piece in share(team, (len(w) + PIECE - 1) // PIECE):
-        stop = min((piece + 1) * PIECE, len(w))
-        _adam_piece(w, g, m, v, piece * PIECE, stop, shrink, decay, take_m, keep_v, take_v, step_size, correction, eps)
+    for start in pieces(team, len(w)):
+        stop = min(start + PIECE, len(w))
+        _adam_piece(w, g, m, v, start, stop, shrink, decay, take_m, keep_v, take_v, step_size, correction, eps)
 
 
 def adam_update(
@@ -80,8 +71,5 @@ def adam_update(
             eps,
         )
     )
-    if data.size <= PIECE:
-        _adam_piece(*flat, 0, data.size, *settings)
-    else:
-        _adam(*flat, *settings)
+    run_pieces(_adam, _adam_piece, flat, settings)
     return None

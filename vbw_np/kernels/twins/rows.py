@@ -76,10 +76,9 @@ def _softmax_row(x, y):
 
 
 @pjit
-def _softmax(team, x, y, step):
-    for piece in share(team, (len(x) + step - 1) // step):
-        for i in range(piece * step, min((piece + 1) * step, len(x))):
-            _softmax_row(x[i], y[i])
+def _softmax(team, x, y):
+    for i in share(team, len(x)):
+        _softmax_row(x[i], y[i])
 
 
 @leaf
@@ -95,23 +94,22 @@ def _softmax_vjp_row(y, g, gradient):
 
 
 @pjit
-def _softmax_vjp(team, y, g, gradient, step):
-    for piece in share(team, (len(y) + step - 1) // step):
-        for i in range(piece * step, min((piece + 1) * step, len(y))):
-            _softmax_vjp_row(y[i], g[i], gradient[i])
+def _softmax_vjp(team, y, g, gradient):
+    for i in share(team, len(y)):
+        _softmax_vjp_row(y[i], g[i], gradient[i])
 
 
 def softmax(x: NDArray, *, axis: int = -1) -> Any:
     """Twin of `autograd.functional.softmax` over the last axis."""
     if x.dtype != np.float32 or axis not in (-1, x.ndim - 1) or x.size == 0:
         return NotImplemented
-    step, y = rows_of_piece(x.shape[-1]), empty(x.shape)
+    y = empty(x.shape)
     kept = y.reshape(-1, x.shape[-1])
-    _softmax(jit_rows(x), kept, step)
+    _softmax(jit_rows(x), kept)
 
     def vjp(g: NDArray) -> NDArray:
         gradient = empty(x.shape)
-        _softmax_vjp(kept, jit_rows(g), gradient.reshape(kept.shape), step)
+        _softmax_vjp(kept, jit_rows(g), gradient.reshape(kept.shape))
         return gradient
 
     return y, (vjp,)
@@ -141,10 +139,9 @@ def _layer_norm_row(x, weight, bias, y, eps):
 
 
 @pjit
-def _layer_norm(team, x, weight, bias, y, mean, rstd, eps, step):
-    for piece in share(team, (len(x) + step - 1) // step):
-        for i in range(piece * step, min((piece + 1) * step, len(x))):
-            mean[i], rstd[i] = _layer_norm_row(x[i], weight, bias, y[i], eps)
+def _layer_norm(team, x, weight, bias, y, mean, rstd, eps):
+    for i in share(team, len(x)):
+        mean[i], rstd[i] = _layer_norm_row(x[i], weight, bias, y[i], eps)
 
 
 @leaf
@@ -185,7 +182,7 @@ def layer_norm(x: NDArray, weight: NDArray, bias: NDArray, *, eps: float = 1e-5)
     count, width = flat.shape
     step = rows_of_piece(width)
     y, mean, rstd = empty(x.shape), empty(count), empty(count)
-    _layer_norm(flat, scale, jit_row(bias), y.reshape(flat.shape), mean, rstd, np.float32(eps), step)
+    _layer_norm(flat, scale, jit_row(bias), y.reshape(flat.shape), mean, rstd, np.float32(eps))
 
     def vjp(g: NDArray) -> tuple[NDArray, NDArray, NDArray]:
         gradient = empty(x.shape)
@@ -214,10 +211,9 @@ def _add_row(source, target):
 
 
 @pjit
-def _take(team, x, rows, y, step):
-    for piece in share(team, (len(rows) + step - 1) // step):
-        for i in range(piece * step, min((piece + 1) * step, len(rows))):
-            _copy_row(x[rows[i]], y[i])
+def _take(team, x, rows, y):
+    for i in share(team, len(rows)):
+        _copy_row(x[rows[i]], y[i])
 
 
 @pjit
@@ -263,7 +259,7 @@ def take_rows(x: NDArray, *, rows: NDArray) -> Any:
     numbers = numbers.astype(np.int64)
     count, width = x.shape
     y = empty((numbers.size, width))
-    _take(jit_rows(x), numbers, y, rows_of_piece(width))
+    _take(jit_rows(x), numbers, y)
 
     def vjp(g: NDArray) -> NDArray:
         return scatter_rows(g.reshape(-1, width), numbers, count)
@@ -285,11 +281,10 @@ def _weighted_row(gate, x, y, add):
 
 
 @pjit
-def _mix_expert(team, gates, expert, output, mixed, step):
+def _mix_expert(team, gates, expert, output, mixed):
     """mixed += gates[:, expert] * output, or = for the first expert."""
-    for piece in share(team, (len(mixed) + step - 1) // step):
-        for i in range(piece * step, min((piece + 1) * step, len(mixed))):
-            _weighted_row(gates[i, expert], output[i], mixed[i], expert > 0)
+    for i in share(team, len(mixed)):
+        _weighted_row(gates[i, expert], output[i], mixed[i], expert > 0)
 
 
 @leaf
@@ -304,10 +299,9 @@ def _weighted_vjp_row(gate, x, g, gradient):
 
 
 @pjit
-def _mix_expert_vjp(team, gates, expert, output, g, to_gates, gradient, step):
-    for piece in share(team, (len(g) + step - 1) // step):
-        for i in range(piece * step, min((piece + 1) * step, len(g))):
-            to_gates[i, expert] = _weighted_vjp_row(gates[i, expert], output[i], g[i], gradient[i])
+def _mix_expert_vjp(team, gates, expert, output, g, to_gates, gradient):
+    for i in share(team, len(g)):
+        to_gates[i, expert] = _weighted_vjp_row(gates[i, expert], output[i], g[i], gradient[i])
 
 
 def mix_experts(gates: NDArray, *outputs: NDArray) -> Any:
@@ -315,18 +309,17 @@ def mix_experts(gates: NDArray, *outputs: NDArray) -> Any:
     if gates.dtype != np.float32 or gates.size == 0 or outputs[0].size == 0:
         return NotImplemented
     shape = outputs[0].shape
-    step = rows_of_piece(shape[-1])
     flat_gates, flat_outputs = jit_rows(gates), [jit_rows(output) for output in outputs]
     mixed = empty(shape)
     for expert, output in enumerate(flat_outputs):
-        _mix_expert(flat_gates, expert, output, mixed.reshape(output.shape), step)
+        _mix_expert(flat_gates, expert, output, mixed.reshape(output.shape))
 
     def vjp(g: NDArray) -> tuple[NDArray, ...]:
         flat = jit_rows(g)
         to_gates = empty(flat_gates.shape)
         gradients = [empty(shape) for _ in outputs]
         for expert, output in enumerate(flat_outputs):
-            _mix_expert_vjp(flat_gates, expert, output, flat, to_gates, gradients[expert].reshape(flat.shape), step)
+            _mix_expert_vjp(flat_gates, expert, output, flat, to_gates, gradients[expert].reshape(flat.shape))
         return to_gates.reshape(gates.shape), *gradients
 
     return mixed, vjp
