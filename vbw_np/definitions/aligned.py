@@ -25,6 +25,14 @@ def aligned_empty(shape: tuple[int, ...], dtype: type) -> np.ndarray:
     return raw[start : start + size].view(dtype).reshape(shape)
 
 
+def check_rows(x: object, *axes: int) -> None:
+    """Refuse rows that are no C-contiguous float32 array with one of these numbers of axes: kernels go by addresses."""
+    if not isinstance(x, np.ndarray) or x.dtype != np.float32 or x.ndim not in axes or not x.flags.c_contiguous:
+        found = f"{getattr(x, 'dtype', type(x).__name__)} {getattr(x, 'shape', '')}"
+        wanted = f"C-contiguous float32 with {' or '.join(map(str, axes))} axes"
+        raise ValueError(f"x must be {wanted}, got {found}: np.ascontiguousarray(x, np.float32)")
+
+
 def result_of(out: np.ndarray | None, shape: tuple[int, ...], accumulate: bool = False) -> np.ndarray:
     """Where a product goes: into `out`, which has to fit, or into a new array.
 

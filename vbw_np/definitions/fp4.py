@@ -89,15 +89,16 @@ def quantize_right(
     return right_operand(packed_operand(x, fmt, transpose, hadamard, None))
 
 
-def _factor(packed: PackedTensor) -> float:
-    return 1.0 if packed.tensor_scale is None else float(packed.tensor_scale)
+def tensor_factor(packed: PackedTensor) -> np.float32:
+    """The second-level scale of a packed tensor, as right operands carry it."""
+    return np.float32(1 if packed.tensor_scale is None else packed.tensor_scale)
 
 
 @Definition
 def right_operand(packed: PackedTensor) -> RightOperand:
     """A packed matrix (N, K) in panels, for products that sum over K."""
     kind = support.family_of(packed)
-    return right_from_packed(packed.codes, packed.scales, kind, _factor(packed), length=packed.shape[1])
+    return right_from_packed(packed.codes, packed.scales, kind, tensor_factor(packed), length=packed.shape[1])
 
 
 @Definition
@@ -106,7 +107,7 @@ def transposed_right_operand(packed: PackedTensor) -> RightOperand:
     kind, codes = support.family_of(packed), packed.unpacked_codes()
     codes = formats.pack_nibbles(np.ascontiguousarray(codes.T))
     scales = support.transposed_scales(packed)
-    return right_from_packed(codes, scales, kind, _factor(packed), length=packed.shape[0])
+    return right_from_packed(codes, scales, kind, tensor_factor(packed), length=packed.shape[0])
 
 
 @Definition

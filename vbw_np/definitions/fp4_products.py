@@ -6,6 +6,7 @@ import numpy as np
 
 from ..formats import E2M1, E4M3, E8M0
 from ..formats.accumulate import matmul as matmul_by_definition
+from .aligned import check_rows
 from .panels import DOUBLED, LeftOperand, RightOperand, empty_left
 
 UNIT = "blackwell-mxf4nvf4"
@@ -95,9 +96,7 @@ def quantize_left_int8(x: np.ndarray, family: str) -> LeftOperand:
     family : {"mxfp4", "nvfp4"}
         The weights' format, which sets the block length.
     """
-    if not isinstance(x, np.ndarray) or x.dtype != np.float32 or x.ndim != 2 or not x.flags.c_contiguous:
-        found = f"{getattr(x, 'dtype', type(x).__name__)} {getattr(x, 'shape', '')}"
-        raise ValueError(f"x must be a C-contiguous float32 matrix, got {found}: np.ascontiguousarray(x, np.float32)")
+    check_rows(x, 2)
     left = empty_left(*x.shape, family)
     block, blocks = left.block, left.scales.shape[1]
     padded = np.zeros((x.shape[0], blocks * block), np.float32)

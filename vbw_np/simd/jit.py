@@ -33,7 +33,8 @@ from numba.core import event
 from numpy.typing import NDArray
 
 from ..engine import autograd
-from .cache import KernelCache, note_problem, problem
+from .cache import KernelCache, note_problem
+from .cache import problem as cache_problem
 from .compiling import Kernel, part, team_kernel
 
 _TOP = __package__.partition(".")[0]
@@ -53,11 +54,6 @@ _calm_threads()
 
 
 # ---------------------------------------------------------------------------------------------------------- the cache
-
-
-def cache_problem() -> str | None:
-    """Why compiled kernels are not kept on disk, or None when they are."""
-    return problem()
 
 
 _IMPORT = re.compile(r"^from (\.+)([\w.]*) import ([^\n(]*)", re.MULTILINE)
@@ -150,7 +146,7 @@ def kept(room: str) -> bool | None:
     """Whether compiled kernels of a room (``"fp4"``) are on disk; None where none can be."""
     caches = [k._cache for k in KERNELS if k.py_func.__module__.startswith(f"{_TOP}.kernels.{room}.")]
     known = [cache for cache in caches if isinstance(cache, KernelCache)]
-    return any(cache.any() for cache in known) if known and problem() is None else None
+    return any(cache.any() for cache in known) if known and cache_problem() is None else None
 
 
 def set_threads(count: int) -> None:

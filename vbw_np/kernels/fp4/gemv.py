@@ -15,7 +15,7 @@ from functools import cache
 import numba
 import numpy as np
 
-from ...definitions.aligned import result_of
+from ...definitions.aligned import check_rows, result_of
 from ...definitions.fp4_products import quantize_left_int8
 from ...definitions.panels import FORMATS, RULES, RightOperand
 from ...formats.scales import TE
@@ -61,11 +61,7 @@ def matvec(
     """
     if activations not in ACTIVATIONS:
         raise ValueError(f"unknown activations {activations!r}; choose one of {', '.join(ACTIVATIONS)}")
-    if not isinstance(x, np.ndarray) or x.dtype != np.float32 or x.ndim not in (1, 2) or not x.flags.c_contiguous:
-        found = f"{getattr(x, 'dtype', type(x).__name__)} {getattr(x, 'shape', '')}"
-        raise ValueError(
-            f"x must be C-contiguous float32 (K,) or (R, K), got {found}: np.ascontiguousarray(x, np.float32)"
-        )
+    check_rows(x, 1, 2)
     if x.shape[-1] != right.shape[1]:
         raise ValueError(f"x has {x.shape[-1]} columns, W is {right.shape}: the lengths of the reduction differ")
     out = result_of(out, (*x.shape[:-1], right.shape[0]))

@@ -19,6 +19,7 @@ from llvmlite import ir
 
 from ...simd.intrinsics import F32, I8, I16, I32, Emitter, loop_intrinsic, vec
 from ...simd.variant import Variant, constant_of, variant_intrinsic
+from .intrinsics_tile import start_sums
 
 PHASE = 128
 """Elements of the reduction between two visits of the accumulators."""
@@ -71,10 +72,9 @@ def _emit_tile(variant: Variant, e: Emitter, a, b, b_stride, out, out_stride, fr
             result = e.at(buffer, _RESULTS + (v * most + u) * 1024)
             _tile(e, "tilestored64", c, _pointer(e, result), e.int(64))
             turn += 1
-    is_fresh, zero = e.b.icmp_signed("!=", fresh, e.int(0)), ir.Constant(float_ty, None)
     for v in range(panels):
         places = [e.at(out, e.times(out_stride, r), v * 64) for r in rows]
-        sums = [e.b.select(is_fresh, zero, e.load(float_ty, place)) for place in places]
+        sums = start_sums(e, float_ty, fresh, places)
         for u in range(blocks):
             result = e.at(buffer, _RESULTS + (v * most + u) * 1024)
             sums = [e.b.fadd(total, e.load(float_ty, e.at(result, r * 64))) for r, total in zip(rows, sums)]

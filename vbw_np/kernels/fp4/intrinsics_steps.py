@@ -21,7 +21,7 @@ from llvmlite import ir
 
 from ...simd.intrinsics import F32, I32, I64, Emitter, vec
 from ...simd.variant import Variant, constant_of, variant_intrinsic
-from .intrinsics_tile import ISAS, Dots
+from .intrinsics_tile import ISAS, Dots, start_sums
 
 ROWS = {"avx512vnni": 4, "avxvnni": 2, "avx2": 2}
 """The instruction sets that have the loop, and the rows of their tile: as many as registers hold."""
@@ -56,10 +56,8 @@ def _emit_step(variant: Variant, e: Emitter, a, a_stride, words, words_stride, l
     lanes, count, vectors = isa.lanes, ROWS[variant.name], range(COLUMNS // isa.lanes)
     float_ty, wide_ty, int_ty, bits_ty = (vec(each, lanes) for each in (F32, F64, I32, I64))
     tile = [(r, v) for r in range(count) for v in vectors]
-    fresh = build.icmp_signed("!=", first, e.int(0))
-    zero = ir.Constant(float_ty, None)
     places = {(r, v): 4 * (COLUMNS * r + lanes * v) for r, v in tile}
-    before = {key: build.select(fresh, zero, e.load(float_ty, e.at(c, place))) for key, place in places.items()}
+    before = dict(zip(tile, start_sums(e, float_ty, first, [e.at(c, place) for place in places.values()]), strict=True))
     totals = {key: build.fpext(value, wide_ty) for key, value in before.items()}
     rows = [(e.at(a, e.times(a_stride, r)), e.at(words, e.times(words_stride, r))) for r in range(count)]
     for k in range(0, STEP, variant.block):

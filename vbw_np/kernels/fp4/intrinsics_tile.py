@@ -122,6 +122,12 @@ def _dot_sdot(e: Emitter, acc: ir.Value, right: ir.Value, left: ir.Value) -> ir.
     )
 
 
+def start_sums(e: Emitter, ty: ir.VectorType, fresh: ir.Value, places: list[ir.Value]) -> list[ir.Value]:
+    """Accumulators: zero where `fresh` is 1, else what lies at the places."""
+    is_fresh, zero = e.b.icmp_signed("!=", fresh, e.int(0)), ir.Constant(ty, None)
+    return [e.b.select(is_fresh, zero, e.load(ty, place)) for place in places]
+
+
 class Dots:
     """Integer dot products under way, in 32 bits; where the instruction has 16, widened every `groups` of 4 elements.
 
@@ -208,9 +214,7 @@ def emit_tile(isa: DotIsa, block: int) -> Callable[..., None]:
                 for (r, v), total in zip(tile, sums, strict=True)
             ] + [e.at(p, step) for p, step in zip(pointers, steps, strict=True)]
 
-        is_fresh = e.b.icmp_signed("!=", fresh, e.int(0))
-        zero = ir.Constant(float_ty, None)
-        sums = [e.b.select(is_fresh, zero, e.load(float_ty, place)) for place in places]
+        sums = start_sums(e, float_ty, fresh, places)
         done = e.loop(blocks, [*sums, words, b, b_scales, *bases], one_block)
         _emit_finish(e, tile, done[: len(tile)], lanes, sums_at, sums_stride, *finish)
 
@@ -297,9 +301,7 @@ def emit_tile_portable(block: int, rows: int = 4) -> Callable[..., None]:
                 for d, x, y in zip(dots, lefts, sums, strict=True)
             ]
 
-        is_fresh = e.b.icmp_signed("!=", fresh, e.int(0))
-        zero = ir.Constant(float_ty, None)
-        sums = [e.b.select(is_fresh, zero, e.load(float_ty, place)) for place in places]
+        sums = start_sums(e, float_ty, fresh, places)
         tile = [(r, 0) for r in range(rows)]
         _emit_finish(e, tile, e.loop(blocks, sums, one_block), 16, sums_at, sums_stride, *finish)
 

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from ... import formats
 from ...definitions import support
-from ...definitions.fp4 import packed_operand
+from ...definitions.aligned import check_rows
+from ...definitions.fp4 import packed_operand, tensor_factor
 from ...definitions.panels import (
     FORMATS,
     RULES,
@@ -385,9 +386,7 @@ def _record(fmt: str | BlockFormat, rule: str | None, level: str) -> BlockFormat
 
 def _job(x, record, side, transpose, hadamard, seed) -> _Job:  # type: ignore[no-untyped-def]
     """Check a float32 source and the options."""
-    if not isinstance(x, np.ndarray) or x.dtype != np.float32 or x.ndim != 2 or not x.flags.c_contiguous:
-        found = f"{getattr(x, 'dtype', type(x).__name__)} {getattr(x, 'shape', '')}"
-        raise ValueError(f"x must be a C-contiguous float32 matrix, got {found}: np.ascontiguousarray(x, np.float32)")
+    check_rows(x, 2)
     if x.size == 0:
         raise ValueError(f"x has shape {x.shape}: no elements, hence no amax and no scale")
     rule, why = support.fused(record, "even" if seed is None else "stochastic", side)
@@ -495,7 +494,7 @@ def quantize_right(
         amax = job.amax()
     if amax is not None and not np.isfinite(amax):
         packed = job.by_definition()
-        factor = np.float32(1 if packed.tensor_scale is None else packed.tensor_scale)
+        factor = tensor_factor(packed)
         filled = right_from_packed(packed.codes, packed.scales, job.family, factor, length=right.shape[1])
         right.codes[...], right.scales[...] = filled.codes, filled.scales
         return RightOperand(right.codes, right.scales, factor, right.shape, job.family)
@@ -509,7 +508,7 @@ def quantize_right(
         _columns_right(*source, _SIGN_BITS, right.shape[1], *job.keys, *target)
     else:
         _rows_right(*source, *job.keys, *target)
-    factor = np.float32(record.rule.multiplier(given[0])) if two_level else np.float32(1)
+    factor = np.float32(record.rule.multiplier(given[0]) if two_level else 1)
     return RightOperand(right.codes, right.scales, factor, right.shape, job.family)
 
 

@@ -6,10 +6,13 @@ a training step that read it, y = x W^T and dx = g W, see one and the same quant
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
 from ...definitions import support
+from ...definitions.fp4 import tensor_factor
 from ...definitions.panels import RightOperand, empty_right
 from ...formats import PackedTensor
 from ...simd.jit import leaf, pjit, share
@@ -18,31 +21,26 @@ from .intrinsics_relayout import to_panel, to_transposed_panel
 
 def right_operand(packed: PackedTensor) -> RightOperand:
     """Panels of a packed matrix (N, K), for products that sum over K."""
-    kind = support.family_of(packed)
-    factor = np.float32(1 if packed.tensor_scale is None else packed.tensor_scale)
-    rows, length = packed.shape
-    right = empty_right(rows, length, kind)
-    words = _words(packed.codes, rows)
-    target = right.codes.view(np.uint32)[..., 0]  # (N/16, K/8, 16)
-    target[:, words.shape[1] :] = 0
-    _to_panels(words, target)
-    _scales_to_panels(packed.scales, right.scales)
-    return RightOperand(right.codes, right.scales, factor, right.shape, kind)
+    return _laid_out(packed, packed.shape, _words(packed.codes, packed.shape[0]), _to_panels, packed.scales)
 
 
 def transposed_right_operand(packed: PackedTensor) -> RightOperand:
     """Panels of the transpose (K, N) of a packed matrix (N, K) with square tiles, for products that sum over N."""
-    kind = support.family_of(packed)
-    scales = support.transposed_scales(packed)  # (K, N / tile)
-    factor = np.float32(1 if packed.tensor_scale is None else packed.tensor_scale)
     rows, length = packed.shape
-    right = empty_right(length, rows, kind)
     words = _words(packed.codes, -(-rows // 8) * 8)
-    target = right.codes.view(np.uint32)[..., 0]  # (K/16, N/8, 16)
-    target[:, words.shape[0] // 8 :] = 0
-    _to_transposed_panels(words, target)
+    return _laid_out(packed, (length, rows), words, _to_transposed_panels, support.transposed_scales(packed))
+
+
+def _laid_out(
+    packed: PackedTensor, shape: tuple[int, int], words: NDArray, to_panels: Callable, scales: NDArray
+) -> RightOperand:
+    """An operand of this shape from the words of packed rows, and from the scales of its rows."""
+    right = empty_right(*shape, support.family_of(packed))
+    panels = right.codes.view(np.uint32)[..., 0]  # (rows / 16, length / 8, 16)
+    panels[:, -(-shape[1] // 8) :] = 0
+    to_panels(words, panels)
     _scales_to_panels(scales, right.scales)
-    return RightOperand(right.codes, right.scales, factor, right.shape, kind)
+    return RightOperand(right.codes, right.scales, tensor_factor(packed), right.shape, right.family)
 
 
 # Eight codes are one 32-bit word of packed rows and one 32-bit word of a panel; only their nibbles stand differently

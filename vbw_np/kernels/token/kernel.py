@@ -66,7 +66,7 @@ class Sizes(NamedTuple):
 
 
 @leaf
-def _rms_norm(x, weight, eps, out):
+def rms_norm(x, weight, eps, out):
     n, total = len(x), splat(0.0)
     for i in range(0, n, WIDTH):
         part = load_part(x, i, min(WIDTH, n - i), 0.0)
@@ -86,15 +86,15 @@ def _add(x, outs, at):
 
 
 @leaf
-def _swiglu(outs, at, n, out):
-    for i in range(0, n, WIDTH):
-        count = min(WIDTH, n - i)
-        gate, up = load_part(outs, at + i, count, 0.0), load_part(outs, at + n + i, count, 0.0)
-        store_part(out, i, count, gate * sigmoid_lanes(gate) * up)
+def swiglu_row(gate, up, out):
+    for i in range(0, len(gate), WIDTH):
+        count = min(WIDTH, len(gate) - i)
+        x, y = load_part(gate, i, count, 0.0), load_part(up, i, count, 0.0)
+        store_part(out, i, count, x * sigmoid_lanes(x) * y)
 
 
 @leaf
-def _turn(source, at, count, head_dim, cos, sin, interleaved, target, to, stride):
+def turn_heads(source, at, count, head_dim, cos, sin, interleaved, target, to, stride):
     """`count` vectors, one behind the other, to places `stride` apart."""
     half = head_dim // 2
     for n in range(count):
@@ -207,7 +207,7 @@ def _attention(team, layer, qkv, cos, sin, keys, values, position, sizes, ticket
     stretches = (position + STRETCH) // STRETCH
     tasks, head_dim, groups = sizes.groups * stretches, sizes.head_dim, sizes.groups
     if done(counter) < tasks:
-        _turn(outs, qkv, sizes.heads, head_dim, cos, sin, sizes.interleaved, q, 0, head_dim)
+        turn_heads(outs, qkv, sizes.heads, head_dim, cos, sin, sizes.interleaved, q, 0, head_dim)
         finished = 0
         task, step = take(tickets, tasks, team, 0)
         while task >= 0:
@@ -215,7 +215,7 @@ def _attention(team, layer, qkv, cos, sin, keys, values, position, sizes, ticket
             k, v = keys[layer, group].reshape(-1), values[layer, group].reshape(-1)
             if stretch == stretches - 1 and sizes.append:
                 own = qkv + (sizes.heads + group) * head_dim
-                _turn(outs, own, 1, head_dim, cos, sin, sizes.interleaved, k, position * head_dim, 0)
+                turn_heads(outs, own, 1, head_dim, cos, sin, sizes.interleaved, k, position * head_dim, 0)
                 for i in range(head_dim):
                     v[position * head_dim + i] = outs[own + groups * head_dim + i]
             stop = min((stretch + 1) * STRETCH, position + 1)
@@ -278,14 +278,15 @@ def _step(
                 else:
                     length = sizes.width
                     if kind == 0:
-                        _rms_norm(x, norms[2 * layer], sizes.eps, wide)
+                        rms_norm(x, norms[2 * layer], sizes.eps, wide)
                     elif kind == 2:
                         _merge(partials, layer, stretches, sizes, wide, shares)
                         length = q_rows
                     elif kind == 3:
-                        _rms_norm(x, norms[2 * layer + 1], sizes.eps, wide)
+                        rms_norm(x, norms[2 * layer + 1], sizes.eps, wide)
                     else:
-                        _swiglu(outs, gate, sizes.hidden, wide)
+                        up = gate + sizes.hidden
+                        swiglu_row(outs[gate:up], outs[up : up + sizes.hidden], wide)
                         length = sizes.hidden
                     first, last = layer * 7 + _FIRST[kind], layer * 7 + _LAST[kind]
                     _products(team, mode, quantizer, wide[:length].reshape(1, length), pieces, factors, first, last, sizes, at, counter, totals, outs)  # noqa: E501
@@ -295,7 +296,7 @@ def _step(
                 _add(x, outs, gate + 2 * sizes.hidden)
     stage = sizes.layers * STAGES
     if stage < sizes.stop:
-        _rms_norm(x, norms[2 * sizes.layers], sizes.eps, wide)
+        rms_norm(x, norms[2 * sizes.layers], sizes.eps, wide)
         last = wide[: sizes.width].reshape(1, sizes.width)
         if team[0] == 0:
             hidden[:] = last[0]

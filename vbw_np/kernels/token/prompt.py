@@ -16,9 +16,8 @@ from ...simd.lanes_memory import load_part, store_part
 from ...simd.wide import WIDTH
 from ..fp4.gemv_bytes import MANY_ROWS, quantize_rows_int8
 from ..fp4.tensor_core import matmul
-from ..twins.elementwise import sigmoid_lanes
 from ..twins.rows import exp_row, row_max
-from .kernel import _rms_norm
+from .kernel import rms_norm, swiglu_row, turn_heads
 
 empty = autograd.memory.empty
 
@@ -26,7 +25,7 @@ empty = autograd.memory.empty
 @pjit
 def _norm_rows(team, x, weight, eps, out):
     for i in share(team, len(x)):
-        _rms_norm(x[i], weight, eps, out[i])
+        rms_norm(x[i], weight, eps, out[i])
 
 
 def norm_rows(x: NDArray, weight: NDArray, eps: float) -> NDArray:
@@ -39,11 +38,7 @@ def norm_rows(x: NDArray, weight: NDArray, eps: float) -> NDArray:
 @pjit
 def _gate_rows(team, gate, up, out):
     for row in share(team, len(gate)):
-        a, b, c = gate[row], up[row], out[row]
-        for i in range(0, len(a), WIDTH):
-            count = min(WIDTH, len(a) - i)
-            x, y = load_part(a, i, count, 0.0), load_part(b, i, count, 0.0)
-            store_part(c, i, count, x * sigmoid_lanes(x) * y)
+        swiglu_row(gate[row], up[row], out[row])
 
 
 def gate_rows(gate: NDArray, up: NDArray) -> NDArray:
@@ -54,21 +49,16 @@ def gate_rows(gate: NDArray, up: NDArray) -> NDArray:
 
 
 @pjit
-def _turn_rows(team, x, cos, sin, head_dim, interleaved, out):
-    half = head_dim // 2
-    step, apart = (2, 1) if interleaved else (1, half)
+def _turn_rows(team, x, cos, sin, heads, head_dim, interleaved, out):
     for t in share(team, len(x)):
-        for n in range(len(out)):
-            for i in range(half):
-                a, b = x[t, n * head_dim + i * step], x[t, n * head_dim + i * step + apart]
-                out[n, t, i * step] = a * cos[t, i] - b * sin[t, i]
-                out[n, t, i * step + apart] = b * cos[t, i] + a * sin[t, i]
+        turn_heads(x[t], 0, heads, head_dim, cos[t], sin[t], interleaved, out, t * head_dim, len(x) * head_dim)
 
 
 def turn_rows(x: NDArray, cos: NDArray, sin: NDArray, head_dim: int, interleaved: bool) -> NDArray:
     """Twin of `prompt.turn_rows`."""
-    out = empty((x.shape[1] // head_dim, len(x), head_dim))
-    _turn_rows(block(x), block(cos), block(sin), head_dim, int(interleaved), out)
+    heads = x.shape[1] // head_dim
+    out = empty((heads, len(x), head_dim))
+    _turn_rows(block(x), block(cos), block(sin), heads, head_dim, int(interleaved), out.reshape(-1))
     return out
 
 
