@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from ...formats import quantile_codebook
 from ...simd.jit import leaf, pjit, share
 from ...simd.jit import row as jit_row
 from ...simd.lanes import absolute, bits, larger, lookup, max_lanes, select, smaller, splat, usplat
@@ -13,6 +14,8 @@ from ...simd.wide import WIDTH
 
 PARTS = 4
 """Parts of an array whose histograms are made by one thread each."""
+SORTED = 1 << 14
+"""Arrays of up to so many numbers are sorted, which takes less time than to clear the histograms."""
 
 
 @pjit
@@ -38,11 +41,13 @@ def _count_lower(team, x, wanted, counts):
 
 
 def fast_quantile_codebook(w: NDArray, levels: int = 16) -> NDArray:
-    """Twin of `formats.quantile_codebook`: order statistics by counting, in two passes, without sorting.
+    """Twin of `formats.quantile_codebook`: order statistics of large arrays by counting, in two passes.
 
     Magnitudes sort like their bit patterns, so the first pass finds the upper half of each wanted number, the second
     its lower half.
     """
+    if w.size <= SORTED:
+        return quantile_codebook(w)
     words = jit_row(w).view(np.uint32)
     ranks = np.arange(levels) * words.size // levels
     counts = np.zeros((PARTS, 1 << 15), np.int64)
