@@ -224,7 +224,7 @@ def _findings(found: dict[str, Any]) -> list[tuple[str, str]]:
             )
         )
     if found["numba"].get("switched_off"):
-        findings.append(("note", "NUMBA_DISABLE_JIT is set: everything runs as plain Python, many times slower."))
+        findings.append(("note", "NUMBA_DISABLE_JIT is set: all runs on the NumPy definitions, many times slower."))
     caches = found["caches"]
     for name, cost in (("tokens", "text is split anew at each start"), ("kernels", "kernels may be compiled anew")):
         if name in caches and not caches[name]["writable"]:
