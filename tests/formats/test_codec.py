@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import ml_dtypes
@@ -17,6 +18,7 @@ from vbw_np.formats import (
     FORMATS,
     INT4,
     PROFILES,
+    TIES,
     DtypeError,
     FittedScales,
     FormatError,
@@ -34,6 +36,7 @@ from vbw_np.formats import (
     relative_mse,
     sqnr_db,
 )
+from vbw_np.formats.blocks import apply_options
 from vbw_np.formats.codec import block_amax, nested_cells
 from vbw_np.formats.packed import nested_edges
 from vbw_np.formats.random_bits import standard_normal
@@ -390,6 +393,18 @@ def test_packed_tensor_checks_its_parts():
     scales[1] = np.nan
     with pytest.raises(ScaleError, match=r"scales\[1, 0\]"):
         PackedTensor(codes=good.codes, scales=scales, shape=(4, 32), format="fp4-row")
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_rounding_that_a_format_does_not_have_is_refused_before_anything_else(name):
+    """Whatever else is wrong: numbers that no scale of the format reaches, too."""
+    huge = np.full((2, 256), 3e38, np.float32)
+    for ties in TIES:
+        try:
+            apply_options(get_format(name), ties)
+        except FormatError as refused:
+            with pytest.raises(FormatError, match=re.escape(str(refused)[:40])):
+                quantize(huge, name, ties=ties, seed=1)
 
 
 def test_repr_and_html_show_the_facts():

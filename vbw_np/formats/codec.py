@@ -473,6 +473,7 @@ def quantize(
     fmt = get_format(format)
     if profile is not None:
         fmt = get_profile(profile).for_format(fmt)
+    apply_options(fmt, ties)  # a rounding that it does not have is refused before the work
     if (ties or fmt.ties).startswith("stochastic") and random is None and seed is not None:
         random = random_bits(np.shape(x), seed, stream)
     x = _checked_input(x, fmt, nonfinite)
