@@ -124,8 +124,34 @@ def test_stale_code_is_not_loaded_when_a_used_file_changes():
     stamp = jit.source_stamp(elementwise.gelu)
     for name in ("kernels.twins.elementwise", "simd.lanes", "simd.jit", "simd.cpu"):
         assert f"vbw_np.{name} " in stamp
-    assert "vbw_np.kernels.fp4.intrinsics_relayout" in jit.modules_behind("vbw_np.kernels.fp4.relayout")
+    behind = jit.modules_behind("vbw_np.kernels.fp4.strips") | jit.modules_behind("vbw_np.kernels.fp4.relayout")
+    assert {"vbw_np.kernels.fp4.intrinsics_relayout", "vbw_np.definitions.kernel_numbers"} <= behind
     assert "vbw_np.kernels.fp4" not in stamp
+
+
+@pytest.mark.skipif(not jit.enabled(), reason="numba is switched off")
+def test_the_kernels_of_a_room_are_asked_for(monkeypatch):
+    asked = set()
+    monkeypatch.setattr(jit.KernelCache, "any", lambda self: asked.add(self._impl.filename_base))
+    monkeypatch.setattr(jit, "cache_problem", lambda: None)
+    for room in ("fp4", "twins"):
+        asked.clear()
+        assert jit.kept(room) is False
+        files = {path.stem for path in (ROOT / "vbw_np" / "kernels" / room).glob("*.py")}
+        assert asked and {base.split(".")[0] for base in asked} <= files
+    assert jit.kept("no such room") is None
+
+
+@pytest.mark.skipif(not jit.enabled(), reason="numba is switched off")
+def test_the_doctor_looks_wherever_kernels_are_kept(monkeypatch):
+    import vbw_np.bench.peaks  # noqa: F401
+    from vbw_np import doctor
+
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    sources = {Path(kernel.py_func.__code__.co_filename) for kernel in jit.KERNELS}
+    sources |= {Path(sys.modules[kernel.__module__].__file__) for kernel in jit.KERNELS}
+    ours = {file.parent / "__pycache__" for file in sources if ROOT / "vbw_np" in file.parents}
+    assert len(ours) > 4 and ours <= set(doctor._numba_cache_folders())
 
 
 def test_arguments_are_made_uniform():

@@ -27,7 +27,7 @@ from vbw_np.kernels.fp4.tensor_core import (
     right_from_packed,
     transformer_engine_alpha,
 )
-from vbw_np.simd import cpu
+from vbw_np.simd import cpu, jit
 
 FORMATS = ("mxfp4", "nvfp4")
 SHAPES = [(1, 1, 16), (5, 3, 40), (48, 130, 96), (100, 257, 160), (390, 48, 1056), (13, 40, 2080)]
@@ -270,6 +270,19 @@ def test_bad_input_gets_one_clear_error() -> None:
     ):
         with pytest.raises(ValueError, match=words):
             call()
+
+
+def test_a_source_that_must_not_be_written_to_compiles_nothing_anew() -> None:
+    x = data((32, 64), 1)
+    locked = x.copy()
+    locked.flags.writeable = False
+    for options in ({}, {"transpose": True}):
+        made = quantize_left(x, "nvfp4", **options), quantize_right(x, "nvfp4", **options)
+        before = jit.compiled_count()
+        again = quantize_left(locked, "nvfp4", **options), quantize_right(locked, "nvfp4", **options)
+        assert jit.compiled_count() == before
+        for one, other in zip(made, again, strict=True):
+            assert np.array_equal(one.dequantize(), other.dequantize())
 
 
 SCRIPT = """
