@@ -276,7 +276,7 @@ def test_the_list_of_rooms_is_whole() -> None:
 # How large what is read in one sitting may be. Lower a number when something shrinks; raise one with a reason.
 LINES_OF_ROOM = {
     "autograd": 2300, "bench": 3800, "checkpoints": 4700, "conformance": 1500, "data": 1000, "definitions": 1550,
-    "device": 3640, "formats": 8700, "kernels": 7250, "layers": 1300, "models": 2500, "ptq": 2950, "simd": 1700,
+    "device": 3640, "formats": 8700, "kernels": 7200, "layers": 1300, "models": 2500, "ptq": 2950, "simd": 1700,
     "steps": 3150, "teach": 4150, "training": 3220, "viz": 1450,
 }  # fmt: skip
 LINES_OF_CORE = 1000  # tensor, primitive, ops and functional together: what a reader of autograd begins with

@@ -46,6 +46,7 @@ class Warmed(NamedTuple):
 def _product_work() -> Iterator[tuple[str, Work]]:
     import numpy as np
 
+    from .definitions.panels import BY_ROWS
     from .kernels.fp4 import blackwell
     from .kernels.fp4 import tensor_core as core
 
@@ -54,16 +55,16 @@ def _product_work() -> Iterator[tuple[str, Work]]:
     rotated = {"transpose": True, "hadamard": True}
     for family in ("nvfp4", "mxfp4"):
         yield f"product of {family} operands", lambda f=family: core.matmul(
-            core.quantize_left(x, f), core.quantize_right(x, f)
+            core.quantize_left(x, BY_ROWS[f]), core.quantize_right(x, f)
         )
         yield f"product of {family} operands, columns", lambda f=family: core.matmul(
-            core.quantize_left(x, f, **rows), core.quantize_right(x, f, transpose=True)
+            core.quantize_left(x, BY_ROWS[f], **rows), core.quantize_right(x, f, transpose=True)
         )
         yield f"product of {family} operands, columns rotated", lambda f=family: core.matmul(
-            core.quantize_left(x, f, **rotated), core.quantize_right(x, f, **rotated)
+            core.quantize_left(x, BY_ROWS[f], **rotated), core.quantize_right(x, f, **rotated)
         )
         yield f"product of {family} operands, as Blackwell adds", lambda f=family: blackwell.matmul(
-            core.quantize_left(x, f), core.quantize_right(x, f)
+            core.quantize_left(x, BY_ROWS[f]), core.quantize_right(x, f)
         )
         yield f"few rows times a packed {family} weight", lambda f=family: _few_rows(x, f)
     yield "few rows times an 8-bit weight", lambda: _few_rows_of_bytes(x)
@@ -120,12 +121,14 @@ def _format_work() -> Iterator[tuple[str, Work]]:
     from . import formats
     from .kernels.fp4.measure import relative_error
     from .kernels.fp4.quantize import dequantize, quantize
+    from .kernels.fp4.two_tiers import SORTED, fast_quantile_codebook
 
     x = np.random.default_rng(0).normal(size=(33, 96)).astype(np.float32)
     for name in ("nvfp4", "fp4-row", "seed-v6"):
         yield f"quantize to {name}", lambda n=name: quantize(x, n)
         packed = formats.quantize(x, name, measure=False)
         yield f"dequantize {name}", lambda p=packed: dequantize(p)
+    yield "the codebook of a large weight", lambda: fast_quantile_codebook(np.resize(x, SORTED + 1))
     yield "a packed weight laid out", lambda: _lay_out(formats.quantize(x[:32], "nvfp4-16x16", measure=False))
     yield "relative error", lambda: relative_error(x, x)
 

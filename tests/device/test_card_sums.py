@@ -61,7 +61,7 @@ def test_the_forward_product_has_the_kernels_bits() -> None:
         layer = linear(weight)
         place(layer, recipe, accumulate=sums)
         found[sums] = layer(Tensor(x)).data
-    left = tensor_core.quantize_left(x, "nvfp4")
+    left = tensor_core.quantize_left(x, "nvfp4-row-scaled")
     right = tensor_core.quantize_right(weight, "nvfp4")
     np.testing.assert_array_equal(found["float32"], tensor_core.matmul(left, right))
     np.testing.assert_array_equal(found["blackwell"], blackwell.matmul(left, right))

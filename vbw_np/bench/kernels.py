@@ -269,6 +269,7 @@ def _quantize_cases(quick: bool) -> Iterator[Case]:
 def _product_cases(quick: bool) -> Iterator[Case]:
     import numpy as np
 
+    from ..definitions.panels import BY_ROWS
     from ..engine import autograd
     from ..kernels.fp4 import tensor_core as tc
 
@@ -277,17 +278,18 @@ def _product_cases(quick: bool) -> Iterator[Case]:
         x, w = _normal(m, k), _normal(n, k)
         out, plain = autograd.memory.empty((m, n)), autograd.memory.empty((m, n))
         for fmt in ("mxfp4", "nvfp4"):
-            right, left = tc.quantize_right(w, fmt), tc.quantize_left(x, fmt)
+            right, left = tc.quantize_right(w, fmt), tc.quantize_left(x, BY_ROWS[fmt])
             yield Case(
                 "FP4 x FP4 against sgemm", f"{fmt}, {m} x {k} times {k} x {n}, activations quantized too", "GFLOP",
                 2e-9 * m * n * k,
-                lambda x=x, f=fmt, r=right, l=left, o=out: tc.matmul(tc.quantize_left(x, f, out=l), r, out=o),
+                lambda x=x, f=BY_ROWS[fmt], r=right, l=left, o=out: tc.matmul(tc.quantize_left(x, f, out=l), r, out=o),
                 lambda x=x, w=w, o=plain: np.matmul(x, w.T, out=o), _goal_of(f"product {fmt}"), "speedup", "product",
             )  # fmt: skip
 
 
 def _blackwell_cases(quick: bool) -> Iterator[Case]:
     """Sums as Blackwell forms them; beside them, in numpy's place, today's product of the same operands."""
+    from ..definitions.panels import BY_ROWS
     from ..engine import autograd
     from ..kernels.fp4 import blackwell
     from ..kernels.fp4 import tensor_core as tc
@@ -297,7 +299,7 @@ def _blackwell_cases(quick: bool) -> Iterator[Case]:
         m, n, k = _size(m, quick), _size(n, quick), _size(k, quick)
         out, plain = autograd.memory.empty((m, n)), autograd.memory.empty((m, n))
         for fmt in ("mxfp4", "nvfp4"):
-            left, right = tc.quantize_left(_normal(m, k), fmt), tc.quantize_right(_normal(n, k), fmt)
+            left, right = tc.quantize_left(_normal(m, k), BY_ROWS[fmt]), tc.quantize_right(_normal(n, k), fmt)
             yield Case(
                 "sums as Blackwell adds, against float32 sums", f"{fmt}, {m} x {k} times {k} x {n}", "GFLOP",
                 2e-9 * m * n * k,

@@ -191,6 +191,7 @@ def _dequantizers(w: Any, has: set[str]) -> Work:
 def _products(w: Any, x: Any, has: set[str]) -> Work:
     import numpy as np
 
+    from ..definitions.panels import BY_ROWS
     from ..kernels.fp4 import gemv
     from ..kernels.fp4 import tensor_core as tc
     from . import peers_ggml
@@ -205,9 +206,10 @@ def _products(w: Any, x: Any, has: set[str]) -> Work:
                     x, r, o, activations=k
                 )
         else:
-            right, left = tc.quantize_right(w, fmt), tc.quantize_left(x, fmt)
+            rows = BY_ROWS[fmt]
+            right, left = tc.quantize_right(w, fmt), tc.quantize_left(x, rows)
             ours = np.empty_like(out)
-            work[f"vbw-np {fmt} x {fmt}, quantizing included"] = lambda f=fmt, r=right, l=left, o=ours: tc.matmul(
+            work[f"vbw-np {fmt} x {fmt}, quantizing included"] = lambda f=rows, r=right, l=left, o=ours: tc.matmul(
                 tc.quantize_left(x, f, out=l), r, out=o
             )
     if "torch" in has:

@@ -30,8 +30,8 @@ ROW_MULTIPLE = 48
 FORMATS = {"mxfp4": 32, "nvfp4": 16}
 """Block length of each format of operand."""
 
-RULES = {"mxfp4": ("mx-floor", "mx-rceil"), "nvfp4": ("te",)}
-"""Scale rules the fused quantizers know, the default first; the names of `vbw_np.formats.scales`."""
+BY_ROWS = {"mxfp4": "mxfp4", "nvfp4": "nvfp4-row-scaled"}
+"""The format of left operands, by the right one's, whose rows do not change one another."""
 
 _MAGNITUDES = np.array([0, 1, 2, 3, 4, 6, 8, 12], np.int8)
 DOUBLED = np.concatenate([_MAGNITUDES, -_MAGNITUDES])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from vbw_np.definitions.fp4_products import UNIT, blackwell_reference
+from vbw_np.definitions.panels import BY_ROWS
 from vbw_np.formats.accumulate import get_accumulator
 from vbw_np.kernels.fp4 import blackwell
 from vbw_np.kernels.fp4 import tensor_core as tc
@@ -102,7 +103,7 @@ def test_gaussian_data_give_todays_bits() -> None:
     x, w = (rng.standard_normal((40, 1024)).astype(np.float32) for _ in range(2))
     x *= np.exp(rng.standard_normal(1024)).astype(np.float32)
     for fmt in FMTS:
-        left, right = tc.quantize_left(x, fmt), tc.quantize_right(w, fmt)
+        left, right = tc.quantize_left(x, BY_ROWS[fmt]), tc.quantize_right(w, fmt)
         np.testing.assert_array_equal(blackwell.matmul(left, right), tc.matmul(left, right))
 
 

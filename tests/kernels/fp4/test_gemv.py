@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from llvmlite import ir
 
-from vbw_np.definitions.panels import DOUBLED
+from vbw_np.definitions.panels import BY_ROWS, DOUBLED
 from vbw_np.kernels.fp4.gemv import matvec, quantize_left_int8
 from vbw_np.kernels.fp4.intrinsics_tile import emit_decode
 from vbw_np.kernels.fp4.tensor_core import matmul, matmul_reference, quantize_left, quantize_right, right_from_packed
@@ -34,7 +34,7 @@ def test_every_instruction_set_gives_the_bits_of_the_reference(isa: str, fmt: st
     for rows in (1, 3, 9):
         x = data((rows, 160), rows)
         for activations in ("int8", "fp4"):
-            left = quantize_left_int8(x, fmt) if activations == "int8" else quantize_left(x, fmt)
+            left = quantize_left_int8(x, fmt) if activations == "int8" else quantize_left(x, BY_ROWS[fmt])
             expected = matmul_reference(left, right)
             assert np.array_equal(matvec(x, right, activations=activations, isa=isa), expected)
             assert np.array_equal(matmul(left, right, isa=isa), expected)

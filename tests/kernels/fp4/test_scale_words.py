@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from vbw_np.definitions.panels import BY_ROWS
 from vbw_np.kernels.fp4 import tensor_core
 from vbw_np.kernels.fp4.intrinsics_tile import fill_right_words, offset_of, words_of
 from vbw_np.kernels.fp4.scale_words import half_scales, product_table, right_words
@@ -41,7 +42,7 @@ def test_left_words_of_every_scale(isa: str, fmt: str, blocks: int) -> None:
     """Whole vectors of blocks and what is left of a row; a NaN makes its row's factor NaN."""
     variant = Variant(isa, {"mxfp4": 32, "nvfp4": 16}[fmt])
     rng = np.random.default_rng(blocks)
-    left = tensor_core.quantize_left(rng.standard_normal((50, blocks * variant.block)).astype(np.float32), fmt)
+    left = tensor_core.quantize_left(rng.standard_normal((50, blocks * variant.block)).astype(np.float32), BY_ROWS[fmt])
     left.scales[...] = np.resize(half_scales(fmt)[1:127], left.scales.shape)  # normal float32 numbers
     left.sums[...] = rng.integers(-1000, 1000, left.sums.shape)
     left.scales[7, blocks - 1] = left.scales[11, 0] = np.nan

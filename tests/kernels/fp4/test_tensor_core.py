@@ -13,7 +13,7 @@ import pytest
 
 from vbw_np import formats
 from vbw_np.definitions.aligned import aligned_empty
-from vbw_np.definitions.panels import DOUBLED, LeftOperand, RightOperand
+from vbw_np.definitions.panels import BY_ROWS, DOUBLED, LeftOperand, RightOperand
 from vbw_np.formats.hadamard import hadamard_rotate
 from vbw_np.kernels.fp4 import blackwell, tensor_core
 from vbw_np.kernels.fp4.gemv import matvec
@@ -55,7 +55,7 @@ def scalar_product(left: LeftOperand, right: RightOperand, m: int, n: int) -> np
 
 @pytest.mark.parametrize("fmt", FORMATS)
 def test_the_reference_is_the_scalar_definition(fmt: str) -> None:
-    left, right = quantize_left(data((4, 100), 1), fmt), quantize_right(data((5, 100), 2), fmt)
+    left, right = quantize_left(data((4, 100), 1), BY_ROWS[fmt]), quantize_right(data((5, 100), 2), fmt)
     expected = [[scalar_product(left, right, m, n) for n in range(5)] for m in range(4)]
     assert np.array_equal(matmul_reference(left, right), np.array(expected, np.float32))
 
@@ -64,7 +64,7 @@ def test_the_reference_is_the_scalar_definition(fmt: str) -> None:
 @pytest.mark.parametrize("isa", cpu.available())
 def test_every_instruction_set_gives_the_bits_of_the_reference(isa: str, fmt: str) -> None:
     for i, (m, n, k) in enumerate(SHAPES):
-        left, right = quantize_left(data((m, k), i), fmt), quantize_right(data((n, k), 99 + i), fmt)
+        left, right = quantize_left(data((m, k), i), BY_ROWS[fmt]), quantize_right(data((n, k), 99 + i), fmt)
         out = np.full((m, n), np.nan, np.float32)
         assert matmul(left, right, out, isa=isa) is out
         assert np.array_equal(out, matmul_reference(left, right)), (isa, m, n, k)
@@ -75,7 +75,7 @@ def test_transformer_engines_order_of_alpha(isa: str) -> None:
     """(ax * aw) / (36 * 448**2), one float32 number after the other; ours is (ax / 2688) * (aw / 2688)."""
     f = np.float32
     x, w = data((48, 96), 1), data((130, 96), 2)
-    left, right = quantize_left(x), quantize_right(w)
+    left, right = quantize_left(x, "nvfp4-row-scaled"), quantize_right(w, "nvfp4")
     rows, amax_w = np.abs(x).max(axis=1), np.abs(w).max()
     sums = matmul(left, right, isa=isa, alpha=1)
     assert np.array_equal(sums * (left.factors[:48] * right.factor)[:, None], matmul(left, right, isa=isa))
@@ -114,7 +114,7 @@ def test_extreme_codes_and_scales(isa: str, fmt: str) -> None:
 def test_a_nan_scale_spoils_its_row_or_column_alone(isa: str, fmt: str) -> None:
     x, w = data((20, 64), 3), data((18, 64), 4)
     x[7, 5] = np.nan
-    left, right = quantize_left(x, fmt), quantize_right(w, fmt)
+    left, right = quantize_left(x, BY_ROWS[fmt]), quantize_right(w, fmt)
     right.scales[0, 1, 3] = 0xFF
     y = matmul(left, right, isa=isa)
     bad = np.isnan(y)
@@ -124,7 +124,7 @@ def test_a_nan_scale_spoils_its_row_or_column_alone(isa: str, fmt: str) -> None:
 
 @pytest.mark.parametrize("fmt", FORMATS)
 def test_threads_do_not_change_bits(fmt: str) -> None:
-    left, right = quantize_left(data((800, 1100), 8), fmt), quantize_right(data((300, 1100), 9), fmt)
+    left, right = quantize_left(data((800, 1100), 8), BY_ROWS[fmt]), quantize_right(data((300, 1100), 9), fmt)
     results, before = [], numba.get_num_threads()
     try:
         for threads in {1, before}:
@@ -140,7 +140,7 @@ def test_threads_do_not_change_bits(fmt: str) -> None:
 def test_streamed_results_are_the_same(start: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Large results bypass the caches: here a small one is treated so, at three alignments."""
     monkeypatch.setattr(tensor_core, "STREAM_FROM", 0)
-    left, right = quantize_left(data((50, 64), 1), "nvfp4"), quantize_right(data((160, 64), 2), "nvfp4")
+    left, right = quantize_left(data((50, 64), 1), "nvfp4-row-scaled"), quantize_right(data((160, 64), 2), "nvfp4")
     buffer = aligned_empty((50 * 160 + 16,), np.float32)
     out = buffer[start : start + 50 * 160].reshape(50, 160)
     for isa in {cpu.available()[0], "portable"}:
@@ -150,26 +150,24 @@ def test_streamed_results_are_the_same(start: int, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("fmt", FORMATS)
 def test_accumulate_adds_once(fmt: str) -> None:
-    left, right = quantize_left(data((30, 64), 1), fmt), quantize_right(data((20, 64), 2), fmt)
+    left, right = quantize_left(data((30, 64), 1), BY_ROWS[fmt]), quantize_right(data((20, 64), 2), fmt)
     out = data((30, 20), 3)
     expected = out + matmul_reference(left, right)
     assert np.array_equal(matmul(left, right, out, accumulate=True), expected)
 
 
 @pytest.mark.parametrize("transpose", [False, True])
-@pytest.mark.parametrize(("fmt", "rule"), [("mxfp4", "mx-floor"), ("mxfp4", "mx-rceil"), ("nvfp4", "te")])
-def test_quantizers_equal_the_formats(fmt: str, rule: str, transpose: bool) -> None:
+@pytest.mark.parametrize("fmt", ["mxfp4", "mxfp4-rceil", "nvfp4"])
+def test_quantizers_equal_the_formats(fmt: str, transpose: bool) -> None:
     """Codes, scale bytes and factors against `formats.quantize` (bf16-valued data, which forces ties, included)."""
     for k in (96, 70):
         x = data((37, k), 11)
         x[5] = (x[5].view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
         x[6], x[8, 16:32] = 0, 1e-7
-        record = formats.get_format("nvfp4" if fmt == "nvfp4" else {"mx-floor": "mxfp4", "mx-rceil": "mxfp4"}[rule])
-        record = replace(record, rule={"mx-floor": formats.scales.MX_FLOOR, "mx-rceil": formats.scales.MX_RCEIL,
-                                       "te": formats.scales.TE}[rule])  # fmt: skip
+        rows = "nvfp4-row-scaled" if fmt == "nvfp4" else fmt
         source = np.ascontiguousarray(x.T) if transpose else x
-        right = quantize_right(source, fmt, rule=rule, transpose=transpose)
-        packed = formats.quantize(x, record)
+        right = quantize_right(source, fmt, transpose=transpose)
+        packed = formats.quantize(x, fmt)
         nibbles = formats.unpack_nibbles(packed.codes, k)
         assert np.array_equal(right.values()[:, :k], DOUBLED[nibbles])
         stored = right.scales.transpose(0, 2, 1).reshape(-1, right.scales.shape[1])[:37]
@@ -177,50 +175,41 @@ def test_quantizers_equal_the_formats(fmt: str, rule: str, transpose: bool) -> N
         assert np.array_equal(right.dequantize(), packed.dequantize())
         if fmt == "nvfp4":
             assert right.factor == packed.tensor_scale
-            record = replace(record, tensor_level="row")
-            packed = formats.quantize(x, record)
+            packed = formats.quantize(x, rows)
             nibbles = formats.unpack_nibbles(packed.codes, k)
-        left = quantize_left(source, fmt, rule=rule, transpose=transpose)
+        left = quantize_left(source, rows, transpose=transpose)
         assert np.array_equal(left.values[:37, :k], DOUBLED[nibbles])
         assert not left.values[:37, k:].any()
-        assert np.array_equal(left.scales[:37], half_scales(fmt)[packed.scales])
+        assert np.array_equal(left.scales[:37], half_scales(fmt.partition("-")[0])[packed.scales])
         assert np.array_equal(left.dequantize(), packed.dequantize())
 
 
-def definition(x: np.ndarray, fmt: str, rule: str, level: str, seed: tuple[int, int] | None) -> formats.PackedTensor:
+def definition(x: np.ndarray, fmt: str, seed: tuple[int, int] | None) -> formats.PackedTensor:
     """What `formats` makes of it."""
-    record = formats.get_format("mxfp4-rceil" if rule == "mx-rceil" else fmt)
-    if fmt == "nvfp4":
-        record = replace(record, tensor_level=level)
     if seed is None:
-        return formats.quantize(x, record)
-    return formats.quantize(x, record, ties="stochastic", seed=seed[0], stream=seed[1])
+        return formats.quantize(x, fmt)
+    return formats.quantize(x, fmt, ties="stochastic", seed=seed[0], stream=seed[1])
 
 
 @pytest.mark.parametrize("hadamard", [False, True])
 @pytest.mark.parametrize("seed", [None, (7, 3)])
-@pytest.mark.parametrize(
-    ("fmt", "rule"),
-    [("mxfp4", "mx-rceil"), ("nvfp4", "te"), pytest.param("mxfp4", "mx-floor", marks=pytest.mark.variants)],
-)
-def test_training_options_equal_the_formats(
-    fmt: str, rule: str, seed: tuple[int, int] | None, hadamard: bool
-) -> None:
+@pytest.mark.parametrize("fmt", ["mxfp4-rceil", "nvfp4", pytest.param("mxfp4", marks=pytest.mark.variants)])
+def test_training_options_equal_the_formats(fmt: str, seed: tuple[int, int] | None, hadamard: bool) -> None:
     """Stochastic rounding and the Hadamard rotation, of the transpose, ragged and whole."""
-    options = {"hadamard": hadamard, "seed": seed, "rule": rule}
+    options = {"hadamard": hadamard, "seed": seed}
     for k in (64, 45):
         x = data((37, k), 21)
         source = np.ascontiguousarray(x.T)
         rotated = hadamard_rotate(x) if hadamard else x
-        for level in ("row", "tensor"):
-            packed = definition(rotated, fmt, rule, level, seed)
-            left = quantize_left(source, fmt, transpose=True, level=level, **options)
+        for level in ("nvfp4-row-scaled", "nvfp4") if fmt == "nvfp4" else (fmt,):
+            packed = definition(rotated, level, seed)
+            left = quantize_left(source, level, transpose=True, **options)
             assert left.shape == rotated.shape
             assert np.array_equal(left.dequantize(), packed.dequantize())
         right = quantize_right(source, fmt, transpose=True, **options)
         assert np.array_equal(right.dequantize(), packed.dequantize())
         if not hadamard:
-            assert np.array_equal(quantize_left(x, fmt, level="tensor", **options).dequantize(), packed.dequantize())
+            assert np.array_equal(quantize_left(x, fmt, **options).dequantize(), packed.dequantize())
             assert np.array_equal(quantize_right(x, fmt, **options).dequantize(), packed.dequantize())
 
 
@@ -239,23 +228,23 @@ def test_packed_rows_are_read_as_the_formats_write_them(fmt: str) -> None:
 
 def test_out_operands_are_reused() -> None:
     x, w = data((50, 80), 1), data((40, 80), 2)
-    left, right = quantize_left(x, "nvfp4"), quantize_right(w, "nvfp4")
-    again_left = quantize_left(2 * x, "nvfp4", out=left)
+    left, right = quantize_left(x, "nvfp4-row-scaled"), quantize_right(w, "nvfp4")
+    again_left = quantize_left(2 * x, "nvfp4-row-scaled", out=left)
     again_right = quantize_right(2 * w, "nvfp4", out=right)
     assert again_left.values is left.values and again_right.codes is right.codes
-    assert np.array_equal(again_left.dequantize(), quantize_left(2 * x, "nvfp4").dequantize())
+    assert np.array_equal(again_left.dequantize(), quantize_left(2 * x, "nvfp4-row-scaled").dequantize())
 
 
 def test_bad_input_gets_one_clear_error() -> None:
     x = data((8, 32), 1)
-    left, right = quantize_left(x, "nvfp4"), quantize_right(x, "nvfp4")
+    left, right = quantize_left(x, "nvfp4-row-scaled"), quantize_right(x, "nvfp4")
     sealed = np.empty((8, 8), np.float32)
     sealed.setflags(write=False)
     for call, words in (
-        (lambda: quantize_left(x.astype(np.float64)), "float32"),
-        (lambda: quantize_left(x.T), "C-contiguous"),
+        (lambda: quantize_left(x.astype(np.float64), "nvfp4"), "float32"),
+        (lambda: quantize_left(x.T, "nvfp4"), "C-contiguous"),
         (lambda: quantize_left(x, "fp8"), "fp8"),
-        (lambda: quantize_left(x, "nvfp4", rule="mx-floor"), "rule"),
+        (lambda: quantize_left(x, "nvfp4-16x16"), "no kernel quantizes nvfp4-16x16 straight into a left operand"),
         (lambda: matmul(left, quantize_right(x, "mxfp4")), "one format"),
         (lambda: matmul(left, quantize_right(data((8, 48), 1), "nvfp4")), "reduction"),
         (lambda: matmul(left, right, np.empty((8, 9), np.float32)), "out must be"),
@@ -317,8 +306,8 @@ def test_long_ragged_columns(rows: int, columns: int) -> None:
     w = np.random.default_rng(0).standard_normal((rows, columns), dtype=np.float32)
     expected = formats.quantize(np.ascontiguousarray(w.T), "mxfp4-rceil").dequantize()
     for _ in range(3):
-        right = tensor_core.quantize_right(w, "mxfp4", rule="mx-rceil", transpose=True)
-        left = tensor_core.quantize_left(w, "mxfp4", rule="mx-rceil", transpose=True)
+        right = tensor_core.quantize_right(w, "mxfp4-rceil", transpose=True)
+        left = tensor_core.quantize_left(w, "mxfp4-rceil", transpose=True)
         assert (right.dequantize() == expected).all()
         assert (left.dequantize() == expected).all()
 
@@ -327,7 +316,7 @@ def test_long_ragged_columns(rows: int, columns: int) -> None:
 def test_operands_whose_arrays_do_not_fit_their_shape_are_refused(fmt: str) -> None:
     """Kernels read by the shape alone, so a hand-made operand that promises more would be read beyond its end."""
     x = np.ones((20, 64), np.float32)
-    left, right = quantize_left(x, fmt), quantize_right(x, fmt)
+    left, right = quantize_left(x, BY_ROWS[fmt]), quantize_right(x, fmt)
     for operand in (left, right):
         for shape in ((4000, 64), (20, 4096), (20, 65), (-1, 64)):
             with pytest.raises(ValueError, match="operand"):

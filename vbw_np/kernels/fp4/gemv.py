@@ -15,9 +15,11 @@ from functools import cache
 import numba
 import numpy as np
 
+from ...definitions import support
 from ...definitions.aligned import check_rows, result_of
 from ...definitions.fp4_products import quantize_left_int8
-from ...definitions.panels import FORMATS, RULES, RightOperand
+from ...definitions.panels import BY_ROWS, FORMATS, RightOperand
+from ...formats import get_format
 from ...formats.scales import TE
 from ...simd import cpu
 from ...simd.intrinsics import fetch_add
@@ -28,7 +30,7 @@ from .intrinsics_tile import ISAS
 from .quantize_operands import INVERSE, LEAST, RANGE, left_rows, quantize_left, span_of
 from .tensor_core import matmul
 
-_RANGE, _INVERSE, _LEAST = span_of(TE.numbers)  # of TransformerEngine's rule, as `RULES` has it
+_RANGE, _INVERSE, _LEAST = span_of(TE.numbers)  # of TransformerEngine's rule
 
 FEW_ROWS = 8
 """Rows of one pass over W."""
@@ -68,8 +70,9 @@ def matvec(
     rows, result = block(x).reshape(-1, right.shape[1]), out.reshape(-1, right.shape[0])
     isa = cpu.choose_vector(isa)
     if isa not in ISAS:
-        quantize = quantize_left if activations == "fp4" else quantize_left_int8
-        matmul(quantize(rows, right.family), right, result, isa=isa)
+        by_bytes = activations == "int8"
+        left = quantize_left_int8(rows, right.family) if by_bytes else quantize_left(rows, BY_ROWS[right.family])
+        matmul(left, right, result, isa=isa)
         return out
     quantizer, two_level = quantizer_of(activations, right.family)
     weight, threads = (right.codes, right.scales, right.factor, ISAS[isa].offset), numba.get_num_threads()
@@ -83,8 +86,8 @@ def matvec(
 
 @cache
 def quantizer_of(activations: str, family: str) -> tuple[Variant, bool]:
-    """What quantizes the activations, by the rule `int8` or the format's first; whether rows have a second scale."""
-    rule = "int8" if activations == "int8" else RULES[family][0]
+    """What quantizes the activations, by the rule `int8` or that of `BY_ROWS`; whether rows have a second scale."""
+    rule = "int8" if activations == "int8" else support.fused(get_format(BY_ROWS[family]), "even", "left").kernel
     return Variant(rule, FORMATS[family]), rule == "te"
 
 

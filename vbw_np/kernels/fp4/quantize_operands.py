@@ -6,7 +6,7 @@ not commute.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -18,10 +18,8 @@ from ...definitions.aligned import check_rows
 from ...definitions.fp4 import packed_operand, tensor_factor
 from ...definitions.panels import (
     FORMATS,
-    RULES,
     LeftOperand,
     RightOperand,
-    block_of,
     checked_out,
     empty_left,
     empty_right,
@@ -370,22 +368,11 @@ class _Job:
 
 
 _SIGN_BITS = int(np.packbits(SIGNS < 0, bitorder="little").view(np.uint16)[0])
-_RULES = {"mx-floor": formats.scales.MX_FLOOR, "mx-rceil": formats.scales.MX_RCEIL, "te": formats.scales.TE}
 
 
-def _record(fmt: str | BlockFormat, rule: str | None, level: str) -> BlockFormat:
-    """The format as a record, from one or from a family's name with a rule and what its second level spans."""
-    if isinstance(fmt, BlockFormat):
-        return fmt
-    block_of(fmt)
-    rule = rule or RULES[fmt][0]
-    if rule not in RULES[fmt]:
-        raise ValueError(f"unknown scale rule {rule!r} for {fmt}; choose one of {', '.join(RULES[fmt])}")
-    return replace(formats.get_format(fmt), rule=_RULES[rule], tensor_level="none" if fmt == "mxfp4" else level)
-
-
-def _job(x, record, side, transpose, hadamard, seed) -> _Job:  # type: ignore[no-untyped-def]
+def _job(x, fmt, side, transpose, hadamard, seed) -> _Job:  # type: ignore[no-untyped-def]
     """Check a float32 source and the options."""
+    record = formats.get_format(fmt)
     check_rows(x, 2)
     if x.size == 0:
         raise ValueError(f"x has shape {x.shape}: no elements, hence no amax and no scale")
@@ -400,10 +387,8 @@ def _job(x, record, side, transpose, hadamard, seed) -> _Job:  # type: ignore[no
 
 def quantize_left(
     x: np.ndarray,
-    fmt: str | BlockFormat = "nvfp4",
+    fmt: str | BlockFormat,
     *,
-    rule: str | None = None,
-    level: str = "row",
     amax: float | None = None,
     transpose: bool = False,
     hadamard: bool = False,
@@ -415,15 +400,11 @@ def quantize_left(
     Parameters
     ----------
     x : float32, C-contiguous, (M, K); (K, M) with `transpose`
-    fmt : BlockFormat, or {"mxfp4", "nvfp4"}
-        A record that `support.fused` knows; or the name of a family, of which the next two choose the record.
-    rule : one of `RULES[fmt]`
-        mxfp4: `mx-floor` (OCP) or `mx-rceil`; nvfp4: `te`.
-    level : {"row", "tensor"}
-        nvfp4: whether each row of the operand takes its own second-level scale, so that no row can change another,
-        or one serves all (which costs one more pass to find it).
+    fmt : name or BlockFormat
+        One that `support.fused` knows. ``"nvfp4-row-scaled"`` gives each row a second-level scale of its own, so that
+        no row can change another; ``"nvfp4"`` has one for all (which costs one more pass to find it).
     amax : float, optional
-        nvfp4: the largest magnitude of the tensor, where it is known; then `level` is "tensor".
+        The largest magnitude of the tensor, where it is known and the format has one second-level scale.
     transpose : bool
         Quantize x.T: blocks run down the columns of x.
     hadamard : bool
@@ -439,14 +420,11 @@ def quantize_left(
     Equal to `vbw_np.formats.quantize` value for value (a zero loses its sign). Inf or NaN in a block makes its scale
     NaN.
     """
-    if level not in ("row", "tensor"):
-        raise ValueError(f"unknown level {level!r} of the second scale; choose row or tensor")
-    record = _record(fmt, rule, level)
-    if amax is not None and record.tensor_level == "row":
-        record = replace(record, tensor_level="tensor")
-    job = _job(x, record, "left", transpose, hadamard, seed)
+    job = _job(x, fmt, "left", transpose, hadamard, seed)
     left = checked_out(out, empty_left, job.rows, job.operand_length, job.family)
-    if record.tensor_level == "tensor" and amax is None:
+    if job.record.tensor_level == "row":
+        amax = None
+    elif job.record.tensor_level == "tensor" and amax is None:
         amax = job.amax()
     return _fill_left(job, left, amax)
 
@@ -473,9 +451,8 @@ def _fill_left(job: _Job, left: LeftOperand, amax: float | None) -> LeftOperand:
 
 def quantize_right(
     w: np.ndarray,
-    fmt: str | BlockFormat = "nvfp4",
+    fmt: str | BlockFormat,
     *,
-    rule: str | None = None,
     amax: float | None = None,
     transpose: bool = False,
     hadamard: bool = False,
@@ -486,10 +463,9 @@ def quantize_right(
 
     w : float32, C-contiguous, (N, K); (K, N) with `transpose`. amax: default, found here (nvfp4).
     """
-    record = _record(fmt, rule, "tensor")
-    job = _job(w, record, "right", transpose, hadamard, seed)
+    job = _job(w, fmt, "right", transpose, hadamard, seed)
     right = checked_out(out, empty_right, job.rows, job.operand_length, job.family)
-    two_level = record.tensor_level == "tensor"
+    two_level = job.record.tensor_level == "tensor"
     if two_level and amax is None:
         amax = job.amax()
     if amax is not None and not np.isfinite(amax):
@@ -502,13 +478,13 @@ def quantize_right(
     if two_level:
         given[0] = amax
     target = right.codes, right.scales
-    numbers = span_of(record.rule.numbers)
+    numbers = span_of(job.record.rule.numbers)
     source = job.mode, job.source, job.rows, job.length, right.block, two_level, numbers, given
     if transpose:
         _columns_right(*source, _SIGN_BITS, right.shape[1], *job.keys, *target)
     else:
         _rows_right(*source, *job.keys, *target)
-    factor = np.float32(record.rule.multiplier(given[0]) if two_level else 1)
+    factor = np.float32(job.record.rule.multiplier(given[0]) if two_level else 1)
     return RightOperand(right.codes, right.scales, factor, right.shape, job.family)
 
 

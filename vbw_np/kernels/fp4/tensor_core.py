@@ -14,15 +14,15 @@ any number of threads: a scaled dot product has at most 20 significant bits, so 
 additions across blocks, which all run in the same order. (Only where a scaled mxfp4 block leaves float32's range
 may Inf differ from a fused sum; E4M3 scales cannot get there.)
 
-    >>> left = quantize_left(x, "nvfp4")               # (M, K) float32 -> FP4, a scale a row
+    >>> left = quantize_left(x, "nvfp4-row-scaled")    # (M, K) float32 -> FP4, a scale a row
     >>> right = quantize_right(w, "nvfp4")             # (N, K) float32 -> FP4 panels, once
     >>> y = matmul(left, right)                        # (M, N) float32
 
 The three products of a linear layer, y = x W^T, dx = g W, dW = g^T x, are::
 
-    matmul(quantize_left(x), quantize_right(w))
-    matmul(quantize_left(g), quantize_right(w, transpose=True))
-    matmul(quantize_left(g, transpose=True), quantize_right(x, transpose=True))
+    matmul(quantize_left(x, rows), quantize_right(w, fmt))
+    matmul(quantize_left(g, rows), quantize_right(w, fmt, transpose=True))
+    matmul(quantize_left(g, rows, transpose=True), quantize_right(x, fmt, transpose=True))
 
 Operands from packed bytes in plain row layout: `left_from_packed`, `right_from_packed`.
 """
