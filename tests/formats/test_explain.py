@@ -19,6 +19,7 @@ from vbw_np.formats import (
     FormatError,
     ShapeError,
     UnknownNameError,
+    elements,
     pack_nibbles,
     quantize,
     swizzle_scales,
@@ -26,7 +27,7 @@ from vbw_np.formats import (
 from vbw_np.formats.claims import Claim, Verdict, all_claims, check_claims
 from vbw_np.formats.commands import add_commands, claims_table
 from vbw_np.formats.diagnose import diagnose
-from vbw_np.formats.explain import explain_code, explain_values
+from vbw_np.formats.explain import all_bits, explain_code, explain_values
 from vbw_np.formats.measure import drawn_mse
 from vbw_np.formats.random_bits import standard_normal
 
@@ -36,6 +37,13 @@ def bfloat16_normal(*shape: int) -> np.ndarray:
 
 
 # ---- explain
+
+
+@pytest.mark.parametrize("name", ["E2M1", "E4M3", "E8M0"])
+def test_the_bits_of_all_codes_stand_in_the_order_of_the_codes(name: str) -> None:
+    element = getattr(elements, name)
+    digits = [re.sub("[^01]", "", text) for text in all_bits(element)]
+    assert [int(text, 2) for text in digits] == list(range(1 << element.bits))
 
 
 @pytest.mark.parametrize("fmt", [*FORMATS.values(), *(p.format for p in PROFILES.values())], ids=lambda f: f.name)

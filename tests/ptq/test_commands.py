@@ -144,6 +144,20 @@ def test_a_table_its_rows_and_what_is_gone_on_from(
     assert "made with another evaluation text" in capsys.readouterr().err
 
 
+def test_without_texts_it_judges_by_one_default_text_and_learns_from_the_other(
+    folder: Path, texts: tuple, tmp_path: Path, monkeypatch
+) -> None:
+    """As if the two had been named."""
+    words = ("--format", "nvfp4", "--method", "gptq", *FEW)
+    assert run(folder, *words, *texts, "--json", tmp_path / "named.json") == 0
+    for name, path in (("evaluation", texts[1]), ("calibration", texts[3])):
+        monkeypatch.setattr(f"vbw_np.ptq.texts.{name}_text", path.read_text)
+    assert run(folder, *words, "--json", tmp_path / "default.json") == 0
+    named, default = (json.loads((tmp_path / f"{name}.json").read_text())["settings"] for name in ("named", "default"))
+    texts_of = [key for key in named if key.endswith(" text")]
+    assert len(texts_of) == 2 and [named[key] for key in texts_of] == [default[key] for key in texts_of]
+
+
 def test_keys_and_values_are_kept_as_a_cache_keeps_them(folder: Path, texts: tuple, tmp_path: Path) -> None:
     results, whole = tmp_path / "rows.json", ("--keep", "*", *FEW, *texts, "--json", tmp_path / "rows.json")
     found = {}

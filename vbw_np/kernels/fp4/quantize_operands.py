@@ -389,7 +389,6 @@ def quantize_left(
     x: np.ndarray,
     fmt: str | BlockFormat,
     *,
-    amax: float | None = None,
     transpose: bool = False,
     hadamard: bool = False,
     seed: tuple[int, int] | None = None,
@@ -403,8 +402,6 @@ def quantize_left(
     fmt : name or BlockFormat
         One that `support.fused` knows. ``"nvfp4-row-scaled"`` gives each row a second-level scale of its own, so that
         no row can change another; ``"nvfp4"`` has one for all (which costs one more pass to find it).
-    amax : float, optional
-        The largest magnitude of the tensor, where it is known and the format has one second-level scale.
     transpose : bool
         Quantize x.T: blocks run down the columns of x.
     hadamard : bool
@@ -422,11 +419,7 @@ def quantize_left(
     """
     job = _job(x, fmt, "left", transpose, hadamard, seed)
     left = checked_out(out, empty_left, job.rows, job.operand_length, job.family)
-    if job.record.tensor_level == "row":
-        amax = None
-    elif job.record.tensor_level == "tensor" and amax is None:
-        amax = job.amax()
-    return _fill_left(job, left, amax)
+    return _fill_left(job, left, job.amax() if job.record.tensor_level == "tensor" else None)
 
 
 def _fill_left(job: _Job, left: LeftOperand, amax: float | None) -> LeftOperand:
@@ -453,7 +446,6 @@ def quantize_right(
     w: np.ndarray,
     fmt: str | BlockFormat,
     *,
-    amax: float | None = None,
     transpose: bool = False,
     hadamard: bool = False,
     seed: tuple[int, int] | None = None,
@@ -461,13 +453,12 @@ def quantize_right(
 ) -> RightOperand:
     """Quantize a float32 matrix straight into panels. As `quantize_left`, with at most one second-level scale.
 
-    w : float32, C-contiguous, (N, K); (K, N) with `transpose`. amax: default, found here (nvfp4).
+    w : float32, C-contiguous, (N, K); (K, N) with `transpose`.
     """
     job = _job(w, fmt, "right", transpose, hadamard, seed)
     right = checked_out(out, empty_right, job.rows, job.operand_length, job.family)
     two_level = job.record.tensor_level == "tensor"
-    if two_level and amax is None:
-        amax = job.amax()
+    amax = job.amax() if two_level else None
     if amax is not None and not np.isfinite(amax):
         packed = job.by_definition()
         factor = tensor_factor(packed)
